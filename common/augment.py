@@ -1,0 +1,36 @@
+"""Image augmentation on [B, T, H, W, C]."""
+
+import tensorflow as tf
+
+from . import tfutils
+
+
+def random_shift(images, pad, per_frame=False):
+  """Shifts images by up to `pad` whole pixels, repeating the border.
+
+  The same as padding each side with its border pixels and cropping the
+  original size at a random place.
+
+  Args:
+    images: [B, T, H, W, C], any dtype.
+    pad: Largest shift in pixels, each axis uniform in -pad..pad.
+    per_frame: Draw a shift for each frame; otherwise one for each sequence,
+      so that motion within a sequence is kept.
+
+  Returns:
+    Images of the same shape.
+
+  Source: Okada & Taniguchi 2022, section III-F; Kostrikov et al. 2020.
+  """
+  shape = images.shape
+  B, T, H, W, C = shape
+  if per_frame:
+    images = tf.reshape(images, [B * T, 1, H, W, C])
+  flat = tf.reshape(images, [*images.shape[:2], H * W, C])
+  shift = tf.random.stateless_uniform(
+      [flat.shape[0], 2], tfutils.next_seed(), -pad, pad + 1, tf.int32)
+  row = tf.clip_by_value(tf.range(H) + shift[:, :1], 0, H - 1)
+  col = tf.clip_by_value(tf.range(W) + shift[:, 1:], 0, W - 1)
+  index = row[:, :, None] * W + col[:, None, :]
+  index = tf.reshape(index, [-1, H * W])
+  return tf.reshape(tf.gather(flat, index, axis=2, batch_dims=1), shape)

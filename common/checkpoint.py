@@ -1,0 +1,260 @@
+"""Saves and loads the whole training state, atomically, without pickle."""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import socket
+import time
+import warnings
+import zipfile
+
+import numpy as np
+
+ARRAY, TUPLE = '__array__', '__tuple__'
+DAY = 24 * 60 * 60  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+  """Holds what one checkpoint file says."""
+
+  step: int
+  arrays: dict
+  meta: dict
+
+
+class Checkpoint:
+  """Keeps the newest training states of one run in one directory.
+
+  A state is one file `{step:012d}.npz`: the arrays and, as `meta.json`, the
+  rest. `np.load` and `unzip -p` read it too. Zip guards every member with a
+  CRC-32, so that a damaged file is known when it is read. Only one process
+  may save to a directory; any number may load.
+  """
+
+  def __init__(self, directory, keep=2):
+    """Opens a directory and removes what a killed writer left half-written.
+
+    Raises:
+      ValueError: If keep is less than 1.
+    """
+    if keep < 1:
+      raise ValueError(f'keep = {keep} checkpoints: must be at least 1.')
+    self._directory = pathlib.Path(directory).expanduser()
+    self._keep = keep
+    remove_stale(self._directory)
+
+  @property
+  def latest_step(self):
+    """Returns the step of the newest file, good or not, or None."""
+    return max((int(path.stem) for path in self._paths()), default=None)
+
+  def save(self, step, arrays, meta=None):
+    """Writes one state, then removes the oldest ones beyond keep.
+
+    Args:
+      step: Environment steps so far; a state of the same step is replaced.
+      arrays: Dict from any name, such as 'agent/rssm/kernel', to an array.
+      meta: Nested dicts with str keys, lists, tuples, numbers of any size,
+        strings, None, and arrays, such as a NumPy generator's state.
+
+    Raises:
+      ValueError: If a value would need pickle to be stored.
+      OSError: If the disk refuses; the states saved before stay as they are.
+    """
+    members = {f'arrays/{k}': _storable(k, v) for k, v in arrays.items()}
+    state = {'step': int(step), 'meta': _encode(meta or {}, 'meta', members)}
+    members['meta.json'] = json.dumps(state).encode()
+    self._directory.mkdir(parents=True, exist_ok=True)
+    path = self._directory / f'{int(step):012d}.npz'
+    write_atomic(path, lambda file: write_npz(file, members))
+    for old in self._paths()[:-self._keep]:
+      old.unlink(missing_ok=True)
+
+  def load(self):
+    """Returns the newest good state as a Snapshot, or None if there is none.
+
+    A damaged file is warned about and moved to `damaged/`; the one before it
+    is taken.
+    """
+    for path in reversed(self._paths()):
+      with path.open('rb') as file:
+        try:
+          return _snapshot(read_npz(file))
+        except MemoryError:  # Not the fault of the file.
+          raise
+        except Exception as error:  # Flipped bits raise almost anything.
+          reason = f'{type(error).__name__}: {error}'
+      set_aside(path, reason)
+    return None
+
+  def _paths(self):
+    paths = self._directory.glob('*.npz')
+    return sorted(
+        (x for x in paths if x.stem.isdigit()), key=lambda x: int(x.stem))
+
+
+def assign_report(shapes, arrays):
+  """Returns one line on how arrays differ from a model, '' if they fit.
+
+  Args:
+    shapes: Dict from the name of each variable of the model to its shape.
+    arrays: Dict from name to array, of a checkpoint.
+  """
+  reshaped = [
+      f'{k} {tuple(arrays[k].shape)} instead of {tuple(v)}'
+      for k, v in shapes.items()
+      if k in arrays and tuple(arrays[k].shape) != tuple(v)]
+  problems = {
+      'missing': [k for k in shapes if k not in arrays],
+      'unexpected': [k for k in arrays if k not in shapes],
+      'of another shape': reshaped,
+  }
+  return '; '.join(
+      f'{len(names)} {problem}: {_shorten(names)}'
+      for problem, names in problems.items() if names)
+
+
+def write_atomic(path, write):
+  """Creates or replaces a file so that a crash leaves the old or the new one.
+
+  Args:
+    path: Where the file shall be.
+    write: Function that fills the binary file which it gets.
+  """
+  name = f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp'
+  temporary = path.with_name(name)
+  try:
+    with temporary.open('wb') as file:
+      write(file)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+  _sync_directory(path.parent)
+
+
+def remove_stale(directory):
+  """Removes temporary files of write_atomic whose writer is gone."""
+  for path in directory.glob('*.tmp'):
+    if _stale(path):
+      path.unlink(missing_ok=True)
+
+
+def set_aside(path, reason):
+  """Moves a file that cannot be read to `damaged/` beside it, and warns."""
+  target = path.parent / 'damaged' / path.name
+  try:
+    target.parent.mkdir(exist_ok=True)
+    os.replace(path, target)
+    outcome = 'moved to damaged/'
+  except OSError as error:
+    outcome = f'left there: {error}'
+  warnings.warn(f'Damaged file {path} ({outcome}): {reason}', stacklevel=2)
+
+
+def write_npz(file, members, level=0):
+  """Writes arrays, and bytes under their own names, as np.load reads them.
+
+  Unlike np.savez this takes any name, compresses as asked (level 1 is three
+  times as fast as NumPy's fixed 6), and never falls back on pickle.
+  """
+  kind = zipfile.ZIP_DEFLATED if level else zipfile.ZIP_STORED
+  with zipfile.ZipFile(file, 'w', kind, compresslevel=level) as archive:
+    for name, value in members.items():
+      if isinstance(value, bytes):
+        archive.writestr(name, value)
+        continue
+      with archive.open(f'{name}.npy', 'w', force_zip64=True) as member:
+        np.lib.format.write_array(member, value, allow_pickle=False)
+
+
+def read_npz(file):
+  """Returns the dict of arrays and bytes in an npz file, all verified."""
+  with zipfile.ZipFile(file) as archive:
+    # Reading a whole member checks its sum before NumPy trusts its header.
+    members = ((name, archive.read(name)) for name in archive.namelist())
+    return dict(_parse(name, value) for name, value in members)
+
+
+def _parse(name, value):
+  if not name.endswith('.npy'):
+    return name, value
+  array = np.lib.format.read_array(io.BytesIO(value), allow_pickle=False)
+  return name[:-len('.npy')], array
+
+
+def _snapshot(members):
+  def restore(node):
+    if ARRAY in node:
+      return members[node[ARRAY]]
+    return tuple(node[TUPLE]) if TUPLE in node else node
+
+  state = json.loads(members['meta.json'], object_hook=restore)
+  prefix = 'arrays/'
+  arrays = {
+      k[len(prefix):]: v for k, v in members.items() if k.startswith(prefix)}
+  return Snapshot(state['step'], arrays, state['meta'])
+
+
+def _encode(value, path, members):
+  """Returns a JSON value, with its arrays moved to members."""
+  if isinstance(value, np.ndarray):
+    name = f'meta/{len(members)}'
+    members[name] = _storable(path, value)
+    return {ARRAY: name}
+  if isinstance(value, np.generic):
+    value = value.item()
+  if isinstance(value, dict):
+    if not all(isinstance(k, str) for k in value) or {ARRAY, TUPLE} & {*value}:
+      raise ValueError(f'{path} cannot be saved: keys {list(value)}.')
+    return {k: _encode(v, f'{path}/{k}', members) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    items = [_encode(v, f'{path}/{i}', members) for i, v in enumerate(value)]
+    return {TUPLE: items} if isinstance(value, tuple) else items
+  if value is None or isinstance(value, (bool, int, float, str)):
+    return value
+  raise ValueError(f'{path} cannot be saved: {type(value).__name__}.')
+
+
+def _storable(name, value):
+  value = np.asarray(value)
+  if value.dtype.kind in 'OV':  # V is what NumPy says for bfloat16, too.
+    raise ValueError(f'{name} cannot be saved: an array of {value.dtype}.')
+  return value
+
+
+def _shorten(names, limit=5):
+  more = f' and {len(names) - limit} more' if len(names) > limit else ''
+  return ', '.join(names[:limit]) + more
+
+
+def _stale(path):
+  *_, pid, _ = path.name.rsplit('.', 2)
+  if not pid.isdigit():
+    return False
+  if path.name.endswith(f'.{socket.gethostname()}.{pid}.tmp'):
+    return int(pid) == os.getpid() or not _alive(int(pid))
+  return time.time() - path.stat().st_mtime > DAY
+
+
+def _alive(pid):
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    return True
+  return True
+
+
+def _sync_directory(directory):
+  handle = os.open(directory, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)

@@ -1,0 +1,300 @@
+"""Nested, typed, immutable settings, addressed by dotted keys."""
+
+import collections.abc
+import difflib
+import io
+import os
+import pathlib
+import re
+import sys
+
+from ruamel import yaml as ruamel_yaml
+
+
+class UnknownKey(ValueError, KeyError):
+  """Is raised for a key or a pattern that names no setting."""
+
+  # KeyError would print the message in quotes.
+  __str__ = Exception.__str__
+
+
+class Config(collections.abc.Mapping):
+  """Holds settings: `config.rssm.deter`, `config['rssm.deter']`.
+
+  Leaves are bool, int, float, str and tuples of one of them. As a mapping
+  (`**config.rssm`) it goes over the keys of one level; groups are Configs. A
+  Config never changes: `update` returns a new one, in which every value has
+  the type it had.
+
+  Raises:
+    ValueError: A key or a value that cannot be held.
+  """
+
+  def __init__(self, mapping=(), **kwargs):
+    tree = {}
+    for parts, value in _leaves(dict(mapping, **kwargs)):
+      key = '.'.join(parts)
+      _check_name(key, parts)
+      node = tree
+      for part in parts[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+          raise ValueError(f"Config key '{key}' lies below a value.")
+      if parts[-1] in node:
+        raise ValueError(f"Config key '{key}' is given twice.")
+      node[parts[-1]] = _normalize(key, value)
+    object.__setattr__(self, '_children', {
+        key: Config(value) if isinstance(value, dict) else value
+        for key, value in tree.items()})
+
+  @property
+  def flat(self):
+    """The values by dotted key, as a new dict."""
+    return {'.'.join(parts): value for parts, value in _leaves(self)}
+
+  def update(self, mapping=(), **kwargs):
+    """Returns a Config with other values of the same types.
+
+    A key is dotted (`rssm.deter`), or the top of a nested dict, or, as soon
+    as it has a character other than letters, digits and `_.-`, a regular
+    expression over whole dotted keys (`.*\\.wd`).
+
+    Raises:
+      UnknownKey: A key or a pattern that matches nothing.
+      ValueError: A value that does not convert without loss.
+    """
+    flat = self.flat
+    for parts, value in _leaves(dict(mapping, **kwargs)):
+      for key in self.match(_join(parts)):
+        flat[key] = convert(key, value, flat[key])
+    return type(self)(flat)
+
+  def match(self, key):
+    """Returns the dotted keys of the values that a key or a pattern names.
+
+    Raises:
+      UnknownKey: There are none.
+    """
+    flat = self.flat
+    if key in flat:
+      return [key]
+    group = [name for name in flat if name.startswith(f'{key}.')]
+    if group:
+      raise UnknownKey(
+          f"Config key '{key}' is a group: set {', '.join(group)}.")
+    found = []
+    if _is_pattern(key):
+      try:
+        found = [name for name in flat if re.fullmatch(key, name)]
+      except re.error as error:
+        raise ValueError(
+            f"Config key '{key}' is no pattern: {error}.") from None
+    return found or _raise_unknown(key, flat)
+
+  def diff(self, other):
+    """Returns {dotted key: (mine, theirs)} where two differ; None: absent."""
+    mine, theirs = self.flat, other.flat
+    pairs = {
+        key: (mine.get(key), theirs.get(key)) for key in {**mine, **theirs}}
+    return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
+
+  def save(self, path):
+    """Writes YAML that `load` reads back to an equal Config."""
+    buffer = io.StringIO()
+    _yaml().dump(self, buffer)
+    pathlib.Path(path).write_text(buffer.getvalue(), encoding='utf-8')
+
+  @classmethod
+  def load(cls, path):
+    """Reads what `save` wrote."""
+    return cls(read_yaml(path))
+
+  def __getitem__(self, key):
+    node = self
+    for part in str(key).split('.'):
+      children = node._children if isinstance(node, Config) else {}
+      if part not in children:
+        _raise_unknown(str(key), self.flat)
+      node = children[part]
+    return node
+
+  def __getattr__(self, name):
+    if name.startswith('__') or name == '_children':
+      raise AttributeError(name)
+    try:
+      return self[name]
+    except UnknownKey as error:
+      raise AttributeError(str(error)) from None
+
+  def __setattr__(self, name, value):
+    raise AttributeError(
+        f'Config is immutable; update({name}={value!r}) gives a new one.')
+
+  def __iter__(self):
+    return iter(self._children)
+
+  def __len__(self):
+    return len(self._children)
+
+  def __repr__(self):
+    return f'Config({self.flat})'
+
+  def __reduce__(self):
+    return type(self), (self.flat,)
+
+
+def convert(key, value, like):
+  """Returns `value` as the type of `like`.
+
+  Raises:
+    ValueError: That is impossible or loses something; it names `key`.
+  """
+  if isinstance(like, tuple) and isinstance(value, (list, tuple)):
+    items = [convert(key, x, like[0]) if like else x for x in value]
+    return _normalize(key, items)
+  try:
+    return _CONVERTERS[type(like)](value)
+  except (KeyError, OverflowError, TypeError, ValueError):
+    raise ValueError(
+        f"Config key '{key}' must be of type {describe(like)}, not "
+        f'{value!r}.') from None
+
+
+def describe(value):
+  """Returns the type of a config value in words."""
+  if isinstance(value, tuple):
+    return f'list of {_NAMES[type(value[0])]}s' if value else 'list'
+  return _NAMES[type(value)]
+
+
+def read_yaml(path):
+  """Returns the mapping in a YAML file.
+
+  Raises:
+    ValueError: The file is no YAML, has a key twice or holds no mapping.
+  """
+  try:
+    data = _yaml().load(pathlib.Path(path).read_text(encoding='utf-8'))
+  except ruamel_yaml.error.YAMLError as error:
+    mark = getattr(error, 'problem_mark', None)
+    where = f'{path}:{mark.line + 1}' if mark else path
+    what = getattr(error, 'problem', None) or 'not YAML'
+    raise ValueError(f'{where}: {what.splitlines()[0]}.') from None
+  if not isinstance(data, dict):
+    raise ValueError(f'{path}: expected a mapping of keys to values.')
+  return data
+
+
+def _yaml():
+  yaml = ruamel_yaml.YAML(typ='safe', pure=True)
+  yaml.Representer = _Representer
+  # Folded and non-ASCII strings do not all come back as they were.
+  yaml.allow_unicode = False
+  yaml.width = sys.maxsize
+  return yaml
+
+
+class _Representer(ruamel_yaml.representer.SafeRepresenter):
+  """Writes groups as blocks in their order and lists on one line."""
+
+
+_Representer.add_representer(Config, lambda self, config: (
+    self.represent_mapping('tag:yaml.org,2002:map', config.items(), False)))
+_Representer.add_representer(tuple, lambda self, items: (
+    self.represent_sequence('tag:yaml.org,2002:seq', items, True)))
+# The emitter takes a few strings of signs for plain ones, such as '?|x'.
+_Representer.add_representer(str, lambda self, text: (
+    self.represent_scalar(
+        'tag:yaml.org,2002:str', text, "'" if _is_pattern(text) else None)))
+
+
+def _leaves(mapping, prefix=()):
+  """Yields (path, value); a dot in a key that is no pattern is a level."""
+  for key, value in mapping.items():
+    if not isinstance(key, str):
+      raise ValueError(f'Config key {key!r} must be a string.')
+    parts = prefix + ((key,) if _is_pattern(key) else tuple(key.split('.')))
+    if not isinstance(value, collections.abc.Mapping):
+      yield parts, value
+    elif value:
+      yield from _leaves(value, parts)
+    else:
+      raise ValueError(f"Config key '{'.'.join(parts)}' is an empty group.")
+
+
+def _is_pattern(key):
+  return not re.fullmatch(r'[A-Za-z0-9_.-]+', key)
+
+
+def _join(parts):
+  if len(parts) == 1 or not any(map(_is_pattern, parts)):
+    return '.'.join(parts)
+  return r'\.'.join(f'(?:{part})' for part in parts)
+
+
+def _check_name(key, parts):
+  if _is_pattern(key) or not all(parts):
+    raise ValueError(
+        f"Config key '{key}' must be made of letters, digits, '_' and '-'.")
+  for part in parts:
+    if hasattr(Config, part):
+      raise ValueError(f"Config key '{key}': '{part}' is a Config's method.")
+
+
+def _raise_unknown(key, known):
+  stem = key.rsplit('.')[-1]
+  near = difflib.get_close_matches(key, known, 3, 0.5)
+  near += [x for x in known if x.rsplit('.')[-1] == stem and x not in near]
+  hint = f"; nearest: {', '.join(near[:3])}" if near else ''
+  raise UnknownKey(f"Unknown config key '{key}'{hint}.")
+
+
+def _normalize(key, value):
+  """Returns a value as it is kept: a list as a tuple of one type."""
+  if type(value) in _NAMES:
+    return value
+  if not isinstance(value, (list, tuple)):
+    raise ValueError(
+        f"Config key '{key}' holds {value!r}: allowed are bool, int, float, "
+        'str and lists of one of them.')
+  types = {type(x) for x in value}
+  if types == {int, float}:
+    return tuple(map(float, value))
+  if len(types) > 1 or not types <= set(_NAMES):
+    raise ValueError(
+        f"Config key '{key}' holds {value!r}: a list has values of one type.")
+  return tuple(value)
+
+
+def _to_bool(value):
+  if isinstance(value, bool):
+    return value
+  return {'True': True, 'False': False}[value]
+
+
+def _to_float(value):
+  number = float(value)
+  if isinstance(value, bool) or isinstance(value, int) and number != value:
+    raise ValueError
+  return number
+
+
+def _to_int(value):
+  # Not all through float, which cannot hold every int.
+  if type(value) is int or re.fullmatch(r'[+-]?\d+', str(value)):
+    return int(value)
+  if not _to_float(value).is_integer():
+    raise ValueError
+  return int(float(value))
+
+
+def _to_str(value):
+  if isinstance(value, bool) or not isinstance(
+      value, (int, float, str, os.PathLike)):
+    raise ValueError
+  return str(value)
+
+
+_CONVERTERS = {bool: _to_bool, float: _to_float, int: _to_int, str: _to_str}
+_NAMES = {
+    bool: 'True/False', float: 'float', int: 'int', str: 'string'}

@@ -1,0 +1,119 @@
+"""Output distributions that TFP lacks or that need care with gradients."""
+
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from . import tfutils
+
+
+class OneHot:
+  """One categorical over one-hot vectors with straight-through samples.
+
+  Args:
+    logits: [..., C].
+  """
+
+  def __init__(self, logits):
+    self._logits = tf.cast(logits, tf.float32)
+    self._dist = tfd.OneHotCategorical(self._logits)
+    self.batch_shape = self._dist.batch_shape
+    self.event_shape = self._dist.event_shape
+
+  def sample(self, seed=None):
+    """Samples one-hots whose gradient is that of the probabilities."""
+    seed = tfutils.next_seed() if seed is None else seed
+    return self._through(self._dist.sample(seed=seed))
+
+  def mode(self):
+    """Returns the likeliest one-hot, with the same gradient."""
+    return self._through(self._dist.mode())
+
+  def _through(self, onehot):
+    probs = tf.nn.softmax(self._logits, -1)
+    onehot = tf.stop_gradient(tf.cast(onehot, tf.float32))
+    return onehot + (probs - tf.stop_gradient(probs))
+
+  def log_prob(self, onehot):
+    """Computes the log probability [...] of one-hots [..., C]."""
+    logp = tf.nn.log_softmax(self._logits, -1)
+    return tf.reduce_sum(tf.cast(onehot, tf.float32) * logp, -1)
+
+  def entropy(self):
+    """Computes the entropy [...] in nats."""
+    return self._dist.entropy()
+
+
+class TruncNormal:
+  """Independent normals truncated to [-1, 1]; the last axis is the event.
+
+  Samples stay inside the open interval, where the density is finite; the
+  gradient passes that clipping unchanged.
+  """
+
+  EDGE = 1e-6
+
+  def __init__(self, mean, std):
+    self._dist = tfd.Independent(tfd.TruncatedNormal(mean, std, -1, 1), 1)
+    self._mean = mean
+    self.batch_shape = self._dist.batch_shape
+    self.event_shape = self._dist.event_shape
+
+  def sample(self, seed=None):
+    """Samples actions [..., A]."""
+    seed = tfutils.next_seed() if seed is None else seed
+    event = self._dist.sample(seed=seed)
+    inside = tf.clip_by_value(event, -1 + self.EDGE, 1 - self.EDGE)
+    return event + tf.stop_gradient(inside - event)
+
+  def mode(self):
+    """Returns the densest point: the mean of the untruncated normal."""
+    return tf.clip_by_value(self._mean, -1, 1)
+
+  def log_prob(self, event):
+    """Computes the log density [...]."""
+    return self._dist.log_prob(event)
+
+  def entropy(self):
+    """Computes the differential entropy [...] in nats."""
+    return self._dist.entropy()
+
+
+class TanhNormal:
+  """Independent normals squashed by tanh; the last axis is the event.
+
+  The entropy has no closed form and is a Monte-Carlo estimate.
+  """
+
+  SAMPLES = 100
+  EDGE = 1e-6
+
+  def __init__(self, mean, std):
+    self._normal = tfd.Independent(tfd.Normal(mean, std), 1)
+    self._mean = mean
+    self.batch_shape = self._normal.batch_shape
+    self.event_shape = self._normal.event_shape
+
+  def sample(self, seed=None):
+    """Samples actions [..., A], reparameterised."""
+    seed = tfutils.next_seed() if seed is None else seed
+    return tf.tanh(self._normal.sample(seed=seed))
+
+  def mode(self):
+    """Returns the tanh of the normal's mean, the median of the actions."""
+    return tf.tanh(self._mean)
+
+  def log_prob(self, event):
+    """Computes the log density [...] of actions [..., A]."""
+    inside = tf.clip_by_value(event, -1 + self.EDGE, 1 - self.EDGE)
+    inside = event + tf.stop_gradient(inside - event)
+    return self._log_prob(tf.atanh(inside))
+
+  def entropy(self):
+    """Estimates the differential entropy [...] in nats."""
+    sample = self._normal.sample(self.SAMPLES, seed=tfutils.next_seed())
+    return -tf.reduce_mean(self._log_prob(sample), 0)
+
+  def _log_prob(self, x):
+    # log(1 - tanh(x)^2), in a form that does not underflow.
+    slope = 2 * (tf.math.log(2.0) - x - tf.nn.softplus(-2 * x))
+    return self._normal.log_prob(x) - tf.reduce_sum(slope, -1)

@@ -1,0 +1,427 @@
+"""Environments: their interface, wrappers, and running them elsewhere.
+
+An environment has `obs_space` and `act_space`, dicts of Gymnasium spaces,
+`reset() -> obs`, `step(action) -> obs` with `action['action']`, and `close()`.
+`obs` holds the observations (vectors float32, images uint8 [H, W, C]) and
+`reward` (float32), `is_first`, `is_last`, `is_terminal` (bool). After an
+observation with `is_last` comes `reset`. `is_terminal` says that the future is
+worth nothing; an episode cut by a time limit is last but not terminal.
+"""
+
+import functools
+import inspect
+
+import gymnasium
+import numpy as np
+
+from . import worker
+
+FLAGS = {
+    'reward': gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
+    'is_first': gymnasium.spaces.Box(0, 1, (), bool),
+    'is_last': gymnasium.spaces.Box(0, 1, (), bool),
+    'is_terminal': gymnasium.spaces.Box(0, 1, (), bool),
+}
+
+
+def flags(reward=0.0, is_first=False, is_last=False, is_terminal=False):
+  """Returns the part of an observation that every environment has."""
+  return {
+      'reward': np.float32(reward), 'is_first': bool(is_first),
+      'is_last': bool(is_last), 'is_terminal': bool(is_terminal)}
+
+
+class Wrapper:
+  """Passes everything on to the environment inside."""
+
+  def __init__(self, env):
+    self.env = env
+
+  def __getattr__(self, name):
+    if name.startswith('_') or name == 'env':
+      raise AttributeError(name)
+    return getattr(self.env, name)
+
+  @property
+  def obs_space(self):
+    return self.env.obs_space
+
+  @property
+  def act_space(self):
+    return self.env.act_space
+
+  def step(self, action):
+    return self.env.step(action)
+
+  def reset(self):
+    return self.env.reset()
+
+  def close(self):
+    self.env.close()
+
+
+class GymWrapper(Wrapper):
+  """Adapts an environment of Gymnasium or of the older `gym`.
+
+  Args:
+    obs_key: name of the observation if the space is not a Dict.
+    act_key: name of the action.
+    seed: given to the environment at its first reset.
+
+  Raises:
+    ValueError: a space that has no image, vector or action to give.
+  """
+
+  def __init__(self, env, obs_key='image', act_key='action', seed=None):
+    super().__init__(env)
+    self._act_key = act_key
+    self._seed = seed
+    space = env.observation_space
+    parts = getattr(space, 'spaces', None)
+    self._key = None if isinstance(parts, dict) else obs_key
+    parts = parts if self._key is None else {obs_key: space}
+    for key in set(parts) & set(FLAGS):
+      raise ValueError(f'Observation {key!r} has a reserved name.')
+    self._codecs = {k: _obs_codec(k, v) for k, v in parts.items()}
+    self._act_space, self._decode = _act_codec(act_key, env.action_space)
+
+  @property
+  def obs_space(self):
+    return {**{k: space for k, (space, _) in self._codecs.items()}, **FLAGS}
+
+  @property
+  def act_space(self):
+    return {self._act_key: self._act_space}
+
+  def reset(self):
+    result = self._seeded_reset()
+    obs = result[0] if isinstance(result, tuple) else result
+    return self._obs(obs, flags(is_first=True))
+
+  def step(self, action):
+    obs, reward, *ends, info = self.env.step(
+        self._decode(action[self._act_key]))
+    if len(ends) == 2:
+      terminated, truncated = ends
+    else:
+      limit = info.get('TimeLimit.truncated', False)
+      terminated = ends[0] and info.get('is_terminal', not limit)
+      truncated = ends[0]
+    return self._obs(obs, flags(
+        reward, False, terminated or truncated, terminated))
+
+  def _seeded_reset(self):
+    seed, self._seed = self._seed, None
+    if seed is None:
+      return self.env.reset()
+    if not isinstance(self.env, gymnasium.Env):
+      if callable(getattr(self.env, 'seed', None)):
+        self.env.seed(seed)
+        return self.env.reset()
+      if 'seed' not in inspect.signature(self.env.reset).parameters:
+        return self.env.reset()
+    return self.env.reset(seed=seed)
+
+  def _obs(self, obs, ends):
+    obs = obs if self._key is None else {self._key: obs}
+    return {**{k: fn(obs[k]) for k, (_, fn) in self._codecs.items()}, **ends}
+
+
+def _obs_codec(key, space):
+  """Returns our space for `space` and the function that converts into it."""
+  kind, Box = type(space).__name__, gymnasium.spaces.Box
+  shape = getattr(space, 'shape', None)
+  if kind == 'Discrete':
+    start = int(getattr(space, 'start', 0))
+    eye = np.eye(int(space.n), dtype=np.float32)
+    return Box(0, 1, (len(eye),), np.float32), lambda x: eye[int(x) - start]
+  if kind == 'Box' and space.dtype == np.uint8 and len(shape) in (2, 3):
+    shape = (*shape, 1)[:3]
+    return Box(0, 255, shape, np.uint8), lambda x: np.reshape(x, shape)
+  if kind in ('Box', 'MultiBinary', 'MultiDiscrete') and len(shape) < 3:
+    low = np.broadcast_to(getattr(space, 'low', -np.inf), shape).ravel()
+    high = np.broadcast_to(getattr(space, 'high', np.inf), shape).ravel()
+    box = Box(low.astype(np.float32), high.astype(np.float32))
+    return box, lambda x: np.asarray(x, np.float32).ravel()
+  raise ValueError(
+      f'Observation {key!r} has the space {space}, which is not supported; '
+      f'supported are Box (uint8 images, or vectors of any dtype), Discrete, '
+      f'MultiDiscrete, MultiBinary and one Dict of these.')
+
+
+def _act_codec(key, space):
+  """Returns our space for `space` and the function that converts out of it."""
+  kind = type(space).__name__
+  if kind == 'Discrete':
+    start = int(getattr(space, 'start', 0))
+    return (
+        gymnasium.spaces.Discrete(int(space.n)), lambda x: int(x) + start)
+  if kind == 'Box' and len(space.shape) == 1 and space.dtype.kind == 'f':
+    low, high = (np.asarray(x, np.float32) for x in (space.low, space.high))
+    return (
+        gymnasium.spaces.Box(low, high),
+        lambda x: np.asarray(x, space.dtype))
+  raise ValueError(
+      f'Action {key!r} has the space {space}, which is not supported; '
+      f'supported are Box with one axis of floats, and Discrete.')
+
+
+class Dummy:
+  """Random observations, for tests of what is around an environment.
+
+  Args:
+    mode: 'continuous' or 'discrete' actions.
+    size: height and width of the image in pixels.
+    length: steps of an episode; every second episode ends terminally.
+  """
+
+  SPACES = {
+      'continuous': gymnasium.spaces.Box(-1, 1, (6,), np.float32),
+      'discrete': gymnasium.spaces.Discrete(5),
+  }
+
+  def __init__(self, mode='continuous', size=(64, 64), length=100, seed=0):
+    if mode not in self.SPACES:
+      raise ValueError(f'Dummy mode {mode!r} is none of {list(self.SPACES)}.')
+    self._space = self.SPACES[mode]
+    self._size = tuple(size)
+    self._length = length
+    self._random = np.random.default_rng(seed)
+    self._episode = self._step = 0
+
+  @property
+  def obs_space(self):
+    return {
+        'image': gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8),
+        'vector': gymnasium.spaces.Box(-1, 1, (7,), np.float32), **FLAGS}
+
+  @property
+  def act_space(self):
+    return {'action': self._space}
+
+  def reset(self):
+    self._episode += 1
+    self._step = 0
+    return self._obs(flags(is_first=True))
+
+  def step(self, action):
+    self._step += 1
+    last = self._step >= self._length
+    return self._obs(flags(
+        self._random.random(), False, last, last and self._episode % 2 == 0))
+
+  def close(self):
+    pass
+
+  def _obs(self, ends):
+    image = self._random.integers(0, 256, (*self._size, 3), np.uint8)
+    vector = self._random.uniform(-1, 1, 7).astype(np.float32)
+    return {'image': image, 'vector': vector, **ends}
+
+
+class TimeLimit(Wrapper):
+  """Cuts an episode, not terminally, after `duration` agent steps."""
+
+  def __init__(self, env, duration):
+    super().__init__(env)
+    self._duration = duration
+    self._step = None
+
+  def reset(self):
+    self._step = 0
+    return self.env.reset()
+
+  def step(self, action):
+    assert self._step is not None, 'reset() comes before step()'
+    obs = self.env.step(action)
+    self._step += 1
+    if self._step >= self._duration:
+      obs = {**obs, 'is_last': True}
+    self._step = None if obs['is_last'] else self._step
+    return obs
+
+
+class NormalizeAction(Wrapper):
+  """Maps actions in [-1, 1] to the bounds; unbounded entries pass as is."""
+
+  def __init__(self, env, key='action'):
+    super().__init__(env)
+    self._key = key
+    space = env.act_space[key]
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low = np.where(bounded, space.low, -1).astype(np.float32)
+    high = np.where(bounded, space.high, 1).astype(np.float32)
+    self._scale, self._shift = (high - low) / 2, (high + low) / 2
+    self._space = gymnasium.spaces.Box(
+        np.where(bounded, -1, space.low).astype(np.float32),
+        np.where(bounded, 1, space.high).astype(np.float32))
+
+  @property
+  def act_space(self):
+    return {**self.env.act_space, self._key: self._space}
+
+  def step(self, action):
+    value = action[self._key] * self._scale + self._shift
+    return self.env.step({**action, self._key: value})
+
+
+class OneHotAction(Wrapper):
+  """Takes a discrete action as a one-hot vector.
+
+  The space is a Box whose attribute `discrete` is True.
+
+  Raises:
+    ValueError: an action that is not one-hot.
+  """
+
+  def __init__(self, env, key='action'):
+    super().__init__(env)
+    self._key = key
+    self._space = gymnasium.spaces.Box(
+        0, 1, (int(env.act_space[key].n),), np.float32)
+    self._space.discrete = True
+
+  @property
+  def act_space(self):
+    return {**self.env.act_space, self._key: self._space}
+
+  def step(self, action):
+    index = int(np.argmax(action[self._key]))
+    if not np.allclose(action[self._key], np.eye(self._space.shape[0])[index]):
+      raise ValueError(f'Action {action[self._key]} is not one-hot.')
+    return self.env.step({**action, self._key: index})
+
+
+class ResizeImage(Wrapper):
+  """Brings every uint8 image of the observation to `size` (H, W)."""
+
+  def __init__(self, env, size=(64, 64)):
+    super().__init__(env)
+    self._size = tuple(size)
+    self._keys = [
+        k for k, v in env.obs_space.items()
+        if len(v.shape) == 3 and v.dtype == np.uint8
+        and v.shape[:2] != self._size]
+
+  @property
+  def obs_space(self):
+    spaces = dict(self.env.obs_space)
+    for key in self._keys:
+      shape = (*self._size, spaces[key].shape[2])
+      spaces[key] = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+    return spaces
+
+  def reset(self):
+    return self._resize(self.env.reset())
+
+  def step(self, action):
+    return self._resize(self.env.step(action))
+
+  def _resize(self, obs):
+    return {
+        **obs, **{k: resize(obs[k], self._size) for k in self._keys}}
+
+
+class RenderImage(Wrapper):
+  """Adds what `env.render()` draws as an image of `size` (H, W).
+
+  Raises:
+    ValueError: `env.render()` gives no picture.
+  """
+
+  def __init__(self, env, key='image', size=(64, 64)):
+    super().__init__(env)
+    self._key = key
+    self._size = tuple(size)
+
+  @property
+  def obs_space(self):
+    image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
+    return {**self.env.obs_space, self._key: image}
+
+  def reset(self):
+    return self._render(self.env.reset())
+
+  def step(self, action):
+    return self._render(self.env.step(action))
+
+  def _render(self, obs):
+    image = self.env.render()
+    if not isinstance(image, np.ndarray) or image.ndim != 3:
+      raise ValueError(
+          f'env.render() gave {type(image).__name__}, not an image [H, W, 3]; '
+          f"make the environment with render_mode='rgb_array'.")
+    return {**obs, self._key: resize(image, self._size)}
+
+
+def resize(image, size):
+  """Resizes a uint8 image [H, W, C] to `size` (H, W)."""
+  from PIL import Image
+  channels = [
+      np.asarray(Image.fromarray(np.ascontiguousarray(x)).resize(
+          size[::-1], Image.Resampling.BOX if image.shape[0] >= size[0]
+          else Image.Resampling.BILINEAR))
+      for x in np.moveaxis(image, -1, 0)]
+  return np.stack(channels, -1)
+
+
+class CheckAction(Wrapper):
+  """Keeps a malformed action from the simulator, which may not survive it.
+
+  Raises:
+    ValueError: an action of another shape than its space, or not finite.
+  """
+
+  def step(self, action):
+    for key, space in self.act_space.items():
+      value = np.asarray(action[key])
+      if value.shape != space.shape:
+        raise ValueError(
+            f'Action {key!r} has shape {value.shape}, not {space.shape}.')
+      if not np.isfinite(value).all():
+        raise ValueError(f'Action {key!r} is not finite: {value}.')
+    return self.env.step(action)
+
+
+class Async:
+  """Runs an environment elsewhere; `step` and `reset` return promises.
+
+  A promise is a function without arguments that waits for the observation.
+  The process is a fresh interpreter that imports neither the script that
+  started it nor TensorFlow: TensorFlow and Mesa's software OpenGL both carry
+  LLVM and crash when they meet. Its output stays off the terminal.
+
+  Args:
+    constructor: returns the environment; anything that cloudpickle takes.
+    strategy: 'process', or 'none' for an environment in this process.
+    environ: environment variables set before the simulator is imported; None
+      removes one.
+
+  Raises:
+    ValueError, ImportError, KeyError: as raised by the environment, when a
+      space is read or a promise is called.
+    RuntimeError: anything else that went wrong there, with its traceback.
+  """
+
+  def __init__(self, constructor, strategy='process', environ=None):
+    hosts = worker.STRATEGIES
+    if strategy not in hosts:
+      raise ValueError(f'Strategy {strategy!r} is none of {sorted(hosts)}.')
+    self._host = hosts[strategy](constructor, dict(environ or {}))
+
+  @functools.cached_property
+  def obs_space(self):
+    return self._host.call('obs_space')()
+
+  @functools.cached_property
+  def act_space(self):
+    return self._host.call('act_space')()
+
+  def step(self, action):
+    return self._host.call('step', action)
+
+  def reset(self):
+    return self._host.call('reset')
+
+  def close(self):
+    self._host.close()

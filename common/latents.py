@@ -1,0 +1,184 @@
+"""Kinds of stochastic state: all that depends on how z is distributed.
+
+A kind knows its sizes, how a layer's outputs become statistics, how to sample
+with given noise, divergences, and how a vector scores latents (the critic of
+contrastive objectives). Statistics are float32, samples are flat vectors in
+the compute dtype.
+"""
+
+import math
+
+import tensorflow as tf
+
+from . import tfutils
+
+
+def make(stoch, discrete, std_act='sigmoid2', min_std=0.1):
+  """Returns `stoch` categoricals of `discrete` classes, or Gaussians if 0."""
+  if discrete:
+    return Categorical(stoch, discrete)
+  return Gaussian(stoch, std_act, min_std)
+
+
+class Categorical:
+  """S independent categoricals of C classes with straight-through samples.
+
+  The gradient of a sample is that of its probabilities: z = onehot + p - sg(p)
+  Source: Hafner et al. 2021, section 2; Okada & Taniguchi 2022, III-A.
+  """
+
+  def __init__(self, stoch, classes):
+    self.stoch = stoch
+    self.classes = classes
+    self.size = stoch * classes  # Of a flat sample.
+    self.outputs = stoch * classes  # Of the layer behind `stats`.
+
+  def stats(self, x):
+    """Turns layer outputs [..., S*C] into statistics, logit [..., S, C]."""
+    shape = tf.concat([tf.shape(x)[:-1], [self.stoch, self.classes]], 0)
+    logit = tf.reshape(tf.cast(x, tf.float32), shape)
+    return {'logit': tf.ensure_shape(
+        logit, [*x.shape[:-1], self.stoch, self.classes])}
+
+  def zeros(self, batch_shape):
+    """Returns the statistics of the uniform distribution."""
+    return {'logit': tf.zeros([*batch_shape, self.stoch, self.classes])}
+
+  def noise(self, batch_shape):
+    """Draws the noise that `sample` needs, for states of `batch_shape`."""
+    uniform = tf.random.stateless_uniform(
+        [*batch_shape, self.stoch, self.classes], tfutils.next_seed(),
+        minval=1e-20)
+    return -tf.math.log(-tf.math.log(uniform))
+
+  def sample(self, stats, noise):
+    """Samples flat one-hots [..., S*C] by the Gumbel-max trick."""
+    return self._onehot(stats['logit'] + noise, stats['logit'])
+
+  def mode(self, stats):
+    """Returns the likeliest classes as flat one-hots, straight through."""
+    return self._onehot(stats['logit'], stats['logit'])
+
+  def _onehot(self, scores, logit):
+    probs = tf.nn.softmax(logit, -1)
+    onehot = tf.one_hot(tf.argmax(scores, -1), self.classes)
+    sample = onehot + (probs - tf.stop_gradient(probs))
+    return self._flat(tfutils.cast(sample))
+
+  def _flat(self, x):
+    shape = tf.concat([tf.shape(x)[:-2], [self.size]], 0)
+    return tf.ensure_shape(tf.reshape(x, shape), [*x.shape[:-2], self.size])
+
+  def kl(self, lhs, rhs):
+    """Computes KL(lhs || rhs) [...] in nats, summed over the S variables."""
+    lhs = tf.nn.log_softmax(lhs['logit'], -1)
+    rhs = tf.nn.log_softmax(rhs['logit'], -1)
+    return tf.reduce_sum(tf.exp(lhs) * (lhs - rhs), [-2, -1])
+
+  def entropy(self, stats):
+    """Computes the entropy [...] in nats, summed over the S variables."""
+    logp = tf.nn.log_softmax(stats['logit'], -1)
+    return -tf.reduce_sum(tf.exp(logp) * logp, [-2, -1])
+
+  def from_vector(self, x):
+    """Samples p(z | x) = Categorical(softmax(x)) from vectors [..., S*C]."""
+    stats = self.stats(x)
+    batch_shape = stats['logit'].shape[:-2]
+    return self.sample(stats, self.noise(batch_shape))
+
+  def critic(self, x):
+    """Turns vectors [..., S*C] into centred log probabilities [..., S*C].
+
+    log p(z | x) + ln C for every class, float32. The constant leaves every
+    softmax over frames unchanged, but centres scores at 0 instead of at
+    -S ln C, where float16 could not tell them apart.
+    Source: Okada & Taniguchi 2022, Fig. 2c, calc_pmf.
+    """
+    logp = tf.nn.log_softmax(self.stats(x)['logit'], -1)
+    return self._flat(logp + math.log(self.classes))
+
+  def score(self, sample, critic):
+    """Scores all pairs of samples [..., N, S*C] and critics [..., M, S*C].
+
+    Returns:
+      sum_{s,c} z_{s,c} log p(z_{s,c} | x), float32 [..., N, M].
+
+    Source: Okada & Taniguchi 2022, Fig. 2c, calc_logit.
+    """
+    return tf.matmul(tf.cast(sample, tf.float32), critic, transpose_b=True)
+
+
+class Gaussian:
+  """S independent Gaussians with reparameterised samples.
+
+  Its critic is p(z | x) proportional to exp(z^T W e) (Okada & Taniguchi 2022,
+  Eq. 5), so a critic vector is W e itself.
+  """
+
+  STD_ACTS = {
+      'sigmoid': tf.nn.sigmoid,
+      'sigmoid2': lambda x: 2 * tf.nn.sigmoid(x / 2),
+      'softplus': tf.nn.softplus,
+  }
+
+  def __init__(self, stoch, std_act, min_std):
+    if std_act not in self.STD_ACTS:
+      raise ValueError(
+          f"rssm.std_act '{std_act}' is unknown; choose one of "
+          f"{', '.join(self.STD_ACTS)}")
+    self.size = stoch
+    self.outputs = 2 * stoch
+    self._std_act = self.STD_ACTS[std_act]
+    self._min_std = min_std
+
+  def stats(self, x):
+    """Turns layer outputs [..., 2S] into mean and std, each [..., S]."""
+    mean, std = tf.split(tf.cast(x, tf.float32), 2, -1)
+    return {'mean': mean, 'std': self._std_act(std) + self._min_std}
+
+  def zeros(self, batch_shape):
+    """Returns the statistics of the standard normal distribution."""
+    shape = [*batch_shape, self.size]
+    return {'mean': tf.zeros(shape), 'std': tf.ones(shape)}
+
+  def noise(self, batch_shape):
+    """Draws the noise that `sample` needs, for states of `batch_shape`."""
+    return tf.random.stateless_normal(
+        [*batch_shape, self.size], tfutils.next_seed())
+
+  def sample(self, stats, noise):
+    """Samples [..., S]."""
+    return tfutils.cast(stats['mean'] + stats['std'] * noise)
+
+  def mode(self, stats):
+    """Returns the means [..., S]."""
+    return tfutils.cast(stats['mean'])
+
+  def kl(self, lhs, rhs):
+    """Computes KL(lhs || rhs) [...] in nats, summed over the S variables."""
+    ratio = tf.square(lhs['std'] / rhs['std'])
+    shift = tf.square((lhs['mean'] - rhs['mean']) / rhs['std'])
+    return 0.5 * tf.reduce_sum(ratio + shift - 1 - tf.math.log(ratio), -1)
+
+  def entropy(self, stats):
+    """Computes the entropy [...] in nats, summed over the S variables."""
+    const = 0.5 * math.log(2 * math.pi * math.e)
+    return tf.reduce_sum(tf.math.log(stats['std']) + const, -1)
+
+  def from_vector(self, x):
+    """Returns the vectors [..., S]: exp(z^T x) has no simple sampler."""
+    return tfutils.cast(x)
+
+  def critic(self, x):
+    """Returns the vectors [..., S] in float32."""
+    return tf.cast(x, tf.float32)
+
+  def score(self, sample, critic):
+    """Scores all pairs of samples [..., N, S] and critics [..., M, S].
+
+    Returns:
+      z^T W e, float32 [..., N, M].
+
+    Source: Okada & Taniguchi 2022, Eq. 5.
+    """
+    return tf.matmul(tf.cast(sample, tf.float32), critic, transpose_b=True)

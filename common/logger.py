@@ -1,0 +1,272 @@
+"""Collects metrics and writes them to the terminal and to the logdir."""
+
+import io
+import json
+import pathlib
+import re
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import tqdm
+
+
+class Logger:
+  """Collects scalars, images and videos and hands them to its outputs.
+
+  An output is called with the step and a list of (name, value): scalars are
+  Python numbers, images uint8 [H, W, C] and videos uint8 [T, H, W, C]. One
+  that raises gives a warning and is called again at the next write.
+
+  Args:
+    step: Counter of environment decisions.
+    outputs: Callables as above.
+    multiplier: Environment steps per decision (the action repeat).
+  """
+
+  def __init__(self, step, outputs, multiplier=1):
+    self._step = step
+    self._outputs = list(outputs)
+    self._multiplier = multiplier
+    self._entries = []
+    self._last = None
+    self._failing = set()
+
+  @property
+  def step(self):
+    """The current environment step."""
+    return int(self._step) * self._multiplier
+
+  def add(self, mapping, prefix=None):
+    """Collects a mapping of names to scalars, images and videos.
+
+    Images are [H, W] or [H, W, C], videos [T, H, W, C], both of uint8 or of
+    floats from 0 to 1, with one or three channels. Nothing is averaged: two
+    values of one name are both written.
+
+    Raises:
+      ValueError: A value is none of these.
+    """
+    for name, value in mapping.items():
+      name = f'{prefix}_{name}' if prefix else name
+      self._entries.append((name, _to_entry(name, value)))
+
+  def scalar(self, name, value):
+    """Collects one number."""
+    self._add_rank(name, value, (0,))
+
+  def image(self, name, value):
+    """Collects one image, [H, W] or [H, W, C]."""
+    self._add_rank(name, value, (2, 3))
+
+  def video(self, name, value):
+    """Collects one video, [T, H, W, C]."""
+    self._add_rank(name, value, (4,))
+
+  def write(self, fps=False):
+    """Hands all that was collected to the outputs.
+
+    Args:
+      fps: Whether to add `fps`, the environment steps per second since the
+        last write that asked for it; the first one has none.
+    """
+    if fps:
+      self._add_fps()
+    entries, self._entries = self._entries, []
+    if not entries:
+      return
+    for output in self._outputs:
+      try:
+        output(self.step, entries)
+        self._failing.discard(output)
+      # Whatever goes wrong here is not worth losing a training run for.
+      except Exception as error:
+        self._warn(output, error)
+
+  def _add_rank(self, name, value, ranks):
+    if np.ndim(value) not in ranks:
+      raise ValueError(
+          f"Log entry '{name}' has shape {np.shape(value)}, expected rank "
+          f"{' or '.join(map(str, ranks))}.")
+    self.add({name: value})
+
+  def _add_fps(self):
+    now = self.step, time.perf_counter()
+    if self._last:
+      steps, seconds = now[0] - self._last[0], now[1] - self._last[1]
+      self.scalar('fps', steps / max(seconds, 1e-6))
+    self._last = now
+
+  def _warn(self, output, error):
+    if output not in self._failing:
+      self._failing.add(output)
+      tqdm.tqdm.write(
+          f'Warning: {type(output).__name__} lost the log of step {self.step} '
+          f'and goes on trying: {type(error).__name__}: {error}',
+          file=sys.stderr)
+
+
+class TerminalOutput:
+  """Prints a line of the scalars whose whole names match `pattern`.
+
+  Args:
+    pattern: Regular expression over names.
+    console: Text stream, by default standard output.
+  """
+
+  def __init__(self, pattern='.*', console=None):
+    self._pattern = re.compile(pattern)
+    self._console = console
+
+  def __call__(self, step, entries):
+    scalars = {
+        name: value for name, value in _scalars(entries)
+        if self._pattern.fullmatch(name)}
+    if scalars:
+      numbers = ' | '.join(f'{k} {_short(v)}' for k, v in scalars.items())
+      # Unlike print, this leaves a live progress bar whole.
+      tqdm.tqdm.write(f'[{step}] {numbers}', file=self._console or sys.stdout)
+
+
+class JSONLOutput:
+  """Appends scalars to logdir/metrics.jsonl, one line per write.
+
+  A name that comes twice in one write opens another line of the same step.
+  Values that are not finite are written NaN and Infinity, as `json` does.
+  """
+
+  def __init__(self, logdir):
+    self._path = pathlib.Path(logdir) / 'metrics.jsonl'
+
+  def __call__(self, step, entries):
+    lines = []
+    for name, value in _scalars(entries):
+      if not lines or name in lines[-1]:
+        lines.append({'step': step})
+      lines[-1][name] = value
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    with self._path.open('ab+') as file:
+      _drop_partial_line(file)
+      file.write(text.encode())
+
+
+class TensorBoardOutput:
+  """Writes scalars, images and videos (as animated GIF) for TensorBoard."""
+
+  def __init__(self, logdir, fps=20):
+    self._logdir = str(logdir)
+    self._fps = fps
+    self._writer = None
+
+  def __call__(self, step, entries):
+    # Environments import this package in processes without TensorFlow.
+    import tensorflow as tf
+    if self._writer is None:
+      self._writer = tf.summary.create_file_writer(self._logdir)
+    with self._writer.as_default(step):
+      for name, value in entries:
+        if np.ndim(value) == 0:
+          tf.summary.scalar(name, value)
+        elif np.ndim(value) == 3:
+          tf.summary.image(name, value[None])
+        else:
+          self._write_video(tf, name, value)
+      self._writer.flush()
+
+  def _write_video(self, tf, name, video):
+    # The image summary of TF 2 re-encodes; the older one takes a GIF as is.
+    _, height, width, channels = video.shape
+    image = tf.compat.v1.Summary.Image(
+        height=height, width=width, colorspace=channels,
+        encoded_image_string=encode_gif(video, self._fps))
+    value = tf.compat.v1.Summary.Value(tag=name, image=image)
+    summary = tf.compat.v1.Summary(value=[value])
+    tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+
+
+class GIFOutput:
+  """Writes videos to logdir/videos/<name>_<step>.gif.
+
+  Args:
+    logdir: Folder of the run.
+    fps: Frames per second.
+    keep: Number of newest videos of each name that stay, 0 for all.
+  """
+
+  def __init__(self, logdir, fps=20, keep=0):
+    self._folder = pathlib.Path(logdir) / 'videos'
+    self._fps = fps
+    self._keep = keep
+
+  def __call__(self, step, entries):
+    for name, value in entries:
+      if np.ndim(value) == 4:
+        stem = re.sub(r'[^A-Za-z0-9_.-]', '_', name)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f'{stem}_{step}.gif'
+        path.write_bytes(encode_gif(value, self._fps))
+        self._remove_oldest(stem)
+
+  def _remove_oldest(self, stem):
+    steps = {}
+    for path in self._folder.iterdir():
+      match = re.fullmatch(re.escape(stem) + r'_(\d+)\.gif', path.name)
+      if match:
+        steps[int(match[1])] = path
+    for step in sorted(steps)[:-self._keep] if self._keep else ():
+      steps[step].unlink()
+
+
+def encode_gif(video, fps):
+  """Returns the bytes of an endless GIF of a uint8 video [T, H, W, C]."""
+  frames = [PIL.Image.fromarray(
+      frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in video]
+  buffer = io.BytesIO()
+  frames[0].save(
+      buffer, 'GIF', save_all=True, append_images=frames[1:], loop=0,
+      duration=round(1000 / fps))
+  return buffer.getvalue()
+
+
+def _to_entry(name, value):
+  """Returns a Python number or a uint8 array [(T,) H, W, C]."""
+  array = np.array(value.numpy() if hasattr(value, 'numpy') else value)
+  if array.dtype.name == 'bfloat16':
+    array = array.astype(np.float32)
+  if array.dtype.kind not in 'biuf':
+    raise ValueError(f"Log entry '{name}' is no number: {value!r}.")
+  if array.ndim == 0:
+    return array.item()
+  if array.ndim == 2:
+    array = array[..., None]
+  if not (array.size and array.ndim in (3, 4) and array.shape[-1] in (1, 3)):
+    raise ValueError(
+        f"Log entry '{name}' has shape {np.shape(value)}, which is no scalar, "
+        'image [H, W] or [H, W, C], or video [T, H, W, C] with C of 1 or 3.')
+  if array.dtype.kind == 'f':
+    array = np.nan_to_num(array.astype(np.float32)).clip(0, 1)
+    return (255 * array + 0.5).astype(np.uint8)
+  if array.dtype != np.uint8:
+    raise ValueError(
+        f"Log entry '{name}' is {array.dtype}: images are uint8 or float.")
+  return array
+
+
+def _scalars(entries):
+  return [(name, value) for name, value in entries if np.ndim(value) == 0]
+
+
+def _short(value):
+  return str(value) if isinstance(value, int) else f'{value:.4g}'
+
+
+def _drop_partial_line(file):
+  """Cuts off what a crash or a full disk left of an unfinished line."""
+  if not file.tell():
+    return
+  file.seek(-1, io.SEEK_END)
+  if file.read() != b'\n':
+    file.seek(0)
+    file.truncate(file.read().rfind(b'\n') + 1)

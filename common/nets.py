@@ -1,0 +1,466 @@
+"""Networks: RSSM, encoder, decoder and MLP heads."""
+
+import re
+
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from . import dists
+from . import latents
+from . import other
+from . import tfutils
+from .layers import Conv2D
+from .layers import Conv2DTranspose
+from .layers import Dense
+from .layers import get_act
+from .tfutils import Module
+
+
+class EnsembleRSSM(Module):
+  """Recurrent state-space model, its prior optionally an ensemble.
+
+  A state is a dict: 'deter' [..., D] (the paper's h), 'stoch' [..., S*C], a
+  flat sample (the paper's z), and the statistics of its distribution in
+  float32 ('logit', or 'mean' and 'std').
+
+  Time: action[t] is the action that led into embed[t].
+
+      action[t] ----v
+      state[t-1] -> deter[t] -> prior[t]
+                       |   embed[t]
+                       v      v
+                     posterior[t] -> state[t]
+
+  Source: Okada & Taniguchi 2022, Eq. 1; Hafner et al. 2021.
+  """
+
+  def __init__(
+      self, ensemble=5, stoch=30, deter=200, hidden=200, discrete=False,
+      act='elu', norm='none', std_act='softplus', min_std=0.1):
+    self._ensemble = ensemble
+    self._deter = deter
+    self.latent = latents.make(stoch, discrete, std_act, min_std)
+    self._cell = GRUCell(deter, norm='layer')
+    layer = dict(act=act, norm=norm)
+    self._img_in = Dense(hidden, **layer)
+    self._img_out = [Dense(hidden, **layer) for _ in range(ensemble)]
+    self._img_dist = [Dense(self.latent.outputs) for _ in range(ensemble)]
+    self._obs_out = Dense(hidden, **layer)
+    self._obs_dist = Dense(self.latent.outputs)
+
+  def initial(self, batch_size):
+    """Returns the zero state for a batch of that size."""
+    return {
+        'deter': tf.zeros(
+            [batch_size, self._deter], tfutils.compute_dtype()),
+        'stoch': tf.zeros(
+            [batch_size, self.latent.size], tfutils.compute_dtype()),
+        **self.latent.zeros([batch_size])}
+
+  def observe(self, embed, action, is_first, state=None):
+    """Infers the posterior states of sequences.
+
+    Where `is_first` holds, the state before it and the action into it are
+    zero. All that does not depend on the state is computed before or after
+    the scan, for all steps at once.
+
+    Args:
+      embed: [B, T, E].
+      action: [B, T, A].
+      is_first: [B, T] bool.
+      state: State before the first step; zeros by default.
+
+    Returns:
+      Posterior and prior, dicts of [B, T, ...]. The prior holds statistics
+      and 'deter' but no sample.
+    """
+    B, T = embed.shape[:2]
+    state = self.initial(B) if state is None else state
+    keep = tfutils.cast(~is_first)[..., None]  # [B, T, 1]
+    inputs = {
+        'embed': self._project_embed(embed),
+        'action': self._project_action(tfutils.cast(action) * keep),
+        'keep': keep}
+    inputs = {k: _swap(v) for k, v in inputs.items()}
+    inputs['noise'] = self.latent.noise([T, B])
+
+    def step(prev, x):
+      deter = self._step(
+          prev['stoch'] * x['keep'], prev['deter'] * x['keep'], x['action'])
+      stats, stoch = self._posterior(deter, x['embed'], x['noise'])
+      return {'deter': deter, 'stoch': stoch, **stats}
+
+    post = other.scan(step, inputs, state)
+    post = {k: _swap(v) for k, v in post.items()}
+    prior = {'deter': post['deter'], **self._prior(post['deter'])}
+    return post, prior
+
+  def imagine(self, action, state):
+    """Predicts states [B, T, ...] under actions [B, T, A] after `state`."""
+    action = _swap(action)
+    noise = self.latent.noise(action.shape[:2])
+    states = other.scan(
+        lambda prev, x: self.img_step(prev, x['action'], noise=x['noise']),
+        {'action': action, 'noise': noise}, state)
+    return {k: _swap(v) for k, v in states.items()}
+
+  def get_feat(self, state):
+    """Concatenates stoch and deter, the input of every head [..., F]."""
+    return tf.concat([state['stoch'], state['deter']], -1)
+
+  def obs_step(self, prev_state, prev_action, embed, is_first, sample=True):
+    """Updates states by one action and one observation.
+
+    Args:
+      prev_state: State of [B, ...].
+      prev_action: Action that led into `embed`, [B, A].
+      embed: [B, E].
+      is_first: [B] bool; clears the previous state and action.
+      sample: Sample the stochastic state, or take its mode.
+
+    Returns:
+      Posterior state of [B, ...].
+    """
+    keep = tfutils.cast(~is_first)[:, None]
+    deter = self._step(
+        prev_state['stoch'] * keep, prev_state['deter'] * keep,
+        self._project_action(tfutils.cast(prev_action) * keep))
+    noise = self.latent.noise(deter.shape[:-1]) if sample else None
+    stats, stoch = self._posterior(deter, self._project_embed(embed), noise)
+    return {'deter': deter, 'stoch': stoch, **stats}
+
+  def img_step(self, prev_state, prev_action, sample=True, noise=None):
+    """Predicts the next states without observing.
+
+    Args:
+      prev_state: State of [N, ...].
+      prev_action: Action taken in it, [N, A].
+      sample: Sample the stochastic state, or take its mode.
+      noise: Noise of the sample; drawn here by default.
+
+    Returns:
+      Prior state of [N, ...].
+    """
+    deter = self._step(
+        prev_state['stoch'], prev_state['deter'],
+        self._project_action(tfutils.cast(prev_action)))
+    stats = self._prior(deter)
+    if sample:
+      noise = self.latent.noise(deter.shape[:-1]) if noise is None else noise
+      stoch = self.latent.sample(stats, noise)
+    else:
+      stoch = self.latent.mode(stats)
+    return {'deter': deter, 'stoch': stoch, **stats}
+
+  def kl_loss(self, post, prior, forward, balance, free, free_avg):
+    """Computes the balanced KL divergence in nats.
+
+    mix * max(KL(sg(post) || prior), free) +
+    (1 - mix) * max(KL(post || sg(prior)), free)
+
+    Args:
+      post: Statistics [B, T, ...].
+      prior: Statistics [B, T, ...].
+      forward: Swap the arguments of the divergence.
+      balance: mix; the share of the term that trains the prior, 1 - balance
+        with `forward`.
+      free: Free nats.
+      free_avg: Clip the mean over the batch, not each entry.
+
+    Returns:
+      Loss, and the divergences [B, T].
+
+    Source: Hafner et al. 2021, Algorithm 2.
+    """
+    kl, sg = self.latent.kl, _stop
+    lhs, rhs = (prior, post) if forward else (post, prior)
+    mix = (1 - balance) if forward else balance
+    value = kl(lhs, rhs)
+    right, left = kl(sg(lhs), rhs), kl(lhs, sg(rhs))
+    if free_avg:
+      right, left = tf.reduce_mean(right), tf.reduce_mean(left)
+    right = tf.reduce_mean(tf.maximum(right, free))
+    left = tf.reduce_mean(tf.maximum(left, free))
+    return mix * right + (1 - mix) * left, value
+
+  def _project_action(self, action):
+    self._img_in.build(self.latent.size, action.shape[-1])
+    return self._img_in.part(action, 1)
+
+  def _project_embed(self, embed):
+    self._obs_out.build(self._deter, embed.shape[-1])
+    return self._obs_out.part(embed, 1)
+
+  def _step(self, stoch, deter, action):
+    """Computes the next deter; `action` is projected already."""
+    x = self._img_in.finish(self._img_in.part(stoch, 0) + action)
+    return self._cell(x, deter)
+
+  def _posterior(self, deter, embed, noise):
+    """Computes statistics and sample; `embed` is projected already."""
+    x = self._obs_out.finish(self._obs_out.part(deter, 0) + embed)
+    stats = self.latent.stats(self._obs_dist(x))
+    if noise is None:
+      return stats, self.latent.mode(stats)
+    return stats, self.latent.sample(stats, noise)
+
+  def _prior(self, deter):
+    """Computes the statistics of one member, drawn anew at each call."""
+    stats = self.prior_ensemble(deter)
+    if self._ensemble == 1:
+      return stats[0]
+    index = tf.random.stateless_uniform(
+        [], tfutils.next_seed(), 0, self._ensemble, tf.int32)
+    return {k: tf.stack([s[k] for s in stats])[index] for k in stats[0]}
+
+  def prior_ensemble(self, deter):
+    """Computes the prior statistics of every member of the ensemble."""
+    return [
+        self.latent.stats(dist(out(deter)))
+        for out, dist in zip(self._img_out, self._img_dist, strict=True)]
+
+
+class GRUCell(Module):
+  """GRU with one matrix for all gates and normalisation before them.
+
+  The update gate's bias of -1 keeps the old state by default.
+  """
+
+  def __init__(self, size, norm='none', act='tanh', update_bias=-1):
+    self._size = size
+    self._act = get_act(act)
+    self._update_bias = update_bias
+    self._layer = Dense(3 * size, norm=norm)
+
+  def __call__(self, x, state):
+    """Computes the next state [N, D] from inputs [N, X] and state [N, D]."""
+    layer = self._layer
+    layer.build(x.shape[-1], self._size)
+    gates = layer.finish(layer.part(x, 0) + layer.part(state, 1))
+    reset, cand, update = tf.split(gates, 3, -1)
+    cand = self._act(tf.sigmoid(reset) * cand)
+    update = tf.sigmoid(update + self._update_bias)
+    return update * cand + (1 - update) * state
+
+
+class Encoder(Module):
+  """Embeds images and vectors into one vector per time step."""
+
+  def __init__(
+      self, shapes, cnn_keys='.*', mlp_keys='.*', act='elu', norm='none',
+      cnn_depth=48, cnn_kernels=(4, 4, 4, 4),
+      mlp_layers=(400, 400, 400, 400)):
+    self._shapes = shapes
+    self.cnn_keys, self.mlp_keys = _match(
+        'encoder', shapes, cnn_keys, mlp_keys)
+    self._cnn = dict(depth=cnn_depth, kernels=cnn_kernels)
+    self._mlp_layers = mlp_layers
+    self._layer = dict(act=act, norm=norm)
+
+  def __call__(self, data):
+    """Returns embeddings [..., E] of images in [-0.5, 0.5] and vectors."""
+    outs = []
+    if self.cnn_keys:
+      images = tf.concat([data[k] for k in self.cnn_keys], -1)
+      batch_shape = images.shape[:-3]
+      x = self._conv(tf.reshape(images, [-1, *images.shape[-3:]]))
+      outs.append(tf.reshape(x, [*batch_shape, x.shape[-1]]))
+    if self.mlp_keys:
+      x = tf.concat([
+          tfutils.cast(data[k]) if self._shapes[k]
+          else tfutils.cast(data[k])[..., None] for k in self.mlp_keys], -1)
+      for i, width in enumerate(self._mlp_layers):
+        x = self.get(f'dense{i}', Dense, width, **self._layer)(x)
+      outs.append(x)
+    return tf.concat(outs, -1)
+
+  def _conv(self, x):
+    x = tfutils.cast(x)
+    for i, kernel in enumerate(self._cnn['kernels']):
+      depth = 2 ** i * self._cnn['depth']
+      x = self.get(f'conv{i}', Conv2D, depth, kernel, 2, **self._layer)(x)
+    return tf.reshape(x, [x.shape[0], -1])
+
+
+class Decoder(Module):
+  """Predicts images and vectors from features, as distributions by key."""
+
+  def __init__(
+      self, shapes, cnn_keys='.*', mlp_keys='.*', act='elu', norm='none',
+      cnn_depth=48, cnn_kernels=(5, 5, 6, 6),
+      mlp_layers=(400, 400, 400, 400)):
+    self._shapes = shapes
+    self.cnn_keys, self.mlp_keys = _match(
+        'decoder', shapes, cnn_keys, mlp_keys)
+    self._cnn = dict(depth=cnn_depth, kernels=cnn_kernels)
+    self._mlp_layers = mlp_layers
+    self._layer = dict(act=act, norm=norm)
+
+  def __call__(self, features):
+    """Returns a dict of distributions over [..., *shape of the key]."""
+    features = tfutils.cast(features)
+    outputs = {}
+    if self.cnn_keys:
+      outputs.update(self._images(features))
+    if self.mlp_keys:
+      outputs.update(self._vectors(features))
+    return outputs
+
+  def _images(self, features):
+    sizes = [self._shapes[k][-1] for k in self.cnn_keys]
+    kernels, depth = self._cnn['kernels'], self._cnn['depth']
+    x = self.get('conv_in', Dense, 32 * depth)(features)
+    x = tf.reshape(x, [-1, 1, 1, 32 * depth])
+    for i, kernel in enumerate(kernels):
+      last = i == len(kernels) - 1
+      width = sum(sizes) if last else 2 ** (len(kernels) - i - 2) * depth
+      layer = {} if last else self._layer
+      x = self.get(f'conv{i}', Conv2DTranspose, width, kernel, 2, **layer)(x)
+    shape = self._shapes[self.cnn_keys[0]]
+    if tuple(x.shape[1:3]) != tuple(shape[:2]):
+      raise ValueError(
+          f'decoder.cnn_kernels {tuple(kernels)} produce images of '
+          f'{tuple(x.shape[1:3])}, but the environment gives '
+          f'{tuple(shape[:2])}; change decoder.cnn_kernels or render_size')
+    x = tf.reshape(x, [*features.shape[:-1], *x.shape[1:]])
+    means = tf.split(tf.cast(x, tf.float32), sizes, -1)
+    return {
+        key: tfd.Independent(tfd.Normal(mean, 1.0), 3)
+        for key, mean in zip(self.cnn_keys, means, strict=True)}
+
+  def _vectors(self, x):
+    for i, width in enumerate(self._mlp_layers):
+      x = self.get(f'dense{i}', Dense, width, **self._layer)(x)
+    return {
+        key: self.get(f'dense_{key}', DistLayer, self._shapes[key])(x)
+        for key in self.mlp_keys}
+
+
+class MLP(Module):
+  """Dense layers with a distribution over `shape` on top."""
+
+  def __init__(self, shape, layers, units, act='elu', norm='none', **out):
+    self._layers = layers
+    self._units = units
+    self._layer = dict(act=act, norm=norm)
+    self._out = DistLayer(
+        (shape,) if isinstance(shape, int) else tuple(shape), **out)
+
+  def __call__(self, features):
+    """Returns the distribution [...] given features [..., F]."""
+    return self.dist(self.params(features))
+
+  def params(self, features):
+    """Computes the parameters [..., P] of the distribution, float32."""
+    x = tfutils.cast(features)
+    for i in range(self._layers):
+      x = self.get(f'dense{i}', Dense, self._units, **self._layer)(x)
+    return self._out.params(x)
+
+  def dist(self, params):
+    """Turns parameters into the distribution."""
+    return self._out.dist(params)
+
+
+class DistLayer(Module):
+  """Linear layer whose outputs parameterise a distribution.
+
+  Args:
+    shape: Event shape.
+    dist: Entry of DISTS.
+    min_std: Smallest standard deviation.
+    init_std: Standard deviation at a layer output of zero, roughly.
+
+  Raises:
+    ValueError: Unknown `dist`.
+  """
+
+  def __init__(self, shape, dist='mse', min_std=0.1, init_std=0.0):
+    if dist not in self.DISTS:
+      raise ValueError(
+          f"dist '{dist}' is unknown; choose one of "
+          f"{', '.join(self.DISTS)} for the head in configs.yaml")
+    self._shape = tuple(shape)
+    self._count, self._make = self.DISTS[dist]
+    self._min_std = min_std
+    self._init_std = init_std
+
+  def __call__(self, x):
+    """Returns the distribution given inputs [..., X]."""
+    return self.dist(self.params(x))
+
+  def params(self, x):
+    """Computes the parameters [..., count * size], float32."""
+    size = 1
+    for dim in self._shape:
+      size *= dim
+    out = self.get('out', Dense, self._count * size)(x)
+    return tf.cast(out, tf.float32)
+
+  def dist(self, params):
+    """Turns parameters into the distribution over the event shape."""
+    parts = tf.split(params, self._count, -1)
+    shape = [*params.shape[:-1], *self._shape]
+    return self._make(self, *[tf.reshape(x, shape) for x in parts])
+
+  def _independent(self, dist):
+    return tfd.Independent(dist, len(self._shape))
+
+  def _binary(self, x):
+    return self._independent(tfd.Bernoulli(x))
+
+  def _mse(self, x):
+    return self._independent(tfd.Normal(x, 1.0))
+
+  def _normal(self, x, std):
+    std = tf.nn.softplus(std + self._init_std) + self._min_std
+    return self._independent(tfd.Normal(x, std))
+
+  def _onehot(self, x):
+    return dists.OneHot(x)
+
+  def _tanh_normal(self, x, std):
+    # The mean is kept within -5..5, beyond which tanh has no gradient.
+    std = tf.nn.softplus(std + self._init_std) + self._min_std
+    return dists.TanhNormal(5 * tf.tanh(x / 5), std)
+
+  def _trunc_normal(self, x, std):
+    std = 2 * tf.sigmoid((std + self._init_std) / 2) + self._min_std
+    return dists.TruncNormal(tf.tanh(x), std)
+
+  DISTS = {
+      'binary': (1, _binary),
+      'mse': (1, _mse),
+      'normal': (2, _normal),
+      'onehot': (1, _onehot),
+      'tanh_normal': (2, _tanh_normal),
+      'trunc_normal': (2, _trunc_normal),
+  }
+
+
+def _match(part, shapes, cnn_keys, mlp_keys):
+  """Splits observation keys into images and vectors by patterns.
+
+  Raises:
+    ValueError: Nothing matches.
+  """
+  shapes = {k: s for k, s in shapes.items() if not k.startswith('log_')}
+  cnn = [k for k, s in shapes.items() if re.fullmatch(cnn_keys, k)
+         and len(s) == 3]
+  mlp = [k for k, s in shapes.items() if re.fullmatch(mlp_keys, k)
+         and len(s) <= 1]
+  if not cnn and not mlp:
+    known = ', '.join(f'{k} {tuple(s)}' for k, s in shapes.items())
+    raise ValueError(
+        f"{part}.cnn_keys '{cnn_keys}' and {part}.mlp_keys '{mlp_keys}' "
+        f'match no observation; the environment gives {known}')
+  return sorted(cnn), sorted(mlp)
+
+
+def _stop(state):
+  return {k: tf.stop_gradient(v) for k, v in state.items()}
+
+
+def _swap(x):
+  """Exchanges batch and time, the first two axes."""
+  return tf.transpose(x, [1, 0, *range(2, len(x.shape))])

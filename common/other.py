@@ -1,0 +1,220 @@
+"""Scans, schedules, returns, exploration noise and running statistics."""
+
+import collections
+import contextlib
+import re
+import time
+
+import numpy as np
+
+import tensorflow as tf
+
+from . import dists
+from . import tfutils
+
+
+class RandomAgent:
+  """Draws actions uniformly from the action space.
+
+  Args:
+    act_space: Dict with the space of 'action'.
+    seed: Seeds this agent alone.
+  """
+
+  def __init__(self, act_space, seed=0):
+    self._space = act_space['action']
+    self._rng = np.random.default_rng(seed)
+
+  def __call__(self, obs, state=None, mode=None):
+    """Returns actions [N, A] for N observations, as the policy does."""
+    N, A = len(obs['is_first']), self._space.shape[0]
+    if getattr(self._space, 'discrete', False):
+      action = np.eye(A, dtype=np.float32)[self._rng.integers(0, A, N)]
+    else:
+      action = self._rng.uniform(
+          self._space.low, self._space.high, (N, A)).astype(np.float32)
+    return {'action': action}, None
+
+
+def scan(fn, inputs, start, unroll=False):
+  """Applies a recurrent function over the first axis of `inputs`.
+
+  Args:
+    fn: Maps (state, inputs of one step) to the next state.
+    inputs: Dict of [T, ...].
+    start: Dict, state before the first step; same keys as what fn returns.
+    unroll: Write T copies of `fn` into the graph. It runs a little faster on
+      a CPU, but takes several times as long to trace.
+
+  Returns:
+    Dict of states stacked to [T, ...].
+  """
+  length = next(iter(inputs.values())).shape[0]
+  if unroll or tf.executing_eagerly():
+    states, state = [], start
+    parts = {k: tf.unstack(v) for k, v in inputs.items()}
+    for t in range(length):
+      state = fn(state, {k: v[t] for k, v in parts.items()})
+      states.append(state)
+    return {k: tf.stack([s[k] for s in states]) for k in start}
+  arrays = {
+      k: tf.TensorArray(v.dtype, length).unstack(v) for k, v in inputs.items()}
+  outs = {
+      k: tf.TensorArray(v.dtype, length, element_shape=v.shape)
+      for k, v in start.items()}
+
+  def body(t, state, outs):
+    state = fn(state, {k: v.read(t) for k, v in arrays.items()})
+    return t + 1, state, {k: v.write(t, state[k]) for k, v in outs.items()}
+
+  _, _, outs = tf.while_loop(
+      lambda t, *_: t < length, body, (tf.constant(0), dict(start), outs),
+      maximum_iterations=length)
+  return {k: v.stack() for k, v in outs.items()}
+
+
+def lambda_return(reward, value, discount, bootstrap, lambda_):
+  """Computes lambda returns backwards in time.
+
+  G[t] = r[t] + d[t] ((1 - lambda) v[t+1] + lambda G[t+1])
+  with v[T] = G[T] = bootstrap.
+
+  Args:
+    reward: [T, ...].
+    value: [T, ...].
+    discount: [T, ...], between 0 and 1.
+    bootstrap: [...], value of the state after the last.
+    lambda_: 0 for one-step, 1 for Monte-Carlo returns.
+
+  Returns:
+    [T, ...].
+
+  Source: Hafner et al. 2021, Eq. 4.
+  """
+  values = [*tf.unstack(value)[1:], bootstrap]
+  rewards, discounts = tf.unstack(reward), tf.unstack(discount)
+  returns, last = [], bootstrap
+  for t in reversed(range(len(rewards))):
+    target = (1 - lambda_) * values[t] + lambda_ * last
+    last = rewards[t] + discounts[t] * target
+    returns.append(last)
+  return tf.stack(returns[::-1])
+
+
+def _linear(step, start, end, duration):
+  mix = tf.clip_by_value(step / duration, 0, 1)
+  return (1 - mix) * start + mix * end
+
+
+def _warmup(step, duration, value):
+  return value * tf.clip_by_value(step / duration, 0, 1)
+
+
+def _exp(step, start, end, halflife):
+  return (start - end) * 0.5 ** (step / halflife) + end
+
+
+SCHEDULES = {'exp': _exp, 'linear': _linear, 'warmup': _warmup}
+
+
+def schedule(text, step):
+  """Evaluates a scheduled number at `step`.
+
+  Args:
+    text: A number, or 'linear(start,end,duration)', 'warmup(duration,value)',
+      'exp(start,end,halflife)'.
+    step: Environment step, scalar tensor.
+
+  Returns:
+    Float32 scalar.
+
+  Raises:
+    ValueError: Anything else.
+  """
+  text = str(text).replace(' ', '')
+  match = re.fullmatch(r'(\w+)\(([^)]*)\)', text)
+  try:
+    if not match:
+      return tf.constant(float(text))
+    args = [float(x) for x in match.group(2).split(',')]
+    return SCHEDULES[match.group(1)](tf.cast(step, tf.float32), *args)
+  except (KeyError, TypeError, ValueError):
+    raise ValueError(
+        f"schedule '{text}' is not understood; write a number, "
+        f'linear(start,end,duration), warmup(duration,value) or '
+        f'exp(start,end,halflife)') from None
+
+
+def action_noise(action, amount, act_space):
+  """Adds exploration noise to actions [N, A].
+
+  Continuous actions get normal noise of that standard deviation and are
+  clipped to -1..1; discrete ones are uniform with that probability.
+  """
+  amount = tf.cast(amount, action.dtype)
+  if getattr(act_space, 'discrete', False):
+    probs = amount / action.shape[-1] + (1 - amount) * action
+    return dists.OneHot(tf.math.log(probs + 1e-8)).sample()
+  noise = tf.random.stateless_normal(
+      action.shape, tfutils.next_seed(), dtype=action.dtype)
+  return tf.clip_by_value(action + amount * noise, -1, 1)
+
+
+class StreamNorm(tfutils.Module):
+  """Divides by a running mean of magnitudes.
+
+  Args:
+    momentum: Share of the old mean that an update keeps; 1 switches it off.
+    scale: Factor on the result.
+    eps: Added to the divisor.
+  """
+
+  def __init__(self, momentum=0.99, scale=1.0, eps=1e-8):
+    self._momentum = momentum
+    self._scale = scale
+    self._eps = eps
+    self.mag = tf.Variable(1.0, trainable=False)
+
+  def __call__(self, x):
+    """Updates the mean with x, then returns x normalised, and metrics."""
+    metrics = {'mean': tf.reduce_mean(x), 'std': tf.math.reduce_std(x)}
+    self.update(x)
+    x = self.transform(x)
+    metrics['normed_mean'] = tf.reduce_mean(x)
+    metrics['normed_std'] = tf.math.reduce_std(x)
+    return x, metrics
+
+  def update(self, x):
+    """Moves the mean toward the mean magnitude of x."""
+    mag = tf.reduce_mean(tf.abs(tf.cast(x, tf.float32)))
+    self.mag.assign(self._momentum * self.mag + (1 - self._momentum) * mag)
+
+  def transform(self, x):
+    """Normalises x without updating."""
+    return x / (self.mag + self._eps) * self._scale
+
+
+class Timer:
+  """Adds up the wall-clock seconds spent in named sections."""
+
+  def __init__(self):
+    self._totals = collections.defaultdict(float)
+    self._start = time.perf_counter()
+
+  @contextlib.contextmanager
+  def section(self, name):
+    """Times the body of a with statement."""
+    start = time.perf_counter()
+    try:
+      yield
+    finally:
+      self._totals[name] += time.perf_counter() - start
+
+  def shares(self):
+    """Returns the share of time per section since the last call."""
+    now = time.perf_counter()
+    total = max(now - self._start, 1e-9)
+    shares = {name: value / total for name, value in self._totals.items()}
+    self._start = now
+    self._totals.clear()
+    return shares

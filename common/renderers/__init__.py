@@ -1,0 +1,1 @@
+"""Renderers: one file each; a renderer draws a compiled MuJoCo model."""

@@ -1,0 +1,169 @@
+"""MuJoCo's own OpenGL renderer, without a display."""
+
+import functools
+import os
+import subprocess
+import sys
+
+# What costs time is the shadow map and multisampling, not the pixels. `full`
+# is what the model asks for; `medium` moves only the edges of shadows, 0.2% of
+# the pixels; `light` has jagged edges too, 1 of 255 on average.
+QUALITIES = {
+    'full': {},
+    'light': {'shadowsize': 256, 'offsamples': 0},
+    'medium': {'shadowsize': 1024},
+}
+
+PACKAGES = {
+    'egl': 'libegl1 libopengl0 libgl1-mesa-dri',
+    'osmesa': 'libosmesa6',
+}
+
+# Words in the messages of mujoco and PyOpenGL -> what they really mean.
+CAUSES = {
+    'eglQueryString': 'libEGL is missing',
+    'glGetError': 'libOpenGL is missing',
+    'Cannot initialize a EGL device display': 'no OpenGL driver was found',
+    'OSMesa': 'libOSMesa is missing',
+    'OpenGL platform library has not been loaded': 'it needs a display',
+    "No module named 'mujoco'": 'mujoco is missing (pip install mujoco)',
+}
+
+SOFTWARE = ('llvmpipe', 'softpipe', 'swrast', 'software')
+
+_PROBE = """
+import os, mujoco, numpy
+model = mujoco.MjModel.from_xml_string(
+    '<mujoco><worldbody><light pos="0 0 3"/>'
+    '<geom type="sphere" size="1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.Renderer(model, 32, 32)
+renderer.update_scene(data)
+assert renderer.render().std() > 1, 'the picture is black'
+from OpenGL import GL
+print('\\n' + GL.glGetString(GL.GL_RENDERER).decode(), flush=True)
+os._exit(0)
+"""
+
+
+def probe():
+  """Finds a way to render: `$MUJOCO_GL` if that is set, else EGL, OSMesa.
+
+  Returns:
+    The back end ('egl', 'osmesa', ...) and the name of the OpenGL device.
+
+  Raises:
+    RuntimeError: none works; the message says what to install.
+  """
+  return _probe(os.environ.get('MUJOCO_GL', '').strip().lower())
+
+
+def environ(backend):
+  """Returns the environment variables that select `backend`.
+
+  The choice of a CUDA device is removed: simulators do not compute on one,
+  and robosuite refuses some of its forms.
+  """
+  platform = {'PYOPENGL_PLATFORM': backend} if backend in PACKAGES else {}
+  return {'MUJOCO_GL': backend, 'CUDA_VISIBLE_DEVICES': None, **platform}
+
+
+def describe(backend, device):
+  """Returns one line that says what renders, and on what."""
+  software = any(word in device.lower() for word in SOFTWARE)
+  kind = 'software, on the CPU' if software else 'GPU'
+  return f'Rendering with {backend.upper()} on {device} ({kind}).'
+
+
+@functools.lru_cache(None)
+def _probe(wanted):
+  failures = {}
+  for backend in [wanted] if wanted else PACKAGES:
+    device, failures[backend] = _try(backend)
+    if device:
+      return backend, device
+  tried = '; '.join(f'{k}: {v}' for k, v in failures.items())
+  install = ' or '.join(
+      f'apt-get install {v}' for k, v in PACKAGES.items()
+      if k in failures or wanted not in PACKAGES)
+  hint = f' (MUJOCO_GL is set to {wanted!r})' if wanted else ''
+  raise RuntimeError(
+      f'MuJoCo cannot render here{hint}: {tried}. Install a software '
+      f'renderer: {install}.')
+
+
+def _try(backend):
+  """Returns the device that renders through `backend`, and what failed."""
+  variables = {**os.environ, **environ(backend)}
+  try:
+    result = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', _PROBE], timeout=60,
+        env={k: v for k, v in variables.items() if v is not None},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True)
+  except subprocess.TimeoutExpired:
+    return '', 'no answer within 60 seconds'
+  if not result.returncode:
+    return result.stdout.strip().splitlines()[-1], ''
+  return '', _cause(result.stderr, result.returncode)
+
+
+def _cause(stderr, code):
+  for words, cause in CAUSES.items():
+    if words in stderr:
+      return cause
+  lines = stderr.strip().splitlines()
+  return lines[-1] if lines else f'exit code {code}'
+
+
+def apply_quality(model, quality, size):
+  """Sets how `model` (MjModel) is drawn; call before its first rendering.
+
+  Args:
+    quality: a key of `QUALITIES`.
+    size: height and width of the image in pixels.
+  """
+  for name, value in QUALITIES[quality].items():
+    setattr(model.vis.quality, name, value)
+  # A buffer of the image's size alone saves up to a quarter of the time.
+  model.vis.global_.offheight, model.vis.global_.offwidth = size
+
+
+class Renderer:
+  """Draws compiled models with MuJoCo's OpenGL renderer.
+
+  Args:
+    size: height and width of the image in pixels.
+    quality: a key of `QUALITIES`.
+    hide: geom groups that are not drawn.
+  """
+
+  def __init__(self, size=(64, 64), quality='full', hide=()):
+    self._size = tuple(size)
+    self._quality = quality
+    self._hide = hide
+    self._renderer = None
+
+  def __call__(self, model, data, camera):
+    """Draws what `camera` (name or number) sees, uint8 [H, W, 3], upright."""
+    if self._renderer is None or self._renderer.model is not model:
+      self._build(model)
+    self._renderer.update_scene(data, camera, self._option)
+    return self._renderer.render()
+
+  def close(self):
+    """Frees the OpenGL context; the next call makes a new one."""
+    if self._renderer is not None:
+      self._renderer.close()
+      self._renderer = None
+
+  def _build(self, model):
+    import mujoco
+    self.close()
+    apply_quality(model, self._quality, self._size)
+    self._option = mujoco.MjvOption()
+    # Beams of distance sensors are no part of the scene: dm_control's rule.
+    self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = 0
+    for group in self._hide:
+      self._option.geomgroup[group] = 0
+    self._renderer = mujoco.Renderer(model, *self._size)

@@ -1,0 +1,110 @@
+"""Suites: one file per simulator, imported when one of its tasks is made.
+
+A suite module has `OPTIONS` (its config keys and their defaults),
+`tasks()` (the names it offers), `make(task, seed, size, action_repeat,
+**options)`, `validate(task, options)`, and `prepare()` if its processes need
+environment variables.
+"""
+
+import difflib
+import importlib
+
+import gymnasium
+
+from .. import envs
+
+SUITES = {
+    'dmc': '.dmc',
+    'robosuite': '.robosuite',
+    'toy': '.toy',
+}
+
+
+def parse(suite, task):
+  """Splits a task name in DreamerV2's manner: `dmc_walker_walk`.
+
+  A prefix that names a suite wins over `suite`, which may be empty.
+
+  Returns:
+    The suite and the task without its prefix.
+
+  Raises:
+    ValueError: neither says a known suite.
+  """
+  prefix, _, rest = task.partition('_')
+  if rest and prefix in SUITES:
+    return prefix, rest
+  if suite:
+    known('suite', suite, SUITES)
+    return suite, task
+  raise ValueError(
+      f'Task {task!r} does not begin with a suite; use SUITE_TASK or set '
+      f'--suite to one of: {", ".join(SUITES)}.')
+
+
+def validate(suite, task, options):
+  """Checks the names of a task and of its options without a simulator.
+
+  Raises:
+    ValueError: an unknown suite, task, option or value of an option.
+    ImportError: the simulator is not installed.
+  """
+  module = _module(suite)
+  for key in options:
+    known(f'option of suite {suite}', key, module.OPTIONS)
+  module.validate(task, {**module.OPTIONS, **options})
+
+
+def prepare(suite):
+  """Returns the environment variables for the processes of `suite`.
+
+  Prints one line that says what renders.
+
+  Raises:
+    RuntimeError: this machine cannot render.
+  """
+  return getattr(_module(suite), 'prepare', dict)()
+
+
+def make(
+    suite, task, seed=0, size=(64, 64), action_repeat=1, time_limit=0,
+    **options):
+  """Makes an environment that is ready for the driver.
+
+  Args:
+    size: height and width of the image in pixels.
+    action_repeat: simulator steps per agent step; their rewards add up.
+    time_limit: agent steps after which an episode is cut; 0 leaves that to
+      the simulator.
+    options: config keys of the suite's block.
+
+  Raises:
+    ValueError: see `validate`.
+  """
+  validate(suite, task, options)
+  if action_repeat < 1:
+    raise ValueError(f'action_repeat is {action_repeat}; it must be >= 1.')
+  env = _module(suite).make(
+      task, seed=seed, size=tuple(size), action_repeat=action_repeat,
+      **options)
+  if isinstance(env.act_space['action'], gymnasium.spaces.Discrete):
+    env = envs.OneHotAction(env)
+  else:
+    env = envs.NormalizeAction(env)
+  if time_limit:
+    env = envs.TimeLimit(env, time_limit)
+  return envs.CheckAction(env)
+
+
+def known(kind, name, names):
+  """Raises a ValueError that lists `names`, the nearest first, if new."""
+  if name in names:
+    return
+  near = difflib.get_close_matches(str(name), list(names), 5, 0.5)
+  names = near + [x for x in sorted(names) if x not in near]
+  raise ValueError(f'Unknown {kind} {name!r}; known: {", ".join(names)}.')
+
+
+def _module(suite):
+  known('suite', suite, SUITES)
+  return importlib.import_module(SUITES[suite], __package__)

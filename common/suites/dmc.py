@@ -1,0 +1,175 @@
+"""DeepMind Control: the suite (`walker_walk`) and the manipulation tasks
+(`manip_reach_duplo`), with pixels from a camera."""
+
+import ast
+import functools
+import importlib.util
+import pathlib
+
+import gymnasium
+import numpy as np
+
+from .. import envs
+from ..renderers import mujoco as renderer
+from . import known
+
+OPTIONS = {
+    'camera': -1,
+    'render': 'full',
+}
+
+# DreamerV2's short name of a domain -> dm_control's.
+ALIASES = {'cup': 'ball_in_cup'}
+
+# The cameras that see the whole robot where that is not camera 0.
+CAMERAS = {'quadruped': 2}
+
+
+@functools.lru_cache(None)
+def tasks():
+  """Maps task names to (domain, task), read without importing dm_control."""
+  suite = {
+      f'{path.stem}_{name}': (path.stem, name)
+      for path in sorted((_root() / 'suite').glob('*.py'))
+      for name in _decorated(path, 'SUITE')}
+  manip = {
+      f'manip_{name.removesuffix("_features")}': ('manip', name)
+      for path in sorted((_root() / 'manipulation').glob('*.py'))
+      for name in _decorated(path, 'registry') if name.endswith('_features')}
+  return {**suite, **manip}
+
+
+def validate(task, options):
+  known('dmc task', _canonical(task), tasks())
+  known('dmc.render', options['render'], renderer.QUALITIES)
+
+
+def prepare():
+  backend, device = renderer.probe()
+  print(renderer.describe(backend, device))
+  return renderer.environ(backend)
+
+
+def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
+  return DMC(
+      *tasks()[_canonical(task)], seed, size, action_repeat,
+      **{**OPTIONS, **options})
+
+
+class DMC:
+  """One task of dm_control.
+
+  Observations are the task's own vectors by name, and `image`. An episode's
+  end is terminal where dm_control's discount is 0.
+
+  Args:
+    domain: of the suite, or 'manip'.
+    size: height and width of the image in pixels.
+    action_repeat: control steps per agent step; their rewards add up.
+    camera: name or number; -1 takes the task's usual one.
+    render: a key of `renderers.mujoco.QUALITIES`.
+
+  Raises:
+    ValueError: a camera that the task does not have.
+  """
+
+  def __init__(self, domain, task, seed, size, action_repeat, camera, render):
+    self._env = _load(domain, task, seed)
+    self._repeat = action_repeat
+    self._size = tuple(size)
+    self._render = renderer.Renderer(size, render)
+    self._manip = domain == 'manip'
+    self._camera = self._find(camera, CAMERAS.get(domain, 0))
+
+  @property
+  def obs_space(self):
+    vectors = {
+        _plain(key): gymnasium.spaces.Box(
+            -np.inf, np.inf, (int(np.prod(spec.shape)),), np.float32)
+        for key, spec in self._env.observation_spec().items()}
+    image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
+    return {**vectors, 'image': image, **envs.FLAGS}
+
+  @property
+  def act_space(self):
+    spec = self._env.action_spec()
+    low, high = (
+        np.broadcast_to(x, spec.shape).astype(np.float32)
+        for x in (spec.minimum, spec.maximum))
+    return {'action': gymnasium.spaces.Box(low, high)}
+
+  def reset(self):
+    step = self._env.reset()
+    if self._env.physics.model.nhfield:
+      self._render.close()  # New terrain must be uploaded again.
+    return self._obs(step, envs.flags(is_first=True))
+
+  def step(self, action):
+    reward = 0.0
+    for _ in range(self._repeat):
+      step = self._env.step(action['action'])
+      reward += step.reward or 0.0
+      if step.last():
+        break
+    return self._obs(step, envs.flags(
+        reward, False, step.last(), step.discount == 0))
+
+  def close(self):
+    self._render.close()
+    self._env.close()
+
+  def _obs(self, step, ends):
+    physics = self._env.physics
+    vectors = {
+        _plain(key): np.asarray(value, np.float32).ravel()
+        for key, value in step.observation.items()}
+    image = self._render(physics.model.ptr, physics.data.ptr, self._camera)
+    return {**vectors, 'image': image, **ends}
+
+  def _find(self, camera, usual):
+    """Returns the number of a camera given by its name or number."""
+    if self._manip:
+      self._env.reset()  # Only this compiles the model.
+    model = self._env.physics.model
+    names = [
+        model.id2name(i, 'camera') or str(i) for i in range(model.ncam)]
+    if str(camera) == '-1':
+      return usual
+    if str(camera).isdigit() and int(camera) < len(names):
+      return int(camera)
+    known('dmc.camera', camera, names)
+    return names.index(camera)
+
+
+def _load(domain, task, seed):
+  if domain == 'manip':
+    from dm_control import manipulation
+    return manipulation.load(task, seed=seed)
+  from dm_control import suite
+  return suite.load(domain, task, task_kwargs={'random': seed})
+
+
+def _canonical(task):
+  domain, _, rest = task.partition('_')
+  return f'{ALIASES.get(domain, domain)}_{rest}' if rest else task
+
+
+def _plain(key):
+  """Makes a path of dm_control into a name that fits files and metrics."""
+  return key.replace('/', '_')
+
+
+def _decorated(path, name):
+  """Returns the functions of a file that carry the decorator `@name.add`."""
+  tree = ast.parse(path.read_text())
+  return [
+      node.name for node in tree.body if isinstance(node, ast.FunctionDef)
+      and any(f'{name}.add(' in ast.unparse(x) for x in node.decorator_list)]
+
+
+def _root():
+  spec = importlib.util.find_spec('dm_control')
+  if spec is None:
+    raise ImportError(
+        "dm_control is not installed; pip install 'dreamingv2[dmc]'.")
+  return pathlib.Path(spec.submodule_search_locations[0])

@@ -1,0 +1,265 @@
+"""Variables, modules, precision, randomness and the optimiser."""
+
+import tensorflow as tf
+from tf_keras import mixed_precision
+
+PRECISIONS = {
+    '16': 'mixed_float16',
+    '32': 'float32',
+    'bf16': 'mixed_bfloat16',
+}
+
+
+def setup(precision='auto', deterministic=False, seed=0):
+  """Sets precision, GPU memory growth, determinism and the random seed.
+
+  Args:
+    precision: '16', '32', 'bf16', or 'auto' for '16' on a GPU and '32' on a
+      CPU, where half precision is slower.
+    deterministic: Forbid operations whose result depends on thread timing.
+    seed: Seed of TensorFlow's global generator.
+
+  Returns:
+    The names of the GPUs found, and the precision chosen.
+
+  Raises:
+    ValueError: Unknown precision.
+  """
+  gpus = tf.config.list_physical_devices('GPU')
+  for gpu in gpus:
+    try:
+      tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError:  # The device is in use already, growth was decided.
+      pass
+  if precision == 'auto':
+    precision = '16' if gpus else '32'
+  if precision not in PRECISIONS:
+    raise ValueError(
+        f"precision '{precision}' is unknown; choose one of "
+        f"{', '.join(['auto', *PRECISIONS])} with --precision")
+  mixed_precision.set_global_policy(PRECISIONS[precision])
+  if deterministic:
+    tf.config.experimental.enable_op_determinism()
+  tf.random.set_seed(seed)
+  generator().reset_from_seed(seed)
+  return [gpu.name for gpu in gpus], precision
+
+
+def compute_dtype():
+  """Returns the dtype of activations; variables are always float32."""
+  return tf.as_dtype(mixed_precision.global_policy().compute_dtype)
+
+
+def cast(x):
+  """Casts a float tensor to the compute dtype."""
+  return tf.cast(x, compute_dtype())
+
+
+def generator():
+  """Returns the one generator all noise comes from; its state is saved."""
+  return tf.random.get_global_generator()
+
+
+def next_seed():
+  """Draws a stateless seed, int32 [2], advancing the generator."""
+  return generator().uniform_full_int([2], tf.int32)
+
+
+class Module:
+  """Creates its parts on first use and keeps them under stable names."""
+
+  def get(self, name, ctor, *args, **kwargs):
+    """Returns the part called `name`, creating it with `ctor` if new."""
+    parts = self.__dict__.setdefault('_parts', {})
+    if name not in parts:
+      parts[name] = ctor(*args, **kwargs)
+    return parts[name]
+
+  def var(self, name, init, shape):
+    """Returns the float32 variable `name`, initialised once."""
+    return self.get(name, lambda: tf.Variable(
+        init(shape, tf.float32), name=name))
+
+
+def named_variables(obj, prefix=''):
+  """Maps '/'-separated attribute paths to variables, each variable once.
+
+  Args:
+    obj: A module, variable, or nested dicts and lists of them.
+    prefix: Path of `obj`.
+
+  Returns:
+    Dict of path to variable, sorted by path. Independent of the order in
+    which attributes were set.
+  """
+  found = {}
+  _collect(obj, prefix, found, set())
+  return dict(sorted(found.items()))
+
+
+def _collect(obj, path, found, seen):
+  if isinstance(obj, tf.Variable):
+    if obj.ref() not in seen:
+      seen.add(obj.ref())
+      assert path not in found, f'two variables are called {path}'
+      found[path] = obj
+    return
+  if isinstance(obj, Module):
+    items = {k: v for k, v in vars(obj).items() if k != '_parts'}
+    items.update(vars(obj).get('_parts', {}))
+  elif isinstance(obj, dict):
+    items = obj
+  elif isinstance(obj, (list, tuple)):
+    items = {str(i): v for i, v in enumerate(obj)}
+  else:
+    return
+  if id(obj) in seen:
+    return
+  seen.add(id(obj))
+  for name in sorted(items, key=str):
+    name, value = str(name).lstrip('_'), items[name]
+    _collect(value, f'{path}/{name}' if path else name, found, seen)
+
+
+def trainable(modules):
+  """Lists the variables of modules, in the order of their names."""
+  return list(named_variables(modules).values())
+
+
+class SlowCopy(Module):
+  """Moves a second set of variables slowly after a first one.
+
+  target <- (1 - fraction) target + fraction source, at every update whose
+  index is a multiple of `every`. The call at build, index -1, and the call
+  after the first update, index 0, copy.
+  Source: Okada & Taniguchi 2022, section III-E; Hafner et al. 2021 for the
+  target critic.
+  """
+
+  def __init__(self, fraction, every=1):
+    self.fraction = fraction
+    self.every = every
+    self.updates = tf.Variable(-1, dtype=tf.int64, trainable=False)
+
+  def __call__(self, source, target):
+    """Updates the variables of module `target` from those of `source`."""
+    source, target = named_variables(source), named_variables(target)
+    assert source.keys() == target.keys(), (source.keys(), target.keys())
+    copy = self.updates <= 0
+    due = copy | (self.updates % self.every == 0)
+    mix = tf.where(copy, 1.0, tf.where(due, self.fraction, 0.0))
+    for name, var in target.items():
+      # A weighted sum, not var + mix * difference: with mix 1 it copies to
+      # the bit.
+      var.assign(mix * source[name] + (1 - mix) * var)
+    self.updates.assign_add(1)
+
+
+class Optimizer(Module):
+  """Adam with clipping by global norm, decayed weights and loss scaling.
+
+  An update whose gradients are not all finite is skipped and counted. With
+  float16 the loss is scaled: halved on every skipped update, doubled after
+  2000 good ones in a row.
+  """
+
+  BETA1, BETA2 = 0.9, 0.999
+  GROWTH = 2000  # Good updates before the loss scale is doubled.
+  OPTS = ('adam',)
+
+  def __init__(self, name, lr, eps=1e-4, clip=0.0, wd=0.0, opt='adam'):
+    """Stores the rates.
+
+    Args:
+      name: Prefix of the metrics.
+      lr: Learning rate.
+      eps: Adam's epsilon, added to the root of the second moment.
+      clip: Largest global norm of the gradients; 0 for no limit.
+      wd: Fraction of every variable removed per update.
+      opt: Only 'adam', the one that all systems use.
+
+    Raises:
+      ValueError: Unknown `opt`.
+    """
+    self.name = name
+    if opt not in self.OPTS:
+      raise ValueError(
+          f"{name}_opt.opt '{opt}' is unknown; choose one of "
+          f"{', '.join(self.OPTS)}")
+    self._lr, self._eps, self._clip, self._wd = lr, eps, clip, wd
+    self._scaled = compute_dtype() == tf.float16
+    self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
+    self.skipped = tf.Variable(0, dtype=tf.int64, trainable=False)
+    self.good = tf.Variable(0, dtype=tf.int64, trainable=False)
+    self.scale = tf.Variable(
+        2.0 ** 15 if self._scaled else 1.0, trainable=False)
+    self.slots = {}
+
+  def build(self, modules):
+    """Creates the moments of all variables of `modules`, a dict or list."""
+    assert not self.slots, f'{self.name}: built twice'
+    for name, var in named_variables(modules).items():
+      self.slots[name] = {
+          key: tf.Variable(tf.zeros_like(var), trainable=False)
+          for key in ('m', 'v')}
+
+  def __call__(self, tape, loss, modules):
+    """Moves the variables of `modules` down the gradient of `loss`.
+
+    Args:
+      tape: Tape on which `loss`, a float32 scalar, was computed.
+      loss: Scalar.
+      modules: What was given to `build`.
+
+    Returns:
+      Metrics: loss, norm of the gradients before clipping, skipped updates.
+    """
+    variables = named_variables(modules)
+    assert variables and variables.keys() == self.slots.keys(), (
+        f'{self.name}: build() saw other modules')
+    # The scale enters as the gradient of the loss with respect to itself.
+    grads = tape.gradient(
+        loss, list(variables.values()), output_gradients=self.scale.value())
+    missing = [n for n, g in zip(variables, grads, strict=True) if g is None]
+    assert not missing, f'{self.name}: no gradient reaches {missing}'
+    grads = [grad / self.scale for grad in grads]
+    norm = tf.linalg.global_norm(grads)
+    finite = tf.math.is_finite(norm)
+    tf.cond(
+        finite,
+        lambda: self._apply(grads, variables, norm),
+        lambda: tf.constant(False))
+    self._count(finite)
+    metrics = {
+        f'{self.name}_loss': loss,
+        f'{self.name}_grad_norm': norm,
+        f'{self.name}_skipped': self.skipped.read_value()}
+    if self._scaled:
+      metrics[f'{self.name}_loss_scale'] = self.scale.read_value()
+    return metrics
+
+  def _apply(self, grads, variables, norm):
+    factor = 1.0
+    if self._clip:
+      factor = self._clip / tf.maximum(norm, self._clip)
+    time = tf.cast(self.updates + 1, tf.float32)
+    power1, power2 = self.BETA1 ** time, self.BETA2 ** time
+    for grad, (name, var) in zip(grads, variables.items(), strict=True):
+      if self._wd:
+        var.assign((1 - self._wd) * var)
+      slot = self.slots[name]
+      tf.raw_ops.ResourceApplyAdam(
+          var=var.handle, m=slot['m'].handle, v=slot['v'].handle,
+          beta1_power=power1, beta2_power=power2, lr=self._lr,
+          beta1=self.BETA1, beta2=self.BETA2, epsilon=self._eps,
+          grad=grad * factor)
+    self.updates.assign_add(1)
+    return tf.constant(True)
+
+  def _count(self, finite):
+    self.skipped.assign_add(tf.cast(~finite, tf.int64))
+    self.good.assign(tf.where(finite, self.good + 1, 0))
+    if self._scaled:
+      grow = finite & (self.good % self.GROWTH == 0)
+      scale = tf.where(grow, self.scale * 2, self.scale)
+      self.scale.assign(tf.where(finite, scale, tf.maximum(scale / 2, 1.0)))

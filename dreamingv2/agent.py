@@ -1,0 +1,528 @@
+"""The agent: acting state, world model, and behaviour learned inside it.
+
+Shape letters: B batch, T time, A action, D deter, S stoch, C classes,
+F = D + S*C feature, H imagination horizon, N = B*T starts.
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from . import expl
+from . import objectives
+from .common import nets
+from .common import other
+from .common import tfutils
+from .common.tfutils import Module
+
+# What every environment sends beside its observations.
+META = ('reward', 'is_first', 'is_last', 'is_terminal')
+HEADS = ('reward', 'discount')
+
+
+class Agent(Module):
+  """Acts, and learns from batches of replayed sequences.
+
+  Args:
+    config: Config.
+    obs_space: Observation key to Gymnasium space.
+    act_space: Dict with the space of 'action', a Box in -1..1, or one-hot
+      with the attribute `discrete`.
+    step: Counter of environment steps.
+  """
+
+  def __init__(self, config, obs_space, act_space, step):
+    self.config = config
+    self.obs_space = obs_space
+    self.act_space = act_space['action']
+    self.step = step
+    self.tfstep = tf.Variable(int(step), dtype=tf.int64, trainable=False)
+    self.generator = tfutils.generator()
+    self.wm = WorldModel(config, obs_space, self.tfstep)
+    self.task_behavior = ActorCritic(config, self.act_space, self.tfstep)
+    self.expl_behavior = self._explorer()
+    self._wrap = _compile if config.jit else (lambda fn: fn)
+    self._train = self._wrap(self._train_step)
+    self._report = self._wrap(self.wm.report)
+    self._policies = {}
+    self._build()
+
+  def policy(self, obs, state=None, mode='train'):
+    """Chooses actions.
+
+    Args:
+      obs: Observations [N, ...], images uint8.
+      state: What the last call returned, or None at the start.
+      mode: 'train' samples, 'explore' asks the exploration behaviour, 'eval'
+        takes the mode.
+
+    Returns:
+      Dict with 'action', float32 NumPy [N, A], and the next state.
+    """
+    if mode not in self._policies:
+      self._policies[mode] = self._wrap(
+          functools.partial(self._policy_step, mode=mode))
+    if state is None:
+      state = self.initial_state(len(obs['is_first']))
+    self.tfstep.assign(int(self.step))
+    obs = {k: tf.convert_to_tensor(v) for k, v in obs.items()}
+    outputs, state = self._policies[mode](obs, state)
+    return {k: v.numpy() for k, v in outputs.items()}, state
+
+  def initial_state(self, batch_size):
+    """Returns the acting state before the first observation."""
+    action = tf.zeros([batch_size, *self.act_space.shape])
+    return self.wm.rssm.initial(batch_size), action
+
+  def train(self, data, state=None):
+    """Updates world model and behaviours by one gradient step each.
+
+    Args:
+      data: Batch [B, T, ...], images uint8.
+      state: Model state before the batch; zeros by default.
+
+    Returns:
+      Model state after the batch, and metrics as scalar tensors.
+    """
+    if state is None:
+      state = self.wm.rssm.initial(len(data['is_first']))
+    data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
+    return self._train(data, state)
+
+  def report(self, data):
+    """Returns images and videos of what the model sees, as NumPy arrays."""
+    data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
+    return {k: v.numpy() for k, v in self._report(data).items()}
+
+  def save(self):
+    """Returns every variable as a NumPy array by its path."""
+    return {k: v.numpy() for k, v in self._variables().items()}
+
+  def load(self, arrays):
+    """Assigns every variable by its path.
+
+    Raises:
+      ValueError: Paths or shapes differ from this agent's.
+    """
+    variables = self._variables()
+    theirs = {k: tuple(v.shape) for k, v in arrays.items()}
+    ours = {k: tuple(v.shape) for k, v in variables.items()}
+    wrong = sorted(
+        k for k in theirs.keys() | ours.keys()
+        if theirs.get(k) != ours.get(k))
+    if wrong:
+      raise ValueError(
+          f'the checkpoint is of another model: {len(wrong)} variables '
+          f'differ, first {wrong[0]}: {theirs.get(wrong[0])} in the '
+          f'checkpoint, {ours.get(wrong[0])} here; use the config that it '
+          f'was written with')
+    for key, variable in variables.items():
+      variable.assign(arrays[key])
+
+  def _variables(self):
+    """Maps paths to variables, those of the world model named first."""
+    found = {'generator': self.generator.state}
+    for name in ('wm', 'task_behavior', 'expl_behavior'):
+      known = {v.ref() for v in found.values()}
+      part = tfutils.named_variables(getattr(self, name), name)
+      found.update({k: v for k, v in part.items() if v.ref() not in known})
+    return found
+
+  def _explorer(self):
+    name = self.config.expl_behavior
+    if name == 'greedy':
+      return self.task_behavior
+    if name not in expl.BEHAVIORS:
+      raise ValueError(
+          f"expl_behavior '{name}' is unknown; choose one of greedy, "
+          f"{', '.join(expl.BEHAVIORS)}")
+    return expl.BEHAVIORS[name](
+        self.config, self.act_space, self.wm, self.tfstep, self._reward)
+
+  def _reward(self, seq):
+    return self.wm.heads['reward'](seq['feat']).mode()
+
+  def _policy_step(self, obs, state, mode):
+    latent, action = state
+    data = self.wm.preprocess(obs)
+    embed = self.wm.encoder(data)
+    sample = mode != 'eval' or not self.config.eval_state_mean
+    latent = self.wm.rssm.obs_step(
+        latent, action, embed, obs['is_first'], sample)
+    feat = self.wm.rssm.get_feat(latent)
+    behavior = self.task_behavior
+    if mode == 'explore':
+      behavior = self.expl_behavior
+    dist = behavior.actor(feat)
+    action = dist.mode() if mode == 'eval' else dist.sample(
+        seed=tfutils.next_seed())
+    noise = self.config[{'eval': 'eval_noise'}.get(mode, 'expl_noise')]
+    if noise:
+      action = other.action_noise(action, noise, self.act_space)
+    action = tf.cast(action, tf.float32)
+    return {'action': action}, (latent, action)
+
+  def _train_step(self, data, state):
+    state, outputs, metrics = self.wm.train(data, state)
+    start = outputs['post']
+    metrics.update(self.task_behavior.train(
+        self.wm, start, outputs['data']['is_terminal'], self._reward))
+    if self.expl_behavior is not self.task_behavior:
+      metrics.update({
+          f'expl_{k}': v for k, v in self.expl_behavior.train(
+              start, outputs, outputs['data']).items()})
+    return state, metrics
+
+  def _build(self):
+    """Creates all variables, by one eager pass over an empty sequence."""
+    length = self.config.dataset.length
+    spaces = {**self.obs_space, 'action': self.act_space}
+    data = {
+        k: tf.zeros([1, length, *s.shape], _dtype(s.dtype))
+        for k, s in spaces.items()}
+    outputs = self.wm.build(data)
+    self.task_behavior.build(outputs['feat'][:, 0])
+    if self.expl_behavior is not self.task_behavior:
+      self.expl_behavior.build(outputs)
+
+
+class WorldModel(Module):
+  """Encoder, RSSM, heads and their optimiser; the objective does the rest."""
+
+  def __init__(self, config, obs_space, tfstep):
+    self.config = config
+    self.tfstep = tfstep
+    shapes = {
+        k: tuple(v.shape) for k, v in obs_space.items() if k not in META}
+    self.rssm = nets.EnsembleRSSM(**config.rssm)
+    self.encoder = nets.Encoder(shapes, **config.encoder)
+    self.heads = {'reward': nets.MLP([], **config.reward_head)}
+    if config.pred_discount:
+      self.heads['discount'] = nets.MLP([], **config.discount_head)
+    self.objective = objectives.make(config, self.rssm.latent, shapes)
+    assert not self.heads.keys() & self.objective.heads.keys()
+    self.heads.update(self.objective.heads)
+    unknown = [name for name in config.grad_heads if name not in HEADS]
+    if unknown:
+      raise ValueError(
+          f"grad_heads '{unknown[0]}' is unknown; choose among "
+          f"{', '.join(HEADS)} (the objective's own heads always send "
+          f'gradients)')
+    if config.clip_rewards not in CLIP_REWARDS:
+      raise ValueError(
+          f"clip_rewards '{config.clip_rewards}' is unknown; choose one of "
+          f"{', '.join(CLIP_REWARDS)}")
+    self.model_opt = tfutils.Optimizer('model', **config.model_opt)
+
+  @property
+  def modules(self):
+    """What the model optimiser moves."""
+    return {
+        'encoder': self.encoder, 'rssm': self.rssm, 'heads': self.heads,
+        'objective': list(self.objective.modules)}
+
+  def build(self, data):
+    """Creates the variables; returns the outputs of `loss` on `data`."""
+    _, _, outputs, _ = self.loss(data)
+    self.model_opt.build(self.modules)
+    self.objective.update(self)
+    return outputs
+
+  def train(self, data, state=None):
+    """Takes one gradient step.
+
+    Returns:
+      State after the batch, outputs (with 'data', the batch really used),
+      metrics.
+    """
+    with tf.GradientTape() as tape:
+      loss, state, outputs, metrics = self.loss(data, state)
+    metrics.update(self.model_opt(tape, loss, self.modules))
+    self.objective.update(self)
+    return state, outputs, metrics
+
+  def loss(self, data, state=None):
+    """Computes the weighted sum of all losses, a float32 scalar.
+
+    Args:
+      data: Batch [B, T, ...].
+      state: State before it.
+
+    Returns:
+      Loss, state after the batch, outputs, metrics.
+    """
+    data = self.objective.augment(self.preprocess(data))
+    embed = self.encoder(data)
+    post, prior = self.rssm.observe(
+        embed, data['action'], data['is_first'], state)
+    feat = self.rssm.get_feat(post)
+    terms, scales = self._likelihoods(feat, data)
+    terms['kl'], kl = self.rssm.kl_loss(post, prior, **self.config.kl)
+    extra, metrics = self.objective.loss(self, data, embed, post, prior)
+    clash = terms.keys() & extra.keys()
+    assert not clash, f'losses produced twice: {clash}'
+    terms.update(extra)
+    weights = self._weights(terms, scales)
+    loss = tf.add_n([weights[k] * v for k, v in terms.items()])
+    entropy = self.rssm.latent.entropy
+    metrics.update({f'{k}_loss': v for k, v in terms.items()})
+    metrics.update({
+        'model_kl': tf.reduce_mean(kl),
+        'prior_ent': tf.reduce_mean(entropy(prior)),
+        'post_ent': tf.reduce_mean(entropy(post))})
+    outputs = dict(
+        data=data, embed=embed, feat=feat, post=post, prior=prior, kl=kl)
+    return loss, {k: v[:, -1] for k, v in post.items()}, outputs, metrics
+
+  def imagine(self, policy, start, is_terminal, horizon):
+    """Imagines trajectories under the policy from all states of a batch.
+
+    Time: action[0] is zero, action[t] leads into state t.
+
+        start = state 0 --action[1]--> state 1 ... --action[H]--> state H
+
+    The policy is evaluated once per step; its parameters are kept, so that
+    no loss has to evaluate it again.
+
+    Args:
+      policy: MLP whose distribution is over actions.
+      start: States [B, T, ...].
+      is_terminal: Bool [B, T], episodes that ended at the start, or None.
+      horizon: H.
+
+    Returns:
+      Dict: 'feat' [H+1, N, F], 'action' [H+1, N, A], 'policy' [H, N, P],
+      'discount' and 'weight' [H+1, N].
+    """
+    flatten = lambda x: tf.reshape(x, [-1, *x.shape[2:]])
+    state = {k: flatten(v) for k, v in start.items()}
+    feats, actions, params = [self.rssm.get_feat(state)], [], []
+    noise = self.rssm.latent.noise([horizon, feats[0].shape[0]])
+    # Unrolled: gradients of a loop would include those of its weights.
+    for t in range(horizon):
+      params.append(policy.params(tf.stop_gradient(feats[-1])))
+      action = policy.dist(params[-1]).sample(seed=tfutils.next_seed())
+      actions.append(tf.cast(action, tf.float32))
+      state = self.rssm.img_step(state, action, noise=noise[t])
+      feats.append(self.rssm.get_feat(state))
+    seq = {
+        'feat': tf.stack(feats),
+        'action': tf.stack([tf.zeros_like(actions[0]), *actions]),
+        'policy': tf.stack(params)}
+    seq['discount'] = self._discounts(seq['feat'], is_terminal)
+    # The weight of a state is the probability that imagination reached it.
+    reached = tf.concat(
+        [tf.ones_like(seq['discount'][:1]), seq['discount'][:-1]], 0)
+    seq['weight'] = tf.math.cumprod(reached, 0)
+    return seq
+
+  def preprocess(self, obs):
+    """Scales images to -0.5..0.5, clips rewards, adds discounts."""
+    data = {}
+    for key, value in obs.items():
+      if value.dtype == tf.uint8:
+        value = tfutils.cast(value) / 255.0 - 0.5
+      elif value.dtype.is_integer:
+        value = tf.cast(value, tf.float32)
+      data[key] = value
+    data['reward'] = CLIP_REWARDS[self.config.clip_rewards](data['reward'])
+    data['discount'] = self.config.discount * (
+        1.0 - tf.cast(data['is_terminal'], tf.float32))
+    return data
+
+  def report(self, data):
+    """Returns images and videos of the objective for the log."""
+    return self.objective.report(self, data)
+
+  def _likelihoods(self, feat, data):
+    """Computes -log p of every head, and the name of its loss scale."""
+    terms, scales = {}, {}
+    grad_heads = {*self.config.grad_heads, *self.objective.heads}
+    for name, head in self.heads.items():
+      inputs = feat if name in grad_heads else tf.stop_gradient(feat)
+      dists = head(inputs)
+      dists = dists if isinstance(dists, dict) else {name: dists}
+      for key, dist in dists.items():
+        target = tf.cast(data[key], tf.float32)
+        terms[key] = -tf.reduce_mean(dist.log_prob(target))
+        scales[key] = name
+    return terms, scales
+
+  def _weights(self, terms, scales):
+    """Returns the weight of every loss.
+
+    Raises:
+      ValueError: A weight was set for a loss that this system lacks.
+    """
+    known = self.config.loss_scales
+    used = {key: scales.get(key, key) for key in terms}
+    idle = [k for k, v in known.items()
+            if v != 1.0 and k not in used.values()]
+    if idle:
+      raise ValueError(
+          f'loss_scales.{idle[0]} is {known[idle[0]]}, but objective '
+          f"'{self.config.objective}' with this config produces only "
+          f"{', '.join(sorted(set(used.values())))}")
+    return {key: known[name] for key, name in used.items()}
+
+  def _discounts(self, feat, is_terminal):
+    if 'discount' not in self.heads:
+      return self.config.discount * tf.ones(feat.shape[:-1])
+    disc = self.heads['discount'](feat).mean()
+    if is_terminal is None:
+      return disc
+    # Whether the start ended its episode is known, not predicted.
+    first = 1.0 - tf.cast(tf.reshape(is_terminal, [1, -1]), tf.float32)
+    return tf.concat([self.config.discount * first, disc[1:]], 0)
+
+
+class ActorCritic(Module):
+  """Learns a policy and its value from imagined trajectories."""
+
+  def __init__(self, config, act_space, tfstep):
+    self.config = config
+    self.act_space = act_space
+    self.tfstep = tfstep
+    discrete = getattr(act_space, 'discrete', False)
+    actor = dict(config.actor)
+    if actor['dist'] == 'auto':
+      actor['dist'] = 'onehot' if discrete else 'trunc_normal'
+    if discrete != (actor['dist'] == 'onehot'):
+      raise ValueError(
+          f"actor.dist '{actor['dist']}' does not fit "
+          f"{'discrete' if discrete else 'continuous'} actions; use auto")
+    self._grad = config.actor_grad
+    if self._grad == 'auto':
+      self._grad = 'reinforce' if discrete else 'dynamics'
+    if self._grad not in ('both', 'dynamics', 'reinforce'):
+      raise ValueError(
+          f"actor_grad '{self._grad}' is unknown; choose one of auto, both, "
+          f'dynamics, reinforce')
+    self.actor = nets.MLP(act_space.shape[0], **actor)
+    self.critic = nets.MLP([], **config.critic)
+    if config.slow_target:
+      self._target_critic = nets.MLP([], **config.critic)
+      self._follow = tfutils.SlowCopy(
+          config.slow_target_fraction, config.slow_target_update)
+    else:
+      self._target_critic = self.critic
+    self.actor_opt = tfutils.Optimizer('actor', **config.actor_opt)
+    self.critic_opt = tfutils.Optimizer('critic', **config.critic_opt)
+    self.rewnorm = other.StreamNorm(**config.reward_norm)
+
+  def build(self, feat):
+    """Creates the variables, given features [N, F]."""
+    for net in (self.actor, self.critic, self._target_critic):
+      net(feat)
+    self.actor_opt.build([self.actor])
+    self.critic_opt.build([self.critic])
+    self.update_slow_target()
+
+  def train(self, world_model, start, is_terminal, reward_fn):
+    """Takes one gradient step of actor and critic.
+
+    Args:
+      world_model: WorldModel; gets no gradient.
+      start: States [B, T, ...] to imagine from.
+      is_terminal: Bool [B, T].
+      reward_fn: Maps imagined sequences to rewards [H+1, N].
+
+    Returns:
+      Metrics.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+      tape.watch(tfutils.trainable([self.actor]))
+      seq = world_model.imagine(
+          self.actor, start, is_terminal, self.config.imag_horizon)
+      reward = reward_fn(seq)
+      seq['reward'], norm = self.rewnorm(reward)
+      target, metrics = self.target(seq)
+      actor_loss, actor_metrics = self.actor_loss(seq, target)
+    with tf.GradientTape() as critic_tape:
+      critic_loss, critic_metrics = self.critic_loss(seq, target)
+    metrics.update({f'reward_{k}': v for k, v in norm.items()})
+    metrics.update({**actor_metrics, **critic_metrics})
+    metrics.update(self.actor_opt(tape, actor_loss, [self.actor]))
+    metrics.update(self.critic_opt(critic_tape, critic_loss, [self.critic]))
+    self.update_slow_target()
+    return metrics
+
+  def actor_loss(self, seq, target):
+    """Computes the policy loss.
+
+        state     0      1      2      3 = H
+        action    0      a1     a2     a3
+        target    t0     t1     t2
+        loss      l0     l1                  l[t] uses policy(state t),
+                                             a[t+1] and target t+1
+
+    Target 0 is dropped, since the action into state 0 was not imagined.
+
+    Source: Hafner et al. 2021, Eq. 6.
+    """
+    policy = self.actor.dist(seq['policy'][:-1])
+    metrics, mix = {}, None
+    if self._grad == 'both':
+      mix = other.schedule(self.config.actor_grad_mix, self.tfstep)
+      metrics['actor_grad_mix'] = mix
+    if self._grad != 'dynamics':
+      baseline = self._target_critic(seq['feat'][:-2]).mode()
+      advantage = tf.stop_gradient(target[1:] - baseline)
+      action = tf.stop_gradient(seq['action'][1:-1])
+      score = policy.log_prob(action) * advantage
+    objective = {
+        'both': lambda: mix * target[1:] + (1 - mix) * score,
+        'dynamics': lambda: target[1:],
+        'reinforce': lambda: score}[self._grad]()
+    entropy = policy.entropy()
+    scale = other.schedule(self.config.actor_ent, self.tfstep)
+    objective += scale * entropy
+    weight = tf.stop_gradient(seq['weight'])
+    metrics['actor_ent'] = tf.reduce_mean(entropy)
+    metrics['actor_ent_scale'] = scale
+    return -tf.reduce_mean(weight[:-2] * objective), metrics
+
+  def critic_loss(self, seq, target):
+    """Computes the value loss: -log p(target t | state t) for t = 0..H-1."""
+    feat = tf.stop_gradient(seq['feat'][:-1])
+    weight = tf.stop_gradient(seq['weight'][:-1])
+    dist = self.critic(feat)
+    loss = -tf.reduce_mean(weight * dist.log_prob(tf.stop_gradient(target)))
+    return loss, {'critic': tf.reduce_mean(dist.mode())}
+
+  def target(self, seq):
+    """Computes lambda returns [H, N] with the target critic."""
+    value = self._target_critic(seq['feat']).mode()
+    target = other.lambda_return(
+        seq['reward'][:-1], value[:-1], seq['discount'][:-1], value[-1],
+        self.config.discount_lambda)
+    return target, {
+        'critic_slow': tf.reduce_mean(value),
+        'critic_target': tf.reduce_mean(target)}
+
+  def update_slow_target(self):
+    """Moves the target critic, every `slow_target_update` calls."""
+    if self.config.slow_target:
+      self._follow(self.critic, self._target_critic)
+
+
+CLIP_REWARDS = {
+    'identity': lambda x: x,
+    'sign': tf.sign,
+    'tanh': tf.tanh,
+}
+
+
+def _dtype(dtype):
+  """Returns the dtype that the driver stores values of a space in."""
+  dtype = np.dtype(dtype)
+  if dtype.kind == 'f':
+    return tf.float32
+  return tf.int32 if dtype.kind == 'i' else tf.as_dtype(dtype)
+
+
+def _compile(fn):
+  # Nothing here is Python control flow on tensors, which AutoGraph, slow to
+  # trace, would be needed for.
+  return tf.function(fn, autograph=False)

@@ -1,0 +1,179 @@
+"""Exploration behaviours, by the names that configs.yaml uses."""
+
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+from . import agent
+from .common import dists
+from .common import nets
+from .common import other
+from .common import tfutils
+
+
+class Random(tfutils.Module):
+  """Acts uniformly at random and learns nothing."""
+
+  def __init__(self, config, act_space, wm, tfstep, reward):
+    self._space = act_space
+
+  def actor(self, feat):
+    """Returns the uniform distribution over actions for features [N, F]."""
+    shape = [feat.shape[0], *self._space.shape]
+    if getattr(self._space, 'discrete', False):
+      return dists.OneHot(tf.zeros(shape))
+    return tfd.Independent(tfd.Uniform(-tf.ones(shape), tf.ones(shape)), 1)
+
+  def build(self, outputs):
+    """Has no variables to create."""
+
+  def train(self, start, context, data):
+    """Returns no metrics."""
+    return {}
+
+
+class Plan2Explore(tfutils.Module):
+  """Seeks states whose successors an ensemble of predictors disagrees on.
+
+  Source: Sekar et al. 2020.
+  """
+
+  TARGETS = ('deter', 'embed', 'feat', 'stoch')
+
+  def __init__(self, config, act_space, wm, tfstep, reward):
+    if config.disag_target not in self.TARGETS:
+      raise ValueError(
+          f"disag_target '{config.disag_target}' is unknown; choose one of "
+          f"{', '.join(self.TARGETS)}")
+    self.config = config
+    self.wm = wm
+    self._reward = reward
+    self._behavior = agent.ActorCritic(config, act_space, tfstep)
+    self.actor = self._behavior.actor
+    self._heads = []
+    self._opt = tfutils.Optimizer('disag', **config.expl_opt)
+    self._extr_norm = other.StreamNorm(**config.expl_reward_norm)
+    self._intr_norm = other.StreamNorm(**config.expl_reward_norm)
+
+  def build(self, outputs):
+    """Creates the ensemble and its optimiser."""
+    size = self._target(outputs).shape[-1]
+    self._heads.extend(
+        nets.MLP(size, **self.config.expl_head)
+        for _ in range(self.config.disag_models))
+    self._predict(self._inputs(outputs['feat'], outputs['data']['action']))
+    self._opt.build(self._heads)
+    self._behavior.build(outputs['feat'][:, 0])
+
+  def train(self, start, context, data):
+    """Trains the ensemble on the batch, then the behaviour in imagination.
+
+    Args:
+      start: States [B, T, ...].
+      context: Outputs of the world model's loss.
+      data: The batch it used.
+
+    Returns:
+      Metrics.
+    """
+    offset = self.config.disag_offset
+    target = tf.stop_gradient(tf.cast(self._target(context), tf.float32))
+    inputs = self._inputs(
+        tf.stop_gradient(context['feat']), data['action'])
+    if offset:
+      inputs, target = inputs[:, :-offset], target[:, offset:]
+    with tf.GradientTape() as tape:
+      loss = -tf.add_n([
+          tf.reduce_mean(dist.log_prob(target))
+          for dist in self._predict(inputs)])
+    metrics = self._opt(tape, loss, self._heads)
+    metrics.update(self._behavior.train(
+        self.wm, start, data['is_terminal'], self._intr_reward))
+    return metrics
+
+  def _target(self, context):
+    if self.config.disag_target in ('embed', 'feat'):
+      return context[self.config.disag_target]
+    return context['post'][self.config.disag_target]
+
+  def _inputs(self, feat, action):
+    """Concatenates features with the next action [B, T] if configured.
+
+    action[t] led into feat[t]; the one that leads out of it is action[t+1].
+    """
+    if not self.config.disag_action_cond:
+      return feat
+    following = tf.concat(
+        [action[:, 1:], tf.zeros_like(action[:, :1])], 1)
+    return tf.concat([feat, tfutils.cast(following)], -1)
+
+  def _predict(self, inputs):
+    return [head(inputs) for head in self._heads]
+
+  def _intr_reward(self, seq):
+    feat, action = seq['feat'], seq['action']
+    inputs = feat
+    if self.config.disag_action_cond:
+      following = tf.concat([action[1:], tf.zeros_like(action[:1])], 0)
+      inputs = tf.concat([feat, tfutils.cast(following)], -1)
+    means = tf.stack([dist.mode() for dist in self._predict(inputs)])
+    disag = tf.reduce_mean(tf.math.reduce_std(means, 0), -1)
+    if self.config.disag_log:
+      disag = tf.math.log(disag)
+    reward = self.config.expl_intr_scale * self._intr_norm(disag)[0]
+    if self.config.expl_extr_scale:
+      extr = self._extr_norm(self._reward(seq))[0]
+      reward += self.config.expl_extr_scale * extr
+    return reward
+
+
+class ModelLoss(tfutils.Module):
+  """Seeks states where a head predicts the world model's own loss high."""
+
+  LOSSES = ('kl',)
+
+  def __init__(self, config, act_space, wm, tfstep, reward):
+    if config.expl_model_loss not in self.LOSSES:
+      raise ValueError(
+          f"expl_model_loss '{config.expl_model_loss}' is unknown; choose "
+          f"one of {', '.join(self.LOSSES)}")
+    self.config = config
+    self.wm = wm
+    self._reward = reward
+    self._behavior = agent.ActorCritic(config, act_space, tfstep)
+    self.actor = self._behavior.actor
+    self._head = nets.MLP([], **config.expl_head)
+    self._opt = tfutils.Optimizer('model_loss', **config.expl_opt)
+    self._intr_norm = other.StreamNorm(**config.expl_reward_norm)
+    self._extr_norm = other.StreamNorm(**config.expl_reward_norm)
+
+  def build(self, outputs):
+    """Creates the head and its optimiser."""
+    self._head(outputs['feat'])
+    self._opt.build([self._head])
+    self._behavior.build(outputs['feat'][:, 0])
+
+  def train(self, start, context, data):
+    """Trains the head on the batch, then the behaviour in imagination."""
+    target = tf.stop_gradient(context[self.config.expl_model_loss])
+    with tf.GradientTape() as tape:
+      dist = self._head(tf.stop_gradient(context['feat']))
+      loss = -tf.reduce_mean(dist.log_prob(target))
+    metrics = self._opt(tape, loss, [self._head])
+    metrics.update(self._behavior.train(
+        self.wm, start, data['is_terminal'], self._intr_reward))
+    return metrics
+
+  def _intr_reward(self, seq):
+    value = self._head(seq['feat']).mode()
+    reward = self.config.expl_intr_scale * self._intr_norm(value)[0]
+    if self.config.expl_extr_scale:
+      extr = self._extr_norm(self._reward(seq))[0]
+      reward += self.config.expl_extr_scale * extr
+    return reward
+
+
+BEHAVIORS = {
+    'ModelLoss': ModelLoss,
+    'Plan2Explore': Plan2Explore,
+    'Random': Random,
+}

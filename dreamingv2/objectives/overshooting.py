@@ -1,0 +1,127 @@
+"""Multi-step predictions from every state of a batch."""
+
+import tensorflow as tf
+
+from ..common import layers
+from ..common import tfutils
+
+
+class RSSM(tfutils.Module):
+  """Predicts with the world model's own prior; has nothing to train.
+
+  Source: Okada & Taniguchi 2022, section III-B.
+  """
+
+  def __init__(self, latent):
+    pass
+
+  def __call__(self, stoch, action, states):
+    """Returns the sample of the RSSM's state at that distance."""
+    return states['stoch']
+
+
+class Linear(tfutils.Module):
+  """Predicts by z' = A z + B a; categoricals are sampled from it as logits.
+
+  Source: Okada & Taniguchi 2022, Table III; the form for categoricals is
+  ours, since the paper leaves it open.
+  """
+
+  def __init__(self, latent):
+    self._latent = latent
+    self._layer = layers.Dense(latent.size, bias=False)
+
+  def __call__(self, stoch, action, states):
+    """Returns the next samples [N, S*C] after `stoch` and `action`."""
+    x = tf.concat([stoch, tfutils.cast(action)], -1)
+    return self._latent.from_vector(self._layer(x))
+
+
+DYNAMICS = {'linear': Linear, 'rssm': RSSM}
+
+
+def make(name, latent):
+  """Returns the auxiliary dynamics called `name`.
+
+  Raises:
+    ValueError: Unknown name.
+  """
+  if name not in DYNAMICS:
+    raise ValueError(
+        f"contrastive.dynamics '{name}' is unknown; choose one of "
+        f"{', '.join(DYNAMICS)}")
+  return DYNAMICS[name](latent)
+
+
+def valid(is_first, horizon):
+  """Tells which predictions stay within chunk and episode.
+
+      t        t+1      t+2 ... t+d
+      start -> a[t+1] -> a[t+2] -> ...  none of is_first[t+1..t+d] holds
+
+  Args:
+    is_first: [B, T] bool.
+    horizon: Largest distance.
+
+  Returns:
+    Bool [horizon + 1, B, T], indexed by distance d and start t.
+  """
+  T = is_first.shape[1]
+  inside = tf.ones_like(is_first)
+  masks = [inside]
+  for d in range(1, horizon + 1):
+    inside = inside & ~ahead(is_first, d) & (tf.range(T) < T - d)
+    masks.append(inside)
+  return tf.stack(masks)
+
+
+def ahead(x, distance):
+  """Shifts [B, T, ...] so that index t holds x[t + distance], padded by 0."""
+  pad = [[0, 0], [0, distance]] + [[0, 0]] * (len(x.shape) - 2)
+  return tf.pad(x[:, distance:], pad) if distance else x
+
+
+def predict(rssm, dynamics, post, action, horizon):
+  """Rolls out from all states of a batch at once, as one batch of B*T.
+
+      t:   post[t] = z_0
+      t+1: z_1, prior 1     consumes action[t+1]
+      ...
+      t+K: z_K, prior K
+      t+K+1:    prior K+1   for the divergence at overshooting index K
+
+  Args:
+    rssm: EnsembleRSSM.
+    dynamics: Entry of DYNAMICS; the divergences always use the RSSM.
+    post: States [B, T, ...] to start from.
+    action: [B, T, A].
+    horizon: K; with 0 nothing is rolled out.
+
+  Returns:
+    Latents [K+1] of [B, T, S*C], index d holding the prediction of frame t+d
+    from start t; statistics of the priors, a list of K dicts for the
+    distances 2..K+1. Entries beyond the chunk or an episode are garbage: see
+    `valid`.
+
+  Source: Okada & Taniguchi 2022, Fig. 2a; Hafner et al. 2019 (PlaNet).
+  """
+  B, T = action.shape[:2]
+  stoch = post['stoch']
+  latents, priors = [stoch], []
+  if not horizon:
+    return latents, priors
+  flatten = lambda x: tf.reshape(x, [B * T, *x.shape[2:]])
+  restore = lambda x: tf.reshape(x, [B, T, *x.shape[1:]])
+  state = {k: flatten(v) for k, v in post.items()}
+  stoch = state['stoch']
+  for d in range(1, horizon + 2):
+    act = flatten(ahead(action, d))
+    state = rssm.img_step(state, act)
+    if d > 1:
+      priors.append({
+          k: restore(v) for k, v in state.items()
+          if k not in ('deter', 'stoch')})
+    if d <= horizon:
+      stoch = dynamics(stoch, act, state)
+      latents.append(restore(stoch))
+  return latents, priors

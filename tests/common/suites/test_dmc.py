@@ -1,0 +1,101 @@
+import functools
+import types
+
+import numpy as np
+import pytest
+from dreamingv2.common import envs, suites
+from dreamingv2.common.suites import dmc
+
+
+def in_worker(fn):
+  """Returns what `fn` returns in a worker that can render."""
+  env = envs.Async(
+      lambda: types.SimpleNamespace(obs_space=fn(), close=lambda: None),
+      environ=suites.prepare('dmc'))
+  try:
+    return env.obs_space
+  finally:
+    env.close()
+
+
+def test_tasks_are_those_of_dm_control():
+  def offered():
+    from dm_control import manipulation, suite
+    return suite.ALL_TASKS, manipulation.get_environments_by_tag('features')
+  pairs, manip = in_worker(offered)
+  tasks = dmc.tasks()
+  assert {x for x in tasks.values() if x[0] != 'manip'} == set(pairs)
+  assert {x[1] for x in tasks.values() if x[0] == 'manip'} == set(manip)
+  for name in ('ball_in_cup_catch', 'humanoid_CMU_run', 'point_mass_easy'):
+    assert name in tasks
+
+
+def test_aliases_of_dreamerv2_are_taken():
+  assert dmc._canonical('cup_catch') == 'ball_in_cup_catch'
+  dmc.validate('cup_catch', dmc.OPTIONS)
+
+
+def play(task, camera=None):
+  """Returns images of two episodes, dm_control's own if `camera` is given.
+
+  One process must not hold both renderers: they take each other's context.
+  """
+  from dreamingv2.common.suites import dmc
+  env, images = dmc.make(task, seed=1), []
+  if camera is not None:
+    env._obs = lambda step, ends: {
+        'image': env._env.physics.render(64, 64, camera_id=camera)}
+  for _ in range(2):
+    images.append(env.reset()['image'])
+    images.append(env.step({'action': env.act_space['action'].low})['image'])
+  return np.stack(images)
+
+
+# Escape's terrain and the model of a manipulation task are new each episode.
+@pytest.mark.parametrize('task,camera', [
+    ('cup_catch', 0), ('manip_reach_duplo', 0), ('quadruped_escape', 2)])
+def test_image_is_what_dm_control_renders(task, camera):
+  ours = in_worker(functools.partial(play, task))
+  theirs = in_worker(functools.partial(play, task, camera))
+  assert np.array_equal(ours, theirs)
+  assert (ours[0] != ours[2]).any()
+
+
+def test_rendering_quality_changes_little():
+  def draw():
+    from dreamingv2.common.suites import dmc
+    return {
+        x: dmc.make('walker_walk', seed=1, render=x).reset()['image']
+        for x in ('full', 'medium', 'light')}
+  images = {k: v.astype(float) for k, v in in_worker(draw).items()}
+  # Measured: 0.01 and 1.0; another scene or camera is above 20.
+  assert 0 < abs(images['full'] - images['medium']).mean() < 0.1
+  assert 0.1 < abs(images['full'] - images['light']).mean() < 3
+
+
+def test_camera_is_a_name_or_a_number():
+  def draw():
+    from dreamingv2.common.suites import dmc
+    return [
+        dmc.make('walker_walk', seed=1, camera=x).reset()['image']
+        for x in (-1, 0, 'side', 1, 'back')]
+  usual, zero, side, one, back = in_worker(draw)
+  assert (usual == zero).all() and (zero == side).all()
+  assert (one == back).all() and (one != zero).any()
+  with pytest.raises(ValueError, match="'top'; known: back, side"):
+    in_worker(lambda: dmc.make('walker_walk', camera='top'))
+
+
+def test_episode_ends_at_the_time_limit_and_is_not_terminal():
+  def play():
+    from dreamingv2.common.suites import dmc
+    env = dmc.make('cartpole_balance', size=(8, 8), action_repeat=300)
+    obs = [env.reset()]
+    for _ in range(4):
+      obs.append(env.step({'action': np.zeros(1)}))
+    return obs
+  obs = in_worker(play)
+  assert [x['is_last'] for x in obs] == [0, 0, 0, 0, 1]
+  assert not any(x['is_terminal'] for x in obs)
+  assert 150 < obs[1]['reward'] <= 300  # At most 1 per control step.
+  assert 10 < obs[4]['reward'] <= 100

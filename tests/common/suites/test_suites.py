@@ -1,0 +1,210 @@
+import functools
+
+import numpy as np
+import pytest
+from dreamingv2.common import envs, suites
+
+TASKS = [
+    'dmc_cartpole_balance', 'dmc_manip_reach_duplo', 'dmc_walker_walk',
+    'robosuite_Lift', 'toy_dummy', 'toy_reach']
+
+
+def start(name, seed):
+  """Makes a task in a worker: simulators must not meet TensorFlow here."""
+  suite, task = suites.parse('', name)
+  return envs.Async(
+      functools.partial(suites.make, suite, task, seed),
+      environ=suites.prepare(suite))
+
+
+@functools.lru_cache(None)
+def episodes(name):
+  """Plays the start of two episodes with equal seeds, a third with another.
+
+  Returns spaces, three lists of observations, and the answer to NaN.
+  """
+  workers = [start(name, seed) for seed in (1, 1, 2)]
+  act_space = workers[0].act_space['action']
+  actions = np.random.default_rng(0).uniform(-1, 1, (4, *act_space.shape))
+  result = []
+  for worker in workers:
+    promises = [worker.reset()]
+    promises += [worker.step({'action': x.astype('f')}) for x in actions]
+    promises += [worker.reset()]
+    result.append([promise() for promise in promises])
+  try:
+    answer = workers[0].step({'action': np.full(act_space.shape, np.nan)})()
+  except ValueError as error:
+    answer = error
+  spaces = workers[0].obs_space, act_space
+  for worker in workers:
+    worker.close()
+  return spaces, result, answer
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_task_gives_what_its_spaces_declare(name):
+  (obs_space, act_space), (obs, *_), _ = episodes(name)
+  assert act_space.dtype == np.float32
+  assert np.array_equal(act_space.low, -np.ones(act_space.shape))
+  assert np.array_equal(act_space.high, np.ones(act_space.shape))
+  for step in obs:
+    assert set(step) == set(obs_space)
+    for key, space in obs_space.items():
+      assert np.asarray(step[key]) in space, key
+      assert np.asarray(step[key]).dtype == space.dtype, key
+      assert space.dtype in (np.float32, np.uint8, bool), key
+    assert step['image'].shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_task_marks_the_steps_of_an_episode(name):
+  _, (obs, *_), _ = episodes(name)
+  assert [x['is_first'] for x in obs] == [True, *[False] * 4, True]
+  assert not any(x['is_last'] or x['is_terminal'] for x in obs)
+  assert obs[0]['reward'] == obs[-1]['reward'] == 0
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_task_repeats_with_its_seed(name):
+  _, (first, same, other), _ = episodes(name)
+  for one, two in zip(first, same, strict=True):
+    assert all(np.array_equal(one[k], two[k]) for k in one)
+  assert any((a['image'] != b['image']).any()
+             for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_task_image_shows_something_that_moves(name):
+  _, (obs, *_), _ = episodes(name)
+  images = np.stack([x['image'] for x in obs])
+  assert images.std() > 10 and images.mean() > 2
+  assert (images[1] != images[4]).any()
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_task_refuses_an_action_that_is_not_finite(name):
+  _, _, answer = episodes(name)
+  assert isinstance(answer, ValueError) and 'not finite' in str(answer)
+
+
+def mean_row(mask):
+  """Returns the mean row of the pixels in `mask`, 0 top to 1 bottom."""
+  assert mask.sum() > 5
+  return np.nonzero(mask)[0].mean() / len(mask)
+
+
+def test_images_are_upright():
+  image = {
+      x: episodes(x)[1][0][0]['image'].astype(int) for x in TASKS}
+  # The pole stands on its cart, which is the widest row of orange.
+  cart = image['dmc_cartpole_balance']
+  orange = cart[..., 0] > cart[..., 2] + 30
+  assert orange.sum(1).argmax() > np.nonzero(orange)[0].mean()
+  # The hand comes from above; the red brick lies on the floor.
+  duplo = image['dmc_manip_reach_duplo']
+  red = duplo[..., 0] > duplo[..., 1] + 90
+  assert mean_row(duplo.max(-1) < 30) < mean_row(red)
+  # The white table is below, the dark gripper above.
+  lift = image['robosuite_Lift']
+  assert mean_row(lift.max(-1) < 60) < 0.3 < mean_row(lift.min(-1) > 230)
+
+
+def test_action_repeat_adds_rewards_up():
+  once, twice = (
+      suites.make('toy', 'reach', seed=3, action_repeat=x) for x in (1, 2))
+  once.reset(), twice.reset()
+  action = {'action': np.float32([.3, -.2])}
+  for _ in range(25):
+    parts = [once.step(action) for _ in range(2)]
+    whole = twice.step(action)
+    assert np.isclose(whole['reward'], sum(x['reward'] for x in parts))
+    assert np.array_equal(whole['image'], parts[1]['image'])
+  assert whole['is_last'] and parts[1]['is_last']
+  assert not whole['is_terminal']
+
+
+def test_toy_reach_rewards_going_to_the_target():
+  env = suites.make('toy', 'reach', seed=0)
+  returns = {'towards': 0, 'away': 0}
+  for name, sign in [('towards', 1), ('away', -1)]:
+    for _ in range(5):
+      obs = env.reset()
+      while not obs['is_last']:
+        image = obs['image'].astype(int)
+        target, dot = (
+            np.argwhere(mask).mean(0)[::-1] for mask in
+            (image[..., 2] == 180, image[..., 0] == 255))
+        step = sign * (target - dot) / 6.4
+        obs = env.step({'action': np.clip(step, -1, 1).astype('f')})
+        returns[name] += obs['reward'] / 5
+  assert returns['towards'] > 43 and returns['away'] < 15
+
+
+def test_time_limit_counts_agent_steps():
+  env = suites.make('toy', 'reach', action_repeat=2, time_limit=4)
+  env.reset()
+  action = {'action': np.zeros(2, np.float32)}
+  assert [env.step(action)['is_last'] for _ in range(4)] == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize('suite,task,expected', [
+    ('', 'dmc_walker_walk', ('dmc', 'walker_walk')),
+    ('', 'dmc_manip_reach_duplo', ('dmc', 'manip_reach_duplo')),
+    ('', 'robosuite_Lift', ('robosuite', 'Lift')),
+    ('robosuite', 'Lift', ('robosuite', 'Lift')),
+    ('robosuite', 'robosuite_Lift', ('robosuite', 'Lift')),
+    ('robosuite', 'toy_reach', ('toy', 'reach')),
+    ('dmc', 'walker_walk', ('dmc', 'walker_walk'))])
+def test_parse_takes_the_names_of_dreamerv2(suite, task, expected):
+  assert suites.parse(suite, task) == expected
+
+
+@pytest.mark.parametrize('suite,task,words', [
+    ('', 'Lift', "'Lift'.*dmc, robosuite, toy"),
+    ('', 'atari_pong', "'atari_pong'.*dmc, robosuite, toy"),
+    ('robosuit', 'Lift', "'robosuit'; known: robosuite, dmc")])
+def test_parse_lists_the_suites(suite, task, words):
+  with pytest.raises(ValueError, match=words):
+    suites.parse(suite, task)
+
+
+@pytest.mark.parametrize('suite,task,options,words', [
+    ('toy', 'raech', {}, "'raech'; known: reach, dummy"),
+    ('dmc', 'walker_wlak', {}, "'walker_wlak'; known: walker_walk,"),
+    ('dmc', 'manip_reach', {}, 'known: .*manip_reach_duplo'),
+    ('dmc', 'walker_walk', {'render': 'fast'}, 'dmc.render.*full'),
+    ('dmc', 'walker_walk', {'camra': 0}, "'camra'; known: camera"),
+    ('robosuite', 'lift', {}, "'lift'; known: Lift,"),
+    ('robosuite', 'Lift', {'render': 'fast'}, 'robosuite.render.*full'),
+    ('robosuite', 'Lift', {'robots': 'Pandda'}, "'Pandda'; known: Panda,"),
+    ('robosuite', 'Lift', {'controller': 'OSC'}, "'OSC'.*OSC_POSE"),
+    ('robosuite', 'Lift', {'horizon': 0}, 'robosuite.horizon is 0'),
+    ('robosuite', 'Lift', {'reward_shapin': 1}, 'known: reward_shaping'),
+    ('mujoco', 'Lift', {}, "'mujoco'; known: .*robosuite"),
+    ('toy', 'reach', {'camera': 0}, "'camera'")])
+def test_validate_lists_the_nearest_names_first(suite, task, options, words):
+  with pytest.raises(ValueError, match=words) as info:
+    suites.validate(suite, task, options)
+  assert '\n' not in str(info.value)
+
+
+def test_validate_names_a_simulator_that_is_missing(monkeypatch):
+  monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+  with pytest.raises(ImportError, match=r'dreamingv2\[robosuite\]'):
+    suites.validate('robosuite', 'Lift', {})
+
+
+def test_prepare_says_in_one_line_what_renders(capsys):
+  assert suites.prepare('toy') == {}
+  assert not capsys.readouterr().out
+  assert suites.prepare('dmc') == suites.prepare('robosuite')
+  one, two = capsys.readouterr().out.splitlines()
+  assert one == two and one.startswith('Rendering with ')
+
+
+def test_suites_have_one_interface():
+  for suite in suites.SUITES:
+    module = suites._module(suite)
+    for name in module.tasks():
+      module.validate(name, module.OPTIONS)

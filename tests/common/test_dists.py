@@ -1,0 +1,196 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import tensorflow as tf
+
+from dreamingv2.common import dists
+from dreamingv2.common import tfutils
+
+
+@pytest.fixture(autouse=True)
+def seed():
+  tfutils.generator().reset_from_seed(0)
+
+
+def softmax(x):
+  x = np.exp(np.asarray(x, np.float64))
+  return x / x.sum(-1, keepdims=True)
+
+
+LOGITS = np.array([[0.0, 1.0, -1.0], [3.0, 0.0, 0.5]], np.float32)
+
+
+def test_onehot_log_prob_and_entropy_equal_a_loop():
+  dist, p = dists.OneHot(tf.constant(LOGITS)), softmax(LOGITS)
+  event = np.eye(3)[[2, 0]]
+  np.testing.assert_allclose(
+      dist.log_prob(event), [math.log(p[0, 2]), math.log(p[1, 0])], rtol=1e-5)
+  entropy = [-sum(x * math.log(x) for x in row) for row in p]
+  np.testing.assert_allclose(dist.entropy(), entropy, rtol=1e-5)
+  assert dist.batch_shape == (2,) and dist.event_shape == (3,)
+
+
+def test_onehot_samples_as_often_as_the_probabilities_say():
+  dist = dists.OneHot(tf.constant(np.tile(LOGITS, (10000, 1, 1))))
+  sample = dist.sample().numpy()
+  assert set(np.unique(sample)) == {0, 1}
+  assert (sample.sum(-1) == 1).all()
+  # The standard deviation of a frequency is at most 0.005.
+  np.testing.assert_allclose(sample.mean(0), softmax(LOGITS), atol=0.02)
+
+
+@pytest.mark.parametrize('method', ['mode', 'sample'])
+def test_onehot_events_have_the_gradient_of_the_probabilities(method):
+  logits, weight = tf.constant(LOGITS), np.array([1.0, 2.0, 4.0], 'f')
+  with tf.GradientTape() as tape:
+    tape.watch(logits)
+    event = getattr(dists.OneHot(logits), method)()
+    total = tf.reduce_sum(event * weight)
+  p = softmax(LOGITS)
+  expected = [[
+      p[n, c] * (weight[c] - sum(p[n, j] * weight[j] for j in range(3)))
+      for c in range(3)] for n in range(2)]
+  np.testing.assert_allclose(
+      tape.gradient(total, logits), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_onehot_mode_is_the_likeliest_class():
+  mode = dists.OneHot(tf.constant(LOGITS)).mode()
+  np.testing.assert_array_equal(mode, np.eye(3)[[1, 0]])
+
+
+CASES = [(0.0, 0.5), (0.9, 0.3), (-0.5, 2.0)]
+
+
+def truncnorm(mean, std):
+  return scipy.stats.truncnorm(
+      (-1 - mean) / std, (1 - mean) / std, mean, std)
+
+
+@pytest.mark.parametrize('mean, std', CASES)
+def test_trunc_normal_samples_have_support_and_moments_of_scipy(mean, std):
+  N = 20000
+  dist = dists.TruncNormal(tf.fill([N, 1], mean), tf.fill([N, 1], std))
+  sample = dist.sample().numpy().astype(np.float64)
+  exact = truncnorm(mean, std)
+  assert -1 < sample.min() < sample.max() < 1
+  # Five standard deviations of the mean of N samples.
+  assert sample.mean() == pytest.approx(exact.mean(), abs=5 / N ** 0.5 * std)
+  assert sample.std() == pytest.approx(exact.std(), rel=0.03)
+
+
+@pytest.mark.parametrize('mean, std', CASES)
+def test_trunc_normal_densities_equal_scipy(mean, std):
+  dist = dists.TruncNormal(tf.fill([3, 2], mean), tf.fill([3, 2], std))
+  event = np.array([[-0.99, 0.2], [0.0, 0.5], [0.7, 0.99]])
+  exact = truncnorm(mean, std)
+  expected = [sum(exact.logpdf(x) for x in row) for row in event]
+  np.testing.assert_allclose(
+      dist.log_prob(event.astype(np.float32)), expected, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+      dist.entropy(), np.full(3, 2 * exact.entropy()), rtol=1e-3, atol=1e-4)
+  assert dist.batch_shape == (3,) and dist.event_shape == (2,)
+
+
+def test_trunc_normal_gradient_passes_the_clip_at_the_edge():
+  mean, std = tf.fill([64, 1], 1.0), tf.fill([64, 1], 1e-7)
+  with tf.GradientTape() as tape:
+    tape.watch(mean)
+    dist = dists.TruncNormal(mean, std)
+    sample = dist.sample()
+  edge = np.float32(1 - dist.EDGE)
+  np.testing.assert_array_equal(sample, np.full((64, 1), edge))
+  grad = tape.gradient(sample, mean).numpy()
+  assert np.isfinite(grad).all() and np.abs(grad).max() > 0
+
+
+def test_trunc_normal_gradient_of_samples_moves_the_mean():
+  """The mean of many samples has the gradient of scipy's mean."""
+  mean, N = 0.4, 20000
+  x = tf.constant(mean)
+  with tf.GradientTape() as tape:
+    tape.watch(x)
+    dist = dists.TruncNormal(tf.fill([N, 1], x), tf.fill([N, 1], 0.5))
+    average = tf.reduce_mean(dist.sample())
+  step = 1e-4
+  slope = (truncnorm(mean + step, 0.5).mean()
+           - truncnorm(mean - step, 0.5).mean()) / (2 * step)
+  assert tape.gradient(average, x).numpy() == pytest.approx(slope, abs=0.01)
+
+
+def test_trunc_normal_mode_is_the_densest_point():
+  dist = dists.TruncNormal(tf.constant([[0.3, -1.0]]), tf.ones([1, 2]))
+  np.testing.assert_allclose(dist.mode(), [[0.3, -1.0]])
+
+
+@pytest.mark.parametrize('mean, std', CASES)
+def test_tanh_normal_log_prob_equals_the_change_of_variables(mean, std):
+  event = np.array([[-0.95, 0.2], [0.0, 0.5], [0.7, 0.9]])
+  expected = []
+  for row in event:
+    total = 0
+    for y in row:
+      x = math.atanh(y)
+      total += -0.5 * ((x - mean) / std) ** 2 - math.log(
+          std * math.sqrt(2 * math.pi))
+      total -= math.log(1 - y * y)  # |dy/dx|
+    expected.append(total)
+  dist = dists.TanhNormal(tf.fill([3, 2], mean), tf.fill([3, 2], std))
+  np.testing.assert_allclose(
+      dist.log_prob(event.astype(np.float32)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('mean, std', CASES)
+def test_tanh_normal_entropy_is_near_the_integral(mean, std):
+  x = np.linspace(mean - 8 * std, mean + 8 * std, 20001)
+  pdf = scipy.stats.norm(mean, std).pdf(x)
+  slope = np.log(1 - np.tanh(x) ** 2)
+  width = x[1] - x[0]
+  exact = scipy.stats.norm(mean, std).entropy() + (pdf * slope).sum() * width
+  N = 2000  # Times 100 samples each.
+  dist = dists.TanhNormal(tf.fill([N, 1], mean), tf.fill([N, 1], std))
+  entropy = dist.entropy().numpy()
+  assert entropy.mean() == pytest.approx(exact, abs=0.03)
+  assert entropy.std() < 0.5  # One estimate is good enough for a bonus.
+
+
+def test_tanh_normal_samples_are_squashed_and_reparameterised():
+  mean = tf.fill([5000, 1], 0.5)
+  with tf.GradientTape() as tape:
+    tape.watch(mean)
+    dist = dists.TanhNormal(mean, tf.fill([5000, 1], 0.3))
+    sample = dist.sample()
+  np.testing.assert_allclose(  # dy/dmean = 1 - y^2
+      tape.gradient(sample, mean), 1 - sample.numpy() ** 2, rtol=1e-4)
+  x = np.arctanh(sample.numpy().astype(np.float64))
+  # The standard deviation of the mean is 0.004.
+  assert x.mean() == pytest.approx(0.5, abs=0.02)
+  assert x.std() == pytest.approx(0.3, rel=0.05)
+  np.testing.assert_allclose(dist.mode()[0], [math.tanh(0.5)], rtol=1e-6)
+
+
+def test_tanh_normal_is_finite_where_tanh_saturates():
+  mean = tf.constant([[5.0], [-5.0], [0.0]])
+  with tf.GradientTape() as tape:
+    tape.watch(mean)
+    dist = dists.TanhNormal(mean, tf.fill([3, 1], 3.0))
+    values = tf.stack([
+        dist.log_prob(tf.constant([[1.0], [-1.0], [1.0]])), dist.entropy()])
+  assert np.isfinite(values).all()
+  assert np.isfinite(tape.gradient(values, mean)).all()
+
+
+@pytest.mark.parametrize('make', [
+    lambda: dists.OneHot(tf.zeros([50, 4])),
+    lambda: dists.TruncNormal(tf.zeros([50, 1]), tf.ones([50, 1])),
+    lambda: dists.TanhNormal(tf.zeros([50, 1]), tf.ones([50, 1]))])
+def test_samples_follow_the_seed_and_else_the_generator(make):
+  dist, seed = make(), tf.constant([1, 2])
+  np.testing.assert_array_equal(dist.sample(seed), dist.sample(seed=seed))
+  assert not np.array_equal(dist.sample(), dist.sample())
+  tfutils.generator().reset_from_seed(7)
+  first = dist.sample()
+  tfutils.generator().reset_from_seed(7)
+  np.testing.assert_array_equal(first, dist.sample())

@@ -1,0 +1,378 @@
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import gymnasium
+import numpy as np
+import pytest
+from dreamingv2.common import envs
+
+
+class Fake(gymnasium.Env):
+  """A Gymnasium environment whose spaces and ends are given."""
+
+  def __init__(self, obs_space, act_space, ends=(False, False)):
+    self.observation_space = obs_space
+    self.action_space = act_space
+    self.ends = ends
+    self.seeds = []
+    self.actions = []
+
+  def reset(self, *, seed=None, options=None):
+    self.seeds.append(seed)
+    return self.observation_space.sample(), {}
+
+  def step(self, action):
+    self.actions.append(action)
+    return self.observation_space.sample(), 1, *self.ends, {}
+
+  def render(self):
+    return np.full((20, 30, 3), 7, np.uint8)
+
+
+class OldFake:
+  """An environment with the interface of gym before 0.26."""
+
+  def __init__(self, info):
+    self.observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float64)
+    self.action_space = gymnasium.spaces.Discrete(4)
+    self.info = info
+    self.seeds = []
+
+  def seed(self, seed):
+    self.seeds.append(seed)
+
+  def reset(self):
+    return np.zeros(3)
+
+  def step(self, action):
+    return np.ones(3), 2.0, True, self.info
+
+
+VECTOR = gymnasium.spaces.Box(-1, 1, (3,), np.float64)
+ACTION = gymnasium.spaces.Box(
+    np.float32([-2, 0, -np.inf]), np.float32([2, 1, np.inf]))
+
+
+def test_gym_wrapper_gives_declared_types():
+  space = gymnasium.spaces.Dict({
+      'picture': gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+      'grey': gymnasium.spaces.Box(0, 255, (8, 8), np.uint8),
+      'vector': VECTOR,
+      'scalar': gymnasium.spaces.Box(-1, 1, (), np.float64),
+      'count': gymnasium.spaces.Box(0, 9, (2,), np.int64),
+      'choice': gymnasium.spaces.Discrete(3, start=5),
+      'bits': gymnasium.spaces.MultiBinary(4),
+      'dice': gymnasium.spaces.MultiDiscrete([6, 6])})
+  env = envs.GymWrapper(Fake(space, ACTION))
+  for obs in (env.reset(), env.step({'action': np.zeros(3, np.float32)})):
+    assert set(obs) == set(env.obs_space)
+    for key, box in env.obs_space.items():
+      assert np.asarray(obs[key]).dtype == box.dtype, key
+      assert np.asarray(obs[key]) in box, key
+  assert env.obs_space['grey'].shape == (8, 8, 1)
+  assert env.obs_space['choice'].shape == (3,)
+
+
+@pytest.mark.parametrize('terminated,truncated', [
+    (False, False), (True, False), (False, True), (True, True)])
+def test_gym_wrapper_tells_truncation_from_termination(terminated, truncated):
+  env = envs.GymWrapper(Fake(VECTOR, ACTION, (terminated, truncated)), 'x')
+  obs = env.reset()
+  assert obs['is_first'] and not obs['is_last'] and obs['reward'] == 0
+  obs = env.step({'action': np.zeros(3, np.float32)})
+  assert obs['is_last'] == (terminated or truncated)
+  assert obs['is_terminal'] == terminated and not obs['is_first']
+
+
+@pytest.mark.parametrize('info,terminal', [
+    ({}, True), ({'TimeLimit.truncated': True}, False),
+    ({'is_terminal': False}, False)])
+def test_gym_wrapper_takes_old_gym(info, terminal):
+  env = envs.GymWrapper(OldFake(info), seed=3)
+  obs = env.reset()
+  assert obs['image'].dtype == np.float32 and obs['is_first']
+  obs = env.step({'action': 1})
+  assert obs['is_last'] and obs['is_terminal'] == terminal
+  env.reset()
+  assert env.env.seeds == [3]
+
+
+def test_gym_wrapper_seeds_only_the_first_reset():
+  env = envs.GymWrapper(Fake(VECTOR, ACTION), seed=5)
+  env.reset(), env.reset()
+  assert env.env.seeds == [5, None]
+
+
+def test_gym_wrapper_runs_real_gym_and_gymnasium():
+  gym = pytest.importorskip('gym')
+  for library in (gym, gymnasium):
+    env = envs.OneHotAction(envs.GymWrapper(
+        library.make('CartPole-v1'), 'vector', seed=0))
+    env.reset()
+    for _ in range(200):
+      obs = env.step({'action': np.float32([1, 0])})
+      if obs['is_last']:
+        break
+    assert obs['is_terminal'] and obs['vector'].dtype == np.float32
+
+
+@pytest.mark.parametrize('obs,act,words', [
+    (gymnasium.spaces.Text(4), ACTION, "'image'.*Text"),
+    (gymnasium.spaces.Tuple([VECTOR]), ACTION, "'image'.*Tuple"),
+    (gymnasium.spaces.Box(0, 1, (8, 8, 3)), ACTION, "'image'.*uint8 images"),
+    (gymnasium.spaces.Dict(reward=VECTOR), ACTION, "'reward'.*reserved"),
+    (VECTOR, gymnasium.spaces.MultiDiscrete([2, 2]), "'action'.*MultiDisc"),
+    (VECTOR, gymnasium.spaces.Box(0, 9, (2,), np.int64), "'action'.*floats"),
+    (VECTOR, gymnasium.spaces.Box(0, 1, (2, 2)), "'action'.*one axis"),
+])
+def test_gym_wrapper_rejects_spaces_it_cannot_handle(obs, act, words):
+  with pytest.raises(ValueError, match=words):
+    envs.GymWrapper(Fake(obs, act))
+
+
+def test_dummy_repeats_with_its_seed():
+  for mode in ('continuous', 'discrete'):
+    first, second = (envs.Dummy(mode, (8, 8), 3, seed=1) for _ in range(2))
+    for env in (first, second):
+      env.reset()
+    one, two = first.step({}), second.step({})
+    assert all(np.array_equal(one[k], two[k]) for k in one)
+    assert all(np.asarray(one[k]) in v for k, v in first.obs_space.items())
+  with pytest.raises(ValueError, match='continuous'):
+    envs.Dummy('other')
+
+
+def test_time_limit_cuts_without_terminating():
+  env = envs.TimeLimit(envs.Dummy(length=100), 3)
+  env.reset()
+  ends = [env.step({}) for _ in range(3)]
+  assert [x['is_last'] for x in ends] == [False, False, True]
+  assert not ends[-1]['is_terminal']
+  with pytest.raises(AssertionError):
+    env.step({})
+
+
+def test_normalize_action_maps_onto_finite_bounds():
+  env = envs.NormalizeAction(envs.GymWrapper(Fake(VECTOR, ACTION), 'x'))
+  assert np.array_equal(env.act_space['action'].low, [-1, -1, -np.inf])
+  env.reset()
+  for value in ([-1, -1, -7], [1, 1, 7], [0, 0, 0]):
+    env.step({'action': np.float32(value)})
+  expected = [[-2, 0, -7], [2, 1, 7], [0, .5, 0]]
+  assert np.array_equal(env.env.env.actions, expected)
+
+
+def test_one_hot_action_takes_only_one_hot():
+  env = envs.OneHotAction(
+      envs.GymWrapper(Fake(VECTOR, gymnasium.spaces.Discrete(3, start=1))))
+  assert env.act_space['action'].discrete
+  assert env.act_space['action'].shape == (3,)
+  env.step({'action': np.float32([0, 0, 1])})
+  assert env.env.env.actions == [3]
+  for wrong in ([.5, .5, 0], [0, 0, 0], [1, 1, 0]):
+    with pytest.raises(ValueError, match='not one-hot'):
+      env.step({'action': np.float32(wrong)})
+
+
+def test_resize_image_keeps_colours_and_orientation():
+  env = envs.ResizeImage(envs.Dummy(size=(32, 48)), (16, 16))
+  assert env.obs_space['image'].shape == env.reset()['image'].shape
+  image = np.zeros((32, 32, 3), np.uint8)
+  image[:16, :, 0] = 200
+  small = envs.resize(image, (8, 4))
+  assert small.shape == (8, 4, 3)
+  assert (small[:4] == [200, 0, 0]).all() and not small[4:].any()
+
+
+def test_render_image_adds_what_render_gives():
+  env = envs.RenderImage(envs.GymWrapper(Fake(VECTOR, ACTION), 'x'))
+  assert (env.reset()['image'] == 7).all()
+  assert env.reset()['image'].shape == env.obs_space['image'].shape
+  env.env.env.render = lambda: None
+  with pytest.raises(ValueError, match='rgb_array'):
+    env.reset()
+
+
+@pytest.mark.parametrize('bad,words', [
+    ([0, np.nan, 0], 'not finite'), ([0, np.inf, 0], 'not finite'),
+    ([0, 0], 'shape'), (0.0, 'shape')])
+def test_check_action_stops_a_bad_action(bad, words):
+  inner = Fake(VECTOR, ACTION)
+  env = envs.CheckAction(envs.NormalizeAction(envs.GymWrapper(inner)))
+  with pytest.raises(ValueError, match=words):
+    env.step({'action': np.float32(bad)})
+  assert not inner.actions
+  env.step({'action': np.zeros(3, np.float32), 'reset': False})
+  assert len(inner.actions) == 1
+
+
+@pytest.fixture(params=['process', 'none'])
+def strategy(request):
+  return request.param
+
+
+@pytest.fixture
+def start():
+  """Makes Async environments and closes them after the test."""
+  made = []
+
+  def start(*args, **kwargs):
+    made.append(envs.Async(*args, **kwargs))
+    return made[-1]
+  yield start
+  for env in made:
+    env.close()
+
+
+def value(fn):
+  """Makes a constructor through which a worker tells what `fn` returns."""
+  return lambda: types.SimpleNamespace(obs_space=fn(), close=lambda: None)
+
+
+def test_async_equals_the_environment_itself(start, strategy):
+  make = functools.partial(envs.Dummy, 'continuous', (8, 8), 4, 7)
+  remote, local = start(make, strategy), make()
+  assert remote.obs_space == local.obs_space
+  assert remote.act_space == local.act_space
+  action = {'action': np.zeros(6, np.float32)}
+  for name, args in [('reset', ()), ('step', (action,)), ('reset', ())]:
+    promised, own = getattr(remote, name)(*args)(), getattr(local, name)(*args)
+    assert all(np.array_equal(promised[k], own[k]) for k in own)
+
+
+def test_async_promises_keep_their_order(start, strategy):
+  env = start(lambda: envs.Dummy(length=3), strategy)
+  promises = [env.reset(), *(env.step({}) for _ in range(3))]
+  assert promises[3]()['is_last']
+  assert promises[0]()['is_first']
+  assert not promises[1]()['is_last']
+
+
+def test_async_starts_without_waiting(start):
+  begin = time.time()
+  envs_ = [start(value(lambda: time.sleep(2))) for _ in range(2)]
+  assert time.time() - begin < 1
+  for env in envs_:
+    assert env.obs_space is None
+  assert 2 <= time.time() - begin < 3.9
+
+
+def test_async_worker_never_imports_tensorflow(start):
+  def modules():
+    from dreamingv2.common import suites
+    suites.make('toy', 'reach')
+    suites.validate('robosuite', 'Lift', {})
+    suites.validate('dmc', 'walker_walk', {})
+    return [k for k in sys.modules if 'tensorflow' in k or 'keras' in k]
+  assert start(value(modules)).obs_space == []
+
+
+def test_async_does_not_import_the_script_that_started_it(tmp_path):
+  script = tmp_path / 'script.py'
+  script.write_text(
+      'print("top")\n'
+      'from dreamingv2.common import envs\n'
+      'class Mine(envs.Dummy):\n'
+      '  pass\n'
+      'env = envs.Async(lambda: Mine())\n'
+      'print(env.reset()()["is_first"])\n')
+  out = subprocess.run(
+      [sys.executable, script], capture_output=True, text=True, timeout=60,
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+  assert (out.stdout, out.stderr) == ('top\nTrue\n', '')
+
+
+def test_async_sets_the_environment_of_the_worker(start, monkeypatch):
+  monkeypatch.setenv('REMOVED', 'x')
+  names = ('ADDED', 'REMOVED', 'OMP_NUM_THREADS')
+  env = start(
+      value(lambda: [os.environ.get(x) for x in names]),
+      environ={'ADDED': 'y', 'REMOVED': None})
+  assert env.obs_space == ['y', None, '1']
+  assert 'ADDED' not in os.environ and os.environ['REMOVED'] == 'x'
+
+
+@pytest.mark.parametrize('error', [
+    ValueError('bad value'), ImportError('no such thing'), KeyError('key'),
+    ModuleNotFoundError('no module')])
+def test_async_keeps_errors_for_users(start, error):
+  def fail():
+    raise error
+  kind = ImportError if isinstance(error, ImportError) else type(error)
+  with pytest.raises(kind) as info:
+    _ = start(value(fail)).obs_space
+  assert info.value.args == error.args
+  assert 'in fail' in str(info.value.__cause__)
+
+
+def test_async_gives_other_errors_with_their_traceback(start):
+  env = start(value(lambda: 1 / 0))
+  for attempt in (lambda: env.obs_space, env.reset()):
+    with pytest.raises(RuntimeError, match='(?s)Traceback.*ZeroDivision'):
+      attempt()
+
+
+def test_async_survives_an_error(start):
+  env = start(lambda: envs.CheckAction(envs.Dummy()))
+  with pytest.raises(ValueError, match='not finite'):
+    env.step({'action': np.full(6, np.nan)})()
+  assert env.reset()()['is_first']
+
+
+@pytest.mark.parametrize('end,words', [
+    (lambda: os._exit(3), 'exit code 3'),
+    (lambda: os.kill(os.getpid(), signal.SIGKILL), 'signal SIGKILL'),
+    (lambda: (os.write(2, b'last words'), os.abort()),
+     'signal SIGABRT:\nlast words')])
+def test_async_tells_that_the_worker_died(start, end, words):
+  env = start(value(end))
+  with pytest.raises(RuntimeError, match='environment worker .*' + words):
+    _ = env.obs_space
+  with pytest.raises(RuntimeError, match='died'):
+    env.reset()()
+
+
+def test_async_worker_ignores_interrupts(start):
+  env = start(lambda: envs.Dummy())
+  env.reset()()
+  os.kill(env._host._process.pid, signal.SIGINT)
+  assert env.reset()()['is_first']
+
+
+def test_async_close_ends_the_process(start):
+  env = start(lambda: envs.Dummy())
+  env.reset()()
+  env.close()
+  assert env._host._process.poll() == 0
+  with pytest.raises(RuntimeError, match='closed'):
+    env.reset()()
+
+
+def test_async_worker_ends_with_its_parent(tmp_path):
+  script = tmp_path / 'script.py'
+  script.write_text(
+      'import os, time\n'
+      'from dreamingv2.common import envs\n'
+      'env = envs.Async(lambda: envs.Dummy())\n'
+      'env.reset()()\n'
+      'print(env._host._process.pid, flush=True)\n'
+      'os.kill(os.getpid(), 9)\n')
+  out = subprocess.run(
+      [sys.executable, script], capture_output=True, text=True, timeout=60,
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+  for _ in range(50):
+    if not os.path.exists(f'/proc/{int(out.stdout)}/cmdline') or not open(
+        f'/proc/{int(out.stdout)}/cmdline').read():
+      return
+    time.sleep(0.1)
+  raise AssertionError('the worker outlives its parent')
+
+
+def test_async_rejects_an_unknown_strategy():
+  with pytest.raises(ValueError, match='process'):
+    envs.Async(envs.Dummy, 'thread')

@@ -1,0 +1,91 @@
+import pytest
+
+from dreamingv2.common.config import Config
+from dreamingv2.common.flags import Flags
+
+FLAGS = Flags({
+    'configs': ['defaults'],
+    'encoder': {'layers': [400, 400]},
+    'jit': True,
+    'opt': {'lr': 1e-4, 'wd': 1e-6},
+    'replay': {'capacity': 2000000},
+    'task': 'Lift',
+    'wd': 0.5,
+})
+
+
+@pytest.mark.parametrize('argv, expected', [
+    ('', {}),
+    ('--task Door', {'task': 'Door'}),
+    ('--task=Door', {'task': 'Door'}),
+    ('--task=a=b', {'task': 'a=b'}),
+    ('--task=', {'task': ''}),
+    ('--jit False', {'jit': False}),
+    ('--configs a b', {'configs': ('a', 'b')}),
+    ('--configs a,b c', {'configs': ('a', 'b', 'c')}),
+    ('--configs=a,b --task x', {'configs': ('a', 'b'), 'task': 'x'}),
+    ('--encoder.layers 1e2', {'encoder.layers': (100,)}),
+    ('--replay.capacity 1e5', {'replay.capacity': 100000}),
+    ('--opt.lr -3e-4', {'opt.lr': -3e-4}),
+    (r'--.*\.wd 1e-3', {'opt.wd': 1e-3}),
+    (r'--.*wd=1e-3', {'opt.wd': 1e-3, 'wd': 1e-3}),
+    ('--task a --task b', {'task': 'b'}),
+])
+def test_parse_sets_just_what_was_given(argv, expected):
+  default = FLAGS.parse([])
+  parsed = FLAGS.parse(argv.split())
+  assert {k: v for k, (_, v) in default.diff(parsed).items()} == expected
+  assert isinstance(parsed, Config)
+
+
+@pytest.mark.parametrize('argv, words', [
+    ('--tusk Door', ['--tusk', 'nearest: task']),
+    ('--capacity 3', ['--capacity', 'nearest: replay.capacity']),
+    (r'--.*\.decay 1', [r'--.*\.decay']),
+    ('--opt 1', ['--opt', 'opt.lr', 'opt.wd']),
+    ('--task', ['--task', 'string']),
+    ('--jit --task x', ['--jit', 'True/False']),
+    ('--configs', ['--configs', 'list of strings']),
+    ('--replay.capacity 2.5', ['--replay.capacity', 'int', "'2.5'"]),
+    ('--jit yes', ['--jit', 'True/False', "'yes'"]),
+    ('--opt.lr fast', ['--opt.lr', 'float', "'fast'"]),
+    (r'--.*\.wd fast', [r'--.*\.wd', 'opt.wd', 'float', "'fast'"]),
+    ('--encoder.layers 4,x', ['--encoder.layers', 'int', "'x'"]),
+    ('--task a b', ['--task', 'one value', "'a b'"]),
+    ('Door', ['Door', '--key value']),
+    ('-task Door', ['-task']),
+])
+def test_parse_refuses_and_names_flag_value_and_type(argv, words):
+  with pytest.raises(ValueError) as error:
+    FLAGS.parse(argv.split())
+  assert all(word in str(error.value) for word in words), error.value
+  assert '\n' not in str(error.value)
+
+
+def test_known_only_leaves_the_rest_of_the_line_in_order():
+  argv = '--task Door --configs a b --.*wd 3 --help'.split()
+  config, remaining = Flags(configs=['x']).parse(argv, known_only=True)
+  assert config.configs == ('a', 'b')
+  assert remaining == ['--task', 'Door', '--.*wd', '3', '--help']
+
+
+def test_known_only_still_refuses_a_wrong_value():
+  with pytest.raises(ValueError, match='--n'):
+    Flags(n=1).parse(['--n', 'x', '--other', '1'], known_only=True)
+
+
+def test_parse_reads_the_command_line_of_the_process(monkeypatch):
+  monkeypatch.setattr('sys.argv', ['train.py', '--task', 'Door'])
+  assert FLAGS.parse().task == 'Door'
+
+
+@pytest.mark.parametrize('argv', [['--help'], ['--task', 'x', '-h']])
+def test_help_prints_every_key_with_type_and_default_and_ends(capsys, argv):
+  with pytest.raises(SystemExit) as ending:
+    FLAGS.parse(argv)
+  lines = capsys.readouterr().out.splitlines()
+  assert ending.value.code == 0
+  assert [line.split()[0] for line in lines] == [
+      f'--{key}' for key in FLAGS.parse([]).flat]
+  (line,) = [line for line in lines if line.startswith('--opt.wd')]
+  assert '1e-06' in line and 'float' in line

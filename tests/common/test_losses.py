@@ -1,0 +1,151 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dreamingv2.common import losses
+
+
+def info_nce_loop(logits, labels, row_mask, col_mask):
+  """Computes losses and hits [N] in float64, entry by entry."""
+  values, hits = [], []
+  for i in range(len(labels)):
+    if not row_mask[i]:
+      values.append(0.0)
+      hits.append(0.0)
+      continue
+    total, best = 0.0, None
+    for j in range(len(col_mask)):
+      if col_mask[j]:
+        total += math.exp(logits[i][j])
+        if best is None or logits[i][j] > logits[i][best]:
+          best = j
+    values.append(math.log(total) - logits[i][labels[i]])
+    hits.append(float(best == labels[i]))
+  return np.array(values), np.array(hits)
+
+
+def make_logits(rows=5, cols=7, seed=0):
+  rng = np.random.default_rng(seed)
+  logits = rng.normal(0, 2, (rows, cols)).astype(np.float32)
+  return logits, rng.permutation(cols)[:rows].astype(np.int32)
+
+
+def test_info_nce_equals_a_loop_with_and_without_masks():
+  logits, labels = make_logits()
+  rows, cols = np.ones(5, bool), np.ones(7, bool)
+  for _ in range(2):
+    expected = info_nce_loop(logits, labels, rows, cols)
+    actual = losses.info_nce(logits, labels, rows, cols)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    rows[1] = cols[labels[1]] = cols[labels[3]] = rows[3] = False
+  plain = losses.info_nce(tf.constant(logits), labels)
+  every = losses.info_nce(
+      logits, labels, np.ones(5, bool), np.ones(7, bool))
+  np.testing.assert_array_equal(plain, every)
+
+
+def test_info_nce_keeps_groups_apart():
+  first, second = make_logits(seed=0), make_logits(seed=1)
+  logits, labels = [np.stack(x) for x in zip(first, second, strict=True)]
+  rows = np.array([[1, 1, 0, 1, 1], [0, 1, 1, 1, 1]], bool)
+  cols = np.ones((2, 7), bool)
+  cols[0, labels[0, 2]] = cols[1, labels[1, 0]] = False
+  values, hits = losses.info_nce(logits, labels, rows, cols)
+  for g in range(2):
+    expected = info_nce_loop(logits[g], labels[g], rows[g], cols[g])
+    np.testing.assert_allclose(values[g], expected[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(hits[g], expected[1])
+
+
+def test_info_nce_falls_to_zero_for_a_perfect_prediction():
+  labels = np.arange(6, dtype=np.int32)
+  values = [
+      losses.info_nce(tf.eye(6) * gain, labels)[0].numpy().mean()
+      for gain in (0.0, 1.0, 4.0, 40.0)]
+  assert values[0] == pytest.approx(math.log(6), abs=1e-6)
+  assert values[0] > values[1] > values[2] > values[3]
+  assert values[3] < 1e-6
+  assert losses.info_nce(tf.eye(6), labels)[1].numpy().min() == 1
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf, 3e38])
+def test_info_nce_ignores_what_the_masks_hide(bad):
+  logits, labels = make_logits()
+  rows, cols = np.ones(5, bool), np.ones(7, bool)
+  rows[2] = cols[labels[2]] = False
+  results = []
+  for fill in (0.0, bad):
+    dirty = logits.copy()
+    dirty[2, :] = dirty[:, labels[2]] = fill
+    dirty = tf.constant(dirty)
+    with tf.GradientTape() as tape:
+      tape.watch(dirty)
+      value, hit = losses.info_nce(dirty, labels, rows, cols)
+      total = tf.reduce_sum(value)
+    results.append((value, hit, tape.gradient(total, dirty)))
+  for clean, dirty in zip(*results, strict=True):
+    np.testing.assert_array_equal(clean, dirty)
+  grad = results[1][2].numpy()
+  assert not grad[2].any() and not grad[:, labels[2]].any()
+  assert np.delete(grad, 2, 0)[:, cols].all()
+
+
+def test_info_nce_does_not_depend_on_the_order_of_columns_or_rows():
+  logits, labels = make_logits()
+  value, hit = losses.info_nce(logits, labels)
+  rng = np.random.default_rng(1)
+  rows, cols = rng.permutation(5), rng.permutation(7)
+  moved, moved_hit = losses.info_nce(
+      logits[rows][:, cols], np.argsort(cols)[labels[rows]])
+  np.testing.assert_allclose(moved, value.numpy()[rows], rtol=1e-5)
+  np.testing.assert_array_equal(moved_hit, hit.numpy()[rows])
+
+
+def test_info_nce_is_unchanged_by_a_constant_per_row():
+  logits, labels = make_logits()
+  offset = np.array([-100, -1, 0, 1, 100], np.float32)[:, None]
+  np.testing.assert_allclose(  # 1e-5 is float32's spacing at 100.
+      losses.info_nce(logits + offset, labels)[0],
+      losses.info_nce(logits, labels)[0], atol=3e-5)
+
+
+def test_info_nce_is_finite_in_the_extremes():
+  logits = tf.constant([[1e6, -1e6], [1e6, -1e6]])
+  with tf.GradientTape() as tape:
+    tape.watch(logits)
+    value, hit = losses.info_nce(logits, tf.constant([0, 1]))
+  np.testing.assert_array_equal(value, [0, 2e6])
+  np.testing.assert_array_equal(hit, [1, 0])
+  np.testing.assert_array_equal(
+      tape.gradient(value, logits), [[0, 0], [1, -1]])
+
+
+def test_info_nce_refuses_half_precision():
+  with pytest.raises(AssertionError):
+    losses.info_nce(tf.zeros([2, 2], tf.float16), tf.constant([0, 1]))
+
+
+def test_masked_mean_equals_a_loop():
+  x = np.arange(6, dtype=np.float32).reshape(2, 3) ** 2
+  mask = np.array([[1, 0, 1], [0, 0, 1]])
+  picked = [x[i, j] for i in range(2) for j in range(3) if mask[i, j]]
+  expected = sum(picked) / len(picked)
+  for dtype in (bool, np.float32, np.int32):
+    value = losses.masked_mean(tf.constant(x), mask.astype(dtype))
+    assert value.numpy() == pytest.approx(expected)
+
+
+def test_masked_mean_of_nothing_is_zero():
+  assert losses.masked_mean(tf.fill([3], np.nan), np.zeros(3, bool)) == 0
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_masked_mean_sends_no_gradient_behind_the_mask(bad):
+  x = tf.constant([1.0, bad, 5.0])
+  with tf.GradientTape() as tape:
+    tape.watch(x)
+    value = losses.masked_mean(x, np.array([True, False, True]))
+  assert value == 3
+  np.testing.assert_array_equal(tape.gradient(value, x), [0.5, 0, 0.5])

@@ -1,0 +1,272 @@
+"""Holds the code to its floors, its style and its tables."""
+
+import ast
+import fnmatch
+import io
+import itertools
+import pathlib
+import tokenize
+
+import pytest
+
+from dreamingv2.common import config as configlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# A module imports from its own floor and from those below it.
+FLOORS = [
+    ['dreamingv2', 'dreamingv2.common'],
+    ['common.config', 'common.counter', 'common.flags', 'common.when'],
+    ['common.envs', 'common.logger', 'common.plot', 'common.tfutils',
+     'common.worker'],
+    ['common.augment', 'common.dists', 'common.losses'],
+    ['common.checkpoint', 'common.driver', 'common.latents', 'common.layers',
+     'common.other', 'common.renderers', 'common.renderers.*',
+     'common.replay', 'common.suites', 'common.suites.*'],
+    ['common.nets'],
+    ['objectives.base', 'objectives.overshooting'],
+    ['objectives.*'],
+    ['objectives'],
+    ['agent', 'expl'],
+    ['api', 'evaluate', 'figures', 'sweep', 'tables', 'train'],
+]
+OBJECTIVES = 7
+
+TENSORFLOW = {'keras', 'tensorflow', 'tensorflow_probability', 'tf_keras'}
+SIMULATORS = {'dm_control', 'gym', 'mujoco', 'robosuite'}
+NO_TENSORFLOW = [
+    'checkpoint', 'config', 'counter', 'driver', 'envs', 'flags', 'logger',
+    'renderers', 'renderers.*', 'replay', 'suites', 'suites.*', 'when',
+    'worker']
+
+METHODS = ['dreamerv2', 'dreamingv2']
+SUITES = ['dmc_proprio', 'dmc_vision', 'robosuite']
+
+
+def find_modules():
+  """Returns {name in dreamingv2: path} of the checkout's modules."""
+  modules = {}
+  for path in [
+      *ROOT.glob('dreamingv2/**/*.py'), *ROOT.glob('common/**/*.py'),
+      *ROOT.glob('train.py')]:
+    parts = path.relative_to(ROOT).with_suffix('').parts
+    parts = parts if parts[0] == 'dreamingv2' else ('dreamingv2', *parts)
+    parts = parts[:-1] if parts[-1] == '__init__' else parts
+    modules['.'.join(parts)] = path
+  return modules
+
+
+MODULES = find_modules()
+TREES = {
+    name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+FILES = sorted({
+    *MODULES.values(), ROOT / 'setup.py', *ROOT.glob('tests/**/*.py')})
+
+
+def short(path):
+  return str(path.relative_to(ROOT))
+
+
+def floor(name):
+  """Returns the index of a module's floor, preferring its exact name."""
+  for match in (lambda name, entry: name == entry, fnmatch.fnmatchcase):
+    for index, entries in enumerate(FLOORS):
+      if any(match(name, entry) or match(name, f'dreamingv2.{entry}')
+             for entry in entries):
+        return index
+  raise AssertionError(f'{name} is in no floor of FLOORS.')
+
+
+def walk_top(node):
+  """Yields the nodes that run when the module is imported."""
+  for child in ast.iter_child_nodes(node):
+    if not isinstance(child, (
+        ast.AsyncFunctionDef, ast.FunctionDef, ast.Lambda)):
+      yield child
+      yield from walk_top(child)
+
+
+def imports(name, top=False):
+  """Returns {dotted name that a module imports: whether it is relative}."""
+  package = name.split('.')
+  if MODULES[name].name != '__init__.py':
+    package = package[:-1]
+  found = {}
+  for node in walk_top(TREES[name]) if top else ast.walk(TREES[name]):
+    if isinstance(node, ast.Import):
+      found.update({alias.name: False for alias in node.names})
+    elif isinstance(node, ast.ImportFrom):
+      above = package[:len(package) - node.level + 1] if node.level else []
+      base = '.'.join(above + [node.module] * bool(node.module))
+      for alias in node.names:
+        full = f'{base}.{alias.name}'
+        found[full if full in MODULES else base] = bool(node.level)
+  return found
+
+
+def reach_on_import(name):
+  """Returns all that importing a module of ours imports."""
+  seen, todo = set(), [name]
+  while todo:
+    current = todo.pop()
+    if current not in seen:
+      seen.add(current)
+      todo += imports(current, top=True) if current in MODULES else ()
+  return seen
+
+
+def test_every_module_has_a_floor_and_imports_none_above():
+  wrong = [
+      f'{name} imports {other}' for name in MODULES for other in imports(name)
+      if other in MODULES and floor(other) > floor(name)]
+  assert not wrong
+
+
+def test_objectives_do_not_know_each_other():
+  wrong = [
+      f'{name} imports {other}' for name in MODULES for other in imports(name)
+      if floor(name) == OBJECTIVES and other in MODULES
+      and other != name and floor(other) == OBJECTIVES]
+  assert not wrong
+
+
+def test_common_imports_itself_only_relatively():
+  wrong = [
+      f'{name} imports {other}' for name in MODULES
+      for other, relative in imports(name).items()
+      if name.startswith('dreamingv2.common')
+      and other.split('.')[0] in ('common', 'dreamingv2') and not relative]
+  assert not wrong
+
+
+def test_common_imports_nothing_outside_itself_from_this_project():
+  wrong = [
+      f'{name} imports {other}' for name in MODULES for other in imports(name)
+      if name.startswith('dreamingv2.common') and other in MODULES
+      and not other.startswith('dreamingv2.common')]
+  assert not wrong
+
+
+def test_no_module_imports_a_simulator_at_its_top():
+  wrong = [
+      f'{name} imports {other}' for name in MODULES
+      for other, relative in imports(name, top=True).items()
+      if not relative and other.split('.')[0] in SIMULATORS]
+  assert not wrong
+
+
+def test_modules_of_environment_processes_do_not_reach_tensorflow():
+  wrong = [
+      f'{name} reaches {other}' for name in MODULES
+      if name == 'dreamingv2.train' or any(
+          fnmatch.fnmatchcase(name, f'dreamingv2.common.{pattern}')
+          for pattern in NO_TENSORFLOW)
+      for other in reach_on_import(name)
+      if other.split('.')[0] in TENSORFLOW]
+  assert not wrong
+
+
+def test_only_flags_and_train_read_the_command_line():
+  wrong = [
+      name for name, tree in TREES.items() for node in ast.walk(tree)
+      if isinstance(node, ast.Attribute) and node.attr == 'argv'
+      and name not in ('dreamingv2.common.flags', 'dreamingv2.train')]
+  assert not wrong
+
+
+def test_lines_are_at_most_79_columns():
+  wrong = [
+      f'{short(path)}:{number}' for path in FILES
+      for number, line in enumerate(path.read_text().splitlines(), 1)
+      if len(line) > 79 or line != line.rstrip() or '\t' in line]
+  assert not wrong
+
+
+def test_blocks_are_indented_by_two_spaces():
+  wrong = []
+  for path in FILES:
+    for node in ast.walk(ast.parse(path.read_text())):
+      body = getattr(node, 'body', None)
+      if (isinstance(body, list) and body and hasattr(node, 'col_offset')
+          and body[0].lineno > node.lineno
+          and body[0].col_offset - node.col_offset != 2):
+        wrong.append(f'{short(path)}:{body[0].lineno}')
+  assert not wrong
+
+
+def test_strings_have_single_quotes():
+  wrong = []
+  for path in FILES:
+    for token in tokenize.generate_tokens(
+        io.StringIO(path.read_text()).readline):
+      text = token.string.lstrip('bfruBFRU')
+      if (token.type == tokenize.STRING and text.startswith('"')
+          and not text.startswith('"""') and "'" not in text):
+        wrong.append(f'{short(path)}:{token.start[0]}')
+  assert not wrong
+
+
+def test_files_have_at_most_500_lines():
+  wrong = {
+      short(path): lines for path in FILES
+      if (lines := len(path.read_text().splitlines())) > 500}
+  assert not wrong
+
+
+def test_functions_have_at_most_40_lines():
+  """Counts from the first statement on, so not what documents it."""
+  wrong = {}
+  for name, tree in TREES.items():
+    for node in ast.walk(tree):
+      if isinstance(node, ast.FunctionDef):
+        body = node.body[ast.get_docstring(node) is not None:]
+        lines = node.end_lineno - body[0].lineno + 1 if body else 0
+        if lines > 40:
+          wrong[f'{name}.{node.name}'] = lines
+  assert not wrong
+
+
+def test_what_is_public_has_a_docstring():
+  """The functions of a suite are those that its table's module documents."""
+  wrong = [name for name, tree in TREES.items() if not ast.get_docstring(tree)]
+  wrong += [
+      f'{name}.{node.name}' for name, tree in TREES.items()
+      for node in tree.body
+      if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+      and not fnmatch.fnmatchcase(name, 'dreamingv2.common.suites.*')
+      and not node.name.startswith('_') and not ast.get_docstring(node)]
+  assert not wrong
+
+
+def read_blocks():
+  return configlib.read_yaml(ROOT / 'configs.yaml')
+
+
+def block_keys(name):
+  """Returns the dotted keys that a block of configs.yaml sets."""
+  blocks = read_blocks()
+  defaults = configlib.Config(blocks['defaults'])
+
+  def find(block, prefix=''):
+    for key, value in (block or {}).items():
+      if isinstance(value, dict):
+        yield from find(value, f'{prefix}{key}.')
+      else:
+        yield from defaults.match(f'{prefix}{key}')
+
+  return set(find(blocks[name]))
+
+
+@pytest.mark.parametrize(
+    'method, suite', list(itertools.product(METHODS, SUITES)))
+def test_method_blocks_and_suite_blocks_set_disjoint_keys(method, suite):
+  assert not block_keys(method) & block_keys(suite)
+
+
+def test_every_config_block_fits_the_defaults():
+  blocks = read_blocks()
+  assert {*METHODS, *SUITES, 'debug', 'small'} <= set(blocks)
+  defaults = configlib.Config(blocks['defaults'])
+  for name, block in blocks.items():
+    if name != 'defaults':
+      assert defaults.update(block or {}).flat.keys() == defaults.flat.keys()
