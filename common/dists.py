@@ -1,5 +1,7 @@
 """Output distributions that TFP lacks or that need care with gradients."""
 
+import math
+
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
@@ -51,19 +53,40 @@ class TruncNormal:
   """
 
   EDGE = 1e-6
+  TAIL = 1e-7  # Probability beyond which float32 cannot invert the CDF.
 
   def __init__(self, mean, std):
     self._dist = tfd.Independent(tfd.TruncatedNormal(mean, std, -1, 1), 1)
-    self._mean = mean
+    self._mean, self._std = mean, std
     self.batch_shape = self._dist.batch_shape
     self.event_shape = self._dist.event_shape
 
   def sample(self, seed=None):
-    """Samples actions [..., A]."""
+    """Samples actions [..., A], reparameterised.
+
+    By the inverse CDF, with its implicit gradient. TensorFlow's own sampler
+    differentiates as if the bounds moved along with the mean: at mean 0.4 and
+    std 0.5 it gives d sample / d mean = 1 instead of 0.67 on average.
+
+    Source: Figurnov et al. 2018, for z in [a, b] in units of std.
+    """
     seed = tfutils.next_seed() if seed is None else seed
-    event = self._dist.sample(seed=seed)
-    inside = tf.clip_by_value(event, -1 + self.EDGE, 1 - self.EDGE)
-    return event + tf.stop_gradient(inside - event)
+    mean, std = tf.stop_gradient(self._mean), tf.stop_gradient(self._std)
+    u = tf.random.stateless_uniform(tf.shape(mean + std), seed)
+    low, high = (-1 - mean) / std, (1 - mean) / std
+    cdf_low, cdf_high = [
+        tf.math.erfc(-x / math.sqrt(2)) / 2 for x in (low, high)]
+    cdf = cdf_low + u * (cdf_high - cdf_low)
+    z = tf.math.ndtri(tf.clip_by_value(cdf, self.TAIL, 1 - self.TAIL))
+    z = tf.clip_by_value(z, low, high)
+    # How z follows its two bounds.
+    by_low = (1 - u) * tf.exp((z ** 2 - low ** 2) / 2)
+    by_high = u * tf.exp((z ** 2 - high ** 2) / 2)
+    by_mean = 1 - by_low - by_high
+    by_std = z - low * by_low - high * by_high
+    event = tf.clip_by_value(mean + std * z, -1 + self.EDGE, 1 - self.EDGE)
+    return (
+        event + (self._mean - mean) * by_mean + (self._std - std) * by_std)
 
   def mode(self):
     """Returns the densest point: the mean of the untruncated normal."""
