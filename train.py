@@ -14,6 +14,7 @@ import platform
 import random
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import tqdm
@@ -63,7 +64,9 @@ def main(argv=None):
   train_envs = [start(config.seed + 1000 * i) for i in range(config.envs)]
   eval_envs = [start(config.seed + 999)] if config.eval_eps else []
   try:
-    Run(config, logdir, train_envs, eval_envs).train()
+    with user_errors():
+      run = Run(config, logdir, train_envs, eval_envs)
+    run.train()
   finally:
     for env in train_envs + eval_envs:
       env.close()
@@ -97,7 +100,7 @@ def load_config(argv=None):
 
 
 def prepare_logdir(config, suite, task):
-  """Makes the logdir and keeps the config in it.
+  """Makes the logdir and checks that it can serve this config.
 
   Raises:
     ValueError: It cannot be written, or holds a run of another config.
@@ -119,9 +122,8 @@ def prepare_logdir(config, suite, task):
           f'{differ}); choose another --logdir, or the same settings')
   try:
     logdir.mkdir(parents=True, exist_ok=True)
-    config.save(path)
-    text = path.read_text()
-    path.write_text(f'# {versions()}\n{text}')
+    with tempfile.TemporaryFile(dir=logdir):
+      pass
   except OSError as error:
     raise ValueError(
         f'logdir {logdir} cannot be written ({error}); choose another '
@@ -129,8 +131,15 @@ def prepare_logdir(config, suite, task):
   return logdir
 
 
+def save_config(config, logdir):
+  """Writes the config and the versions that decide the results."""
+  path = logdir / 'config.yaml'
+  config.save(path)
+  path.write_text(f'# {versions()}\n{path.read_text()}')
+
+
 def versions():
-  """Returns one line with the versions of all that decides the results."""
+  """Returns one line with commit and versions."""
   try:
     commit = subprocess.run(
         ['git', 'describe', '--always', '--dirty', '--abbrev=40'], cwd=ROOT,
@@ -176,7 +185,7 @@ class Run:
     outputs: Outputs of the logger; the usual ones by default.
 
   Raises:
-    SystemExit: Something the user can mend, after one line that says so.
+    ImportError, RuntimeError, ValueError: Something the user can mend.
   """
 
   def __init__(self, config, logdir, train_envs, eval_envs, outputs=None):
@@ -187,13 +196,13 @@ class Run:
     self._repeat = config.action_repeat
     random.seed(config.seed)
     np.random.seed(config.seed)
-    with user_errors():
-      self._load_libraries()
-      spaces = train_envs[0].obs_space, train_envs[0].act_space
-      self.replay = replays.Replay(
-          logdir / 'train_episodes', seed=config.seed, **config.replay)
-      self._make_agent(*spaces)
+    self._load_libraries()
+    spaces = train_envs[0].obs_space, train_envs[0].act_space
     self._say_memory(*spaces)
+    self.replay = replays.Replay(
+        logdir / 'train_episodes', seed=config.seed, **config.replay)
+    self._random_agent = self._other.RandomAgent(spaces[1], config.seed)
+    self.agent = self._agents.Agent(config, *spaces, self.step)
     self._logger = loggers.Logger(
         self.step, outputs or default_outputs(logdir), self._repeat)
     self._checkpoint = checkpoints.Checkpoint(logdir / 'checkpoints')
@@ -205,14 +214,19 @@ class Run:
       self._every[name].restore(0)  # Fire at multiples, but not at 0.
     self._explore = when.Until(config.expl_until)
     self._dataset = self.replay.dataset(**config.dataset)
+    self._make_drivers(train_envs, eval_envs)
+    self._resumed = self._restore()
+    # Last, so that a run that could not start leaves nothing in the way.
+    save_config(config, logdir)
+
+  def _make_drivers(self, train_envs, eval_envs):
     self._train_driver = drivers.Driver(train_envs, self._timer)
-    self._train_driver.on_reset(self.replay.add_step)
-    self._train_driver.on_step(self.replay.add_step)
+    self._prefill_driver = drivers.Driver(train_envs, self._timer)
+    for driver in (self._train_driver, self._prefill_driver):
+      driver.on_reset(self.replay.add_step)
+      driver.on_step(self.replay.add_step)
     self._train_driver.on_step(self._on_step)
     self._train_driver.on_episode(self._log_episode)
-    self._prefill_driver = drivers.Driver(train_envs, self._timer)
-    self._prefill_driver.on_reset(self.replay.add_step)
-    self._prefill_driver.on_step(self.replay.add_step)
     self._prefill_driver.on_step(self._count)
     self._eval_driver = drivers.Driver(eval_envs) if eval_envs else None
     self._eval_episodes = []
@@ -222,7 +236,6 @@ class Run:
 
   def train(self):
     """Trains until `steps`, from wherever the logdir stands."""
-    resumed = self._restore()
     total = int(self.config.steps)
     if self._env_step >= total:
       self._print(f'Nothing to do: step {self._env_step} of {total}.')
@@ -233,7 +246,7 @@ class Run:
         mininterval=0.5 if sys.stderr.isatty() else 30) as self._bar:
       try:
         self._prefill()
-        if not resumed:
+        if not self._resumed:
           self._pretrain()
         self._bar.set_description('train')
         while self._env_step < total:
@@ -262,11 +275,6 @@ class Run:
     where = ', '.join(gpus) or f'no GPU found: {os.cpu_count()} CPU cores'
     self._print(f'Training on {where}, precision {precision}.')
 
-  def _make_agent(self, obs_space, act_space):
-    self._random_agent = self._other.RandomAgent(act_space, self.config.seed)
-    self.agent = self._agents.Agent(
-        self.config, obs_space, act_space, self.step)
-
   def _say_memory(self, obs_space, act_space):
     capacity = min(
         self.config.replay.capacity or self.config.steps,
@@ -283,8 +291,7 @@ class Run:
       # What a run that was killed early has collected counts.
       self.step.restore(self.replay.stats['total_steps'])
       return False
-    with user_errors():
-      self.agent.load(snapshot.arrays)
+    self.agent.load(snapshot.arrays)
     meta = snapshot.meta
     self.step.restore(meta['step'])
     self.updates = meta['updates']

@@ -31,6 +31,21 @@ def flags(reward=0.0, is_first=False, is_last=False, is_terminal=False):
       'is_last': bool(is_last), 'is_terminal': bool(is_terminal)}
 
 
+def ready(env, time_limit=0):
+  """Wraps an environment so that the driver can use it.
+
+  Actions become one-hot or span -1..1, malformed ones raise, and episodes
+  are cut after `time_limit` agent steps, where that is not 0.
+  """
+  if isinstance(env.act_space['action'], gymnasium.spaces.Discrete):
+    env = OneHotAction(env)
+  else:
+    env = NormalizeAction(env)
+  if time_limit:
+    env = TimeLimit(env, time_limit)
+  return CheckAction(env)
+
+
 class Wrapper:
   """Passes everything on to the environment inside."""
 
@@ -239,6 +254,23 @@ class TimeLimit(Wrapper):
       obs = {**obs, 'is_last': True}
     self._step = None if obs['is_last'] else self._step
     return obs
+
+
+class ActionRepeat(Wrapper):
+  """Repeats actions and adds up their rewards, until an episode's end."""
+
+  def __init__(self, env, amount):
+    super().__init__(env)
+    self._amount = amount
+
+  def step(self, action):
+    reward = 0.0
+    for _ in range(self._amount):
+      obs = self.env.step(action)
+      reward += obs['reward']
+      if obs['is_last']:
+        break
+    return {**obs, 'reward': np.float32(reward)}
 
 
 class NormalizeAction(Wrapper):

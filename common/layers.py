@@ -7,7 +7,7 @@ from .tfutils import Module
 
 
 class Dense(Module):
-  """Linear layer, then normalisation, then activation.
+  """Linear layer, then normalisation, then activation, in the input's dtype.
 
   `build`, `part` and `finish` compute it piecewise, so that inputs known
   ahead of a loop are projected outside of it. layer(concat([a, b], -1)) is
@@ -41,7 +41,7 @@ class Dense(Module):
     """Adds the bias, normalises and activates [..., units]."""
     if self._bias:
       bias = self.var('bias', tf.zeros_initializer(), [self._units])
-      x = x + tfutils.cast(bias)
+      x = x + tf.cast(bias, x.dtype)
     return self._act(self._norm(x))
 
 
@@ -154,7 +154,7 @@ def _entry(table, key, name):
   if name not in table:
     raise ValueError(
         f"{key} '{name}' is unknown; choose one of {', '.join(table)} in "
-        f"configs.yaml or with --<part>.{key}")
+        f'configs.yaml or with --<part>.{key}')
   return table[name]
 
 
@@ -165,7 +165,7 @@ def _matmul(x, kernel):
   would hold one matrix per entry of it.
   """
   flat = tf.reshape(x, [-1, x.shape[-1]])
-  flat = tf.linalg.matmul(flat, tfutils.cast(kernel))
+  flat = tf.linalg.matmul(flat, tf.cast(kernel, x.dtype))
   return tf.reshape(flat, [*x.shape[:-1], flat.shape[-1]])
 
 

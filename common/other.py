@@ -102,12 +102,12 @@ def lambda_return(reward, value, discount, bootstrap, lambda_):
 
 
 def _linear(step, start, end, duration):
-  mix = tf.clip_by_value(step / duration, 0, 1)
+  mix = tf.clip_by_value(step / max(duration, 1), 0, 1)
   return (1 - mix) * start + mix * end
 
 
 def _warmup(step, duration, value):
-  return value * tf.clip_by_value(step / duration, 0, 1)
+  return value * tf.clip_by_value(step / max(duration, 1), 0, 1)
 
 
 def _exp(step, start, end, halflife):

@@ -55,6 +55,21 @@ def cast(x):
   return tf.cast(x, compute_dtype())
 
 
+def stored_dtype(dtype):
+  """Returns the dtype that the driver stores values of a space in."""
+  dtype = tf.as_dtype(dtype)
+  if dtype.is_floating:
+    return tf.float32
+  return tf.int32 if dtype.is_integer and dtype != tf.uint8 else dtype
+
+
+def compile(fn):
+  """Returns `fn` as a graph that is traced on its first call."""
+  # Nothing here is Python control flow on tensors, which AutoGraph, slow to
+  # trace, would be needed for.
+  return tf.function(fn, autograph=False)
+
+
 def generator():
   """Returns the one generator all noise comes from; its state is saved."""
   return tf.random.get_global_generator()

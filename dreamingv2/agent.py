@@ -19,6 +19,11 @@ from .common.tfutils import Module
 # What every environment sends beside its observations.
 META = ('reward', 'is_first', 'is_last', 'is_terminal')
 HEADS = ('reward', 'discount')
+CLIP_REWARDS = {
+    'identity': lambda x: x,
+    'sign': tf.sign,
+    'tanh': tf.tanh,
+}
 
 
 class Agent(Module):
@@ -41,11 +46,15 @@ class Agent(Module):
     self.generator = tfutils.generator()
     self.wm = WorldModel(config, obs_space, self.tfstep)
     self.task_behavior = ActorCritic(config, self.act_space, self.tfstep)
-    self.expl_behavior = self._explorer()
-    self._wrap = _compile if config.jit else (lambda fn: fn)
+    self.expl_behavior = expl.make(
+        config, self.task_behavior, self.act_space, self.wm, self.tfstep,
+        self._reward)
+    self._wrap = tfutils.compile if config.jit else (lambda fn: fn)
     self._train = self._wrap(self._train_step)
     self._report = self._wrap(self.wm.report)
-    self._policies = {}
+    self._policies = {
+        mode: self._wrap(functools.partial(self._policy_step, mode=mode))
+        for mode in ('eval', 'explore', 'train')}
     self._build()
 
   def policy(self, obs, state=None, mode='train'):
@@ -60,9 +69,6 @@ class Agent(Module):
     Returns:
       Dict with 'action', float32 NumPy [N, A], and the next state.
     """
-    if mode not in self._policies:
-      self._policies[mode] = self._wrap(
-          functools.partial(self._policy_step, mode=mode))
     if state is None:
       state = self.initial_state(len(obs['is_first']))
     self.tfstep.assign(int(self.step))
@@ -97,7 +103,7 @@ class Agent(Module):
 
   def save(self):
     """Returns every variable as a NumPy array by its path."""
-    return {k: v.numpy() for k, v in self._variables().items()}
+    return {k: np.asarray(v.numpy()) for k, v in self._variables().items()}
 
   def load(self, arrays):
     """Assigns every variable by its path.
@@ -129,17 +135,6 @@ class Agent(Module):
       found.update({k: v for k, v in part.items() if v.ref() not in known})
     return found
 
-  def _explorer(self):
-    name = self.config.expl_behavior
-    if name == 'greedy':
-      return self.task_behavior
-    if name not in expl.BEHAVIORS:
-      raise ValueError(
-          f"expl_behavior '{name}' is unknown; choose one of greedy, "
-          f"{', '.join(expl.BEHAVIORS)}")
-    return expl.BEHAVIORS[name](
-        self.config, self.act_space, self.wm, self.tfstep, self._reward)
-
   def _reward(self, seq):
     return self.wm.heads['reward'](seq['feat']).mode()
 
@@ -151,9 +146,8 @@ class Agent(Module):
     latent = self.wm.rssm.obs_step(
         latent, action, embed, obs['is_first'], sample)
     feat = self.wm.rssm.get_feat(latent)
-    behavior = self.task_behavior
-    if mode == 'explore':
-      behavior = self.expl_behavior
+    explore = mode == 'explore'
+    behavior = self.expl_behavior if explore else self.task_behavior
     dist = behavior.actor(feat)
     action = dist.mode() if mode == 'eval' else dist.sample(
         seed=tfutils.next_seed())
@@ -165,13 +159,12 @@ class Agent(Module):
 
   def _train_step(self, data, state):
     state, outputs, metrics = self.wm.train(data, state)
-    start = outputs['post']
+    start, data = outputs['post'], outputs['data']
     metrics.update(self.task_behavior.train(
-        self.wm, start, outputs['data']['is_terminal'], self._reward))
+        self.wm, start, data['is_terminal'], self._reward))
     if self.expl_behavior is not self.task_behavior:
-      metrics.update({
-          f'expl_{k}': v for k, v in self.expl_behavior.train(
-              start, outputs, outputs['data']).items()})
+      found = self.expl_behavior.train(start, outputs, data)
+      metrics.update({f'expl_{k}': v for k, v in found.items()})
     return state, metrics
 
   def _build(self):
@@ -179,7 +172,7 @@ class Agent(Module):
     length = self.config.dataset.length
     spaces = {**self.obs_space, 'action': self.act_space}
     data = {
-        k: tf.zeros([1, length, *s.shape], _dtype(s.dtype))
+        k: tf.zeros([1, length, *s.shape], tfutils.stored_dtype(s.dtype))
         for k, s in spaces.items()}
     outputs = self.wm.build(data)
     self.task_behavior.build(outputs['feat'][:, 0])
@@ -505,24 +498,3 @@ class ActorCritic(Module):
     """Moves the target critic, every `slow_target_update` calls."""
     if self.config.slow_target:
       self._follow(self.critic, self._target_critic)
-
-
-CLIP_REWARDS = {
-    'identity': lambda x: x,
-    'sign': tf.sign,
-    'tanh': tf.tanh,
-}
-
-
-def _dtype(dtype):
-  """Returns the dtype that the driver stores values of a space in."""
-  dtype = np.dtype(dtype)
-  if dtype.kind == 'f':
-    return tf.float32
-  return tf.int32 if dtype.kind == 'i' else tf.as_dtype(dtype)
-
-
-def _compile(fn):
-  # Nothing here is Python control flow on tensors, which AutoGraph, slow to
-  # trace, would be needed for.
-  return tf.function(fn, autograph=False)

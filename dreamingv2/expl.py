@@ -172,6 +172,30 @@ class ModelLoss(tfutils.Module):
     return reward
 
 
+def make(config, task_behavior, act_space, wm, tfstep, reward):
+  """Returns the behaviour that `config.expl_behavior` names.
+
+  Args:
+    config: Whole config.
+    task_behavior: What 'greedy' names.
+    act_space: Space of actions.
+    wm: World model to imagine with.
+    tfstep: Variable with the environment step.
+    reward: Maps imagined sequences to rewards.
+
+  Raises:
+    ValueError: Unknown name.
+  """
+  name = config.expl_behavior
+  if name == 'greedy':
+    return task_behavior
+  if name not in BEHAVIORS:
+    raise ValueError(
+        f"expl_behavior '{name}' is unknown; choose one of greedy, "
+        f"{', '.join(BEHAVIORS)}")
+  return BEHAVIORS[name](config, act_space, wm, tfstep, reward)
+
+
 BEHAVIORS = {
     'ModelLoss': ModelLoss,
     'Plan2Explore': Plan2Explore,

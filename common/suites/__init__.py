@@ -9,8 +9,6 @@ environment variables.
 import difflib
 import importlib
 
-import gymnasium
-
 from .. import envs
 
 SUITES = {
@@ -87,13 +85,7 @@ def make(
   env = _module(suite).make(
       task, seed=seed, size=tuple(size), action_repeat=action_repeat,
       **options)
-  if isinstance(env.act_space['action'], gymnasium.spaces.Discrete):
-    env = envs.OneHotAction(env)
-  else:
-    env = envs.NormalizeAction(env)
-  if time_limit:
-    env = envs.TimeLimit(env, time_limit)
-  return envs.CheckAction(env)
+  return envs.ready(env, time_limit)
 
 
 def known(kind, name, names):

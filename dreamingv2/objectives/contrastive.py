@@ -79,7 +79,8 @@ class Contrastive(Objective):
         self._score, latents, keys, valid[c.horizon], c.negatives,
         c.symmetric)
     kls = self._overshoot(post, priors, valid)
-    guess = self._latent.from_vector(self._critic(embed))
+    guess = self._latent.from_vector(
+        self._critic(tf.cast(embed, tf.float32)))
     aux, aux_hit = contrast(
         self._score, [guess], keys, valid[0], c.aux_negatives, c.symmetric)
     terms = {
@@ -102,8 +103,9 @@ class Contrastive(Objective):
   def _keys(self, data):
     """Computes critic vectors [B, T, Z] of frames by the slow encoder."""
     embed = tf.stop_gradient(self._slow_encoder(data))
+    embed = tf.cast(embed, tf.float32)  # W e decides small differences.
     if self._config.slow_critic:
-      out = tf.stop_gradient(self._slow_critic(tf.cast(embed, tf.float32)))
+      out = tf.stop_gradient(self._slow_critic(embed))
     else:
       out = self._critic(embed)
     return self._latent.critic(out)

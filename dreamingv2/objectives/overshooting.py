@@ -76,9 +76,12 @@ def valid(is_first, horizon):
 
 
 def ahead(x, distance):
-  """Shifts [B, T, ...] so that index t holds x[t + distance], padded by 0."""
-  pad = [[0, 0], [0, distance]] + [[0, 0]] * (len(x.shape) - 2)
-  return tf.pad(x[:, distance:], pad) if distance else x
+  """Shifts [B, T, ...] so that index t holds x[t + distance].
+
+  The end wraps around to the start. Zeros there would be no statistics: a
+  Gaussian without width makes gradients NaN even where they are masked.
+  """
+  return tf.concat([x[:, distance:], x[:, :distance]], 1)
 
 
 def predict(rssm, dynamics, post, action, horizon):

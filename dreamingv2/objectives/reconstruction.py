@@ -18,9 +18,9 @@ class Reconstruction(Objective):
   def report(self, wm, data):
     """Draws truth, open-loop prediction and error as one video per camera.
 
-    The first five frames are reconstructed from the posterior, the rest is
-    predicted from actions alone. Rows: truth, model, error; columns: six
-    sequences.
+    The first frames, five if there are more, are reconstructed from the
+    posterior, the rest is predicted from actions alone. Rows: truth, model,
+    error; columns: six sequences.
     """
     data = wm.preprocess(data)
     return {
@@ -30,6 +30,7 @@ class Reconstruction(Objective):
 
 def _open_loop(wm, data, key, seen=5, sequences=6):
   data = {k: v[:sequences] for k, v in data.items()}
+  seen = min(seen, data['action'].shape[1] - 1)
   decoder = wm.heads['decoder']
   truth = tf.cast(data[key], tf.float32) + 0.5
   embed = wm.encoder(data)

@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf_keras import mixed_precision
 
 from dreamingv2.common import latents
 from dreamingv2.common import tfutils
@@ -16,10 +15,9 @@ def seed():
 
 @pytest.fixture
 def half():
-  before = mixed_precision.global_policy()
-  mixed_precision.set_global_policy('mixed_float16')
+  tfutils.setup('16')
   yield
-  mixed_precision.set_global_policy(before)
+  tfutils.setup('32')
 
 
 def normal(*shape, seed=0):

@@ -3,17 +3,16 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf_keras import mixed_precision
 
+from dreamingv2.common import replay
 from dreamingv2.common import tfutils
 
 
 @pytest.fixture(autouse=True)
 def policy():
   """Restores the precision, which is global."""
-  before = mixed_precision.global_policy()
   yield
-  mixed_precision.set_global_policy(before)
+  tfutils.setup('32')
 
 
 class Parts(tfutils.Module):
@@ -313,3 +312,23 @@ def test_optimizer_keeps_its_state_as_variables():
   opt.build({'net': Parts(w=tf.Variable(1.0))})
   assert list(tfutils.named_variables(opt)) == [
       'good', 'scale', 'skipped', 'slots/net/w/m', 'slots/net/w/v', 'updates']
+
+
+@pytest.mark.parametrize('dtype', [
+    bool, 'uint8', 'uint16', 'int32', 'int64', 'float16', 'float32',
+    'float64'])
+def test_stored_dtype_is_what_the_replay_converts_to(dtype):
+  stored = replay.convert({'x': np.zeros(2, dtype)})['x'].dtype
+  assert tfutils.stored_dtype(np.dtype(dtype)) == stored
+
+
+def test_compile_traces_a_function_once():
+  traces = []
+
+  def double(x):
+    traces.append(1)
+    return 2 * x
+
+  function = tfutils.compile(double)
+  assert [function(tf.constant(i)).numpy() for i in range(3)] == [0, 2, 4]
+  assert len(traces) == 1

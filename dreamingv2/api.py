@@ -1,0 +1,76 @@
+"""Trains on the user's own environment.
+
+    import gymnasium
+    from dreamingv2 import api
+    env = gymnasium.make('CarRacing-v3')
+    config = api.load('small').update({'logdir': 'logdir/car', 'steps': 1e5})
+    api.train(env, config)
+"""
+
+import numpy as np
+
+from . import train as training
+from .common import envs
+
+
+def load(*names):
+  """Returns the config of blocks in configs.yaml over the defaults.
+
+  Raises:
+    ValueError: Unknown block.
+  """
+  return training.load_config(['--configs', *names] if names else [])
+
+
+def wrap(env, config):
+  """Makes a Gymnasium or old gym environment one that the agent can use.
+
+  Images are resized to `render_size`. An environment that observes no image
+  but was made with render_mode 'rgb_array' gets its rendered frame as
+  'image'. A single vector observation is called 'vector'.
+
+  Raises:
+    ValueError: A space that cannot be handled.
+  """
+  if hasattr(env, 'obs_space'):  # Has our interface already.
+    return env
+  is_image = getattr(env.observation_space, 'dtype', None) == np.uint8
+  env = envs.GymWrapper(
+      env, 'image' if is_image else 'vector', seed=config.seed)
+  images = [k for k, v in env.obs_space.items() if len(v.shape) == 3]
+  if images:
+    env = envs.ResizeImage(env, config.render_size)
+  elif getattr(env, 'render_mode', None) == 'rgb_array':
+    env = envs.RenderImage(env, 'image', config.render_size)
+  if config.action_repeat > 1:
+    env = envs.ActionRepeat(env, config.action_repeat)
+  return envs.ready(env, config.time_limit)
+
+
+def train(env, config, outputs=None, eval_env=None):
+  """Trains on `env` until `config.steps`, or resumes the run in the logdir.
+
+  The environment lives in this process, where TensorFlow is loaded too: one
+  that renders with software OpenGL may crash; pass
+  `envs.Async(constructor)` to run it in a process of its own.
+
+  Args:
+    env: Gymnasium environment, old gym environment, or one of common.envs.
+    config: Config; `config.logdir` must be set.
+    outputs: Outputs of the logger; terminal, JSON lines, TensorBoard and GIF
+      files by default.
+    eval_env: Environment for evaluation, which is off without one.
+
+  Returns:
+    The trained agent.
+
+  Raises:
+    ValueError: A space or a config that cannot be handled.
+  """
+  if not config.logdir:
+    raise ValueError("logdir is ''; set it: config.update({'logdir': ...})")
+  spaces = [wrap(x, config) for x in (env, eval_env) if x is not None]
+  logdir = training.prepare_logdir(config, 'gym', 'env')
+  run = training.Run(config, logdir, spaces[:1], spaces[1:], outputs)
+  run.train()
+  return run.agent

@@ -1,0 +1,122 @@
+"""Small configs, agents and batches for the tests of the learning code.
+
+The fixtures are functions, so that a test says what it wants.
+"""
+
+import pathlib
+
+import gymnasium
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dreamingv2 import agent
+from dreamingv2.common import config as configlib
+from dreamingv2.common import counter
+from dreamingv2.common import tfutils
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs.yaml'
+A = 2
+LATENTS = {
+    'categorical': {},
+    'gaussian': {'rssm.discrete': 0, 'contrastive.dynamics': 'linear'},
+}
+
+
+@pytest.fixture(autouse=True)
+def setup():
+  """Runs every test in float32 from the same seed."""
+  tfutils.setup('32', seed=0)
+  yield
+  tfutils.setup('32', seed=0)
+
+
+@pytest.fixture(scope='session')
+def make_config():
+  """Returns a function of block names and updates: the smallest Config."""
+  blocks = configlib.read_yaml(CONFIGS)
+
+  def make(*names, updates=(), latent='categorical', vector=True):
+    config = configlib.Config(blocks['defaults'])
+    for name in names:
+      config = config.update(blocks[name])
+    config = config.update(blocks['debug'])
+    config = config.update({
+        'dataset': {'batch': 3, 'length': 7},
+        'replay': {'minlen': 7, 'maxlen': 7}, 'imag_horizon': 3})
+    config = config.update(LATENTS[latent])
+    if vector:  # Images are slow, and few tests need them.
+      config = config.update({
+          name: {'mlp_keys': '.*', 'cnn_keys': '$^', 'mlp_layers': [16]}
+          for name in ('encoder', 'decoder')})
+    return config.update(dict(updates))
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def make_spaces():
+  """Returns a function that gives the observation and action spaces."""
+
+  def make(discrete=False):
+    box = gymnasium.spaces.Box
+    flag = box(0, 1, (), bool)
+    obs = {
+        'image': box(0, 255, (64, 64, 3), np.uint8),
+        'state': box(-np.inf, np.inf, (5,), np.float32),
+        'reward': box(-np.inf, np.inf, (), np.float32),
+        'is_first': flag, 'is_last': flag, 'is_terminal': flag}
+    act = box(0 if discrete else -1, 1, (A,), np.float32)
+    if discrete:
+      act.discrete = True
+    return obs, {'action': act}
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def make_batch():
+  """Returns a function that draws a batch for a config."""
+
+  def make(config, seed=0, discrete=False):
+    rng = np.random.default_rng(seed)
+    B, T = config.dataset.batch, config.dataset.length
+    data = {
+        'image': rng.integers(0, 256, (B, T, 64, 64, 3), np.uint8),
+        'state': rng.normal(size=(B, T, 5)).astype(np.float32),
+        'reward': rng.normal(size=(B, T)).astype(np.float32),
+        'is_first': np.zeros((B, T), bool),
+        'is_last': np.zeros((B, T), bool),
+        'is_terminal': np.zeros((B, T), bool),
+        'action': rng.uniform(-1, 1, (B, T, A)).astype(np.float32)}
+    data['is_first'][:, 0] = True
+    if discrete:
+      data['action'] = np.eye(A, dtype=np.float32)[rng.integers(0, A, (B, T))]
+    return data
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def make_agent(make_spaces):
+  """Returns a function that builds an agent, always from the same seed."""
+
+  def make(config, discrete=False, seed=0):
+    tfutils.setup(config.precision.replace('auto', '32'), seed=seed)
+    return agent.Agent(config, *make_spaces(discrete), counter.Counter(0))
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def grads_of():
+  """Returns a function: path to norm of gradient, 0 where there is none."""
+
+  def grads(tape, value, module):
+    variables = tfutils.named_variables(module)
+    found = tape.gradient(value, list(variables.values()))
+    return {
+        key: 0.0 if grad is None else float(tf.norm(grad))
+        for key, grad in zip(variables, found, strict=True)}
+
+  return grads

@@ -1,0 +1,260 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dreamingv2 import agent as agentlib
+from dreamingv2.common.tfutils import named_variables
+
+
+def to_tensors(data):
+  return {k: tf.convert_to_tensor(v) for k, v in data.items()}
+
+
+def scalars(metrics):
+  return {k: float(v) for k, v in metrics.items()}
+
+
+def copy(module):
+  return {k: v.numpy().copy() for k, v in named_variables(module).items()}
+
+
+def assert_equal(lhs, rhs):
+  assert lhs.keys() == rhs.keys()
+  for key in lhs:
+    np.testing.assert_array_equal(lhs[key], rhs[key], err_msg=key)
+
+
+@pytest.fixture
+def make_behavior(make_config, make_spaces):
+
+  def make(discrete=False, **updates):
+    config = make_config(updates=updates)
+    tfstep = tf.Variable(0, dtype=tf.int64)
+    behavior = agentlib.ActorCritic(
+        config, make_spaces(discrete)[1]['action'], tfstep)
+    behavior.build(tf.zeros([1, 4]))
+    # The target critic must not be mistaken for the critic.
+    for var in named_variables(behavior.critic).values():
+      var.assign_add(0.1 * tf.random.stateless_normal(var.shape, [1, 2]))
+    return behavior
+
+  return make
+
+
+H, N = 4, 5
+
+
+def make_seq(behavior, discrete=False, seed=0):
+  rng = np.random.default_rng(seed)
+  normal = lambda *shape: tf.constant(rng.normal(size=shape), tf.float32)
+  feat = normal(H + 1, N, 4)
+  action = rng.uniform(-0.9, 0.9, (H + 1, N, 2))
+  if discrete:
+    action = np.eye(2)[rng.integers(0, 2, (H + 1, N))]
+  return {
+      'feat': feat, 'action': tf.constant(action, tf.float32),
+      'policy': behavior.actor.params(feat[:-1]),
+      'reward': normal(H + 1, N),
+      'discount': tf.constant(rng.uniform(0, 1, (H + 1, N)), tf.float32),
+      'weight': tf.constant(rng.uniform(0, 1, (H + 1, N)), tf.float32)}
+
+
+def test_target_equals_a_loop(make_behavior):
+  behavior = make_behavior(discount_lambda=0.7)
+  seq = make_seq(behavior)
+  target, metrics = behavior.target(seq)
+  value = behavior._target_critic(seq['feat']).mode().numpy()
+  reward, disc = seq['reward'].numpy(), seq['discount'].numpy()
+  assert target.shape == (H, N)
+  for n in range(N):
+    last = value[H, n]
+    for t in reversed(range(H)):
+      mixed = 0.3 * value[t + 1, n] + 0.7 * last
+      last = reward[t, n] + disc[t, n] * mixed
+      np.testing.assert_allclose(target[t, n], last, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+      metrics['critic_target'], target.numpy().mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize('grad, discrete', [
+    ('dynamics', False), ('reinforce', False), ('both', False),
+    ('reinforce', True), ('both', True)])
+def test_actor_loss_equals_a_loop(grad, discrete, make_behavior):
+  behavior = make_behavior(
+      discrete, actor_grad=grad, actor_ent='0.3', actor_grad_mix='0.2')
+  seq = make_seq(behavior, discrete)
+  rng = np.random.default_rng(1)
+  target = rng.normal(size=(H, N)).astype(np.float32)
+  loss, metrics = behavior.actor_loss(seq, tf.constant(target))
+  base = behavior._target_critic(seq['feat']).mode().numpy()
+  policy = behavior.actor(seq['feat'])
+  entropy = policy.entropy().numpy()
+  total = 0.0
+  for t in range(H - 1):
+    logp = behavior.actor(seq['feat'][t]).log_prob(
+        seq['action'][t + 1]).numpy()
+    for n in range(N):
+      score = logp[n] * (target[t + 1, n] - base[t, n])
+      value = {
+          'dynamics': target[t + 1, n], 'reinforce': score,
+          'both': 0.2 * target[t + 1, n] + 0.8 * score}[grad]
+      total += float(seq['weight'][t, n]) * (value + 0.3 * entropy[t, n])
+  np.testing.assert_allclose(loss, -total / ((H - 1) * N), rtol=1e-4)
+  np.testing.assert_allclose(
+      metrics['actor_ent'], entropy[:H - 1].mean(), rtol=1e-4)
+
+
+def test_actor_gradient_is_auto_by_kind_of_action(make_behavior):
+  for discrete, name in ((False, 'dynamics'), (True, 'reinforce')):
+    auto, given = [
+        make_behavior(discrete, actor_grad=x) for x in ('auto', name)]
+    assert_equal(copy(auto.actor), copy(auto.actor))
+    seq = make_seq(auto, discrete)
+    target = tf.constant(
+        np.random.default_rng(1).normal(size=(H, N)), tf.float32)
+    for src, dst in zip(
+        named_variables(auto._target_critic).values(),
+        named_variables(given._target_critic).values(), strict=True):
+      dst.assign(src)
+    np.testing.assert_allclose(
+        auto.actor_loss(seq, target)[0], given.actor_loss(seq, target)[0],
+        rtol=1e-6)
+
+
+def test_reinforce_gives_the_targets_no_gradient(make_behavior):
+  for grad in ('dynamics', 'reinforce', 'both'):
+    behavior = make_behavior(actor_grad=grad)
+    seq = make_seq(behavior)
+    target = tf.ones([H, N])
+    with tf.GradientTape() as tape:
+      tape.watch(target)
+      loss, _ = behavior.actor_loss(seq, target)
+    found = tape.gradient(loss, target)
+    assert (found is None) == (grad == 'reinforce')
+    if found is not None:  # Target 0 had no action.
+      assert (found[0].numpy() == 0).all()
+      assert (found[1:].numpy() < 0).all()
+
+
+def test_critic_loss_equals_a_loop(make_behavior):
+  behavior = make_behavior()
+  seq = make_seq(behavior)
+  target = np.random.default_rng(1).normal(size=(H, N)).astype(np.float32)
+  loss, _ = behavior.critic_loss(seq, tf.constant(target))
+  value = behavior.critic(seq['feat']).mode().numpy()
+  total = 0.0
+  for t in range(H):
+    for n in range(N):
+      error = target[t, n] - value[t, n]
+      logp = -error ** 2 / 2 - np.log(2 * np.pi) / 2
+      total -= float(seq['weight'][t, n]) * logp
+  np.testing.assert_allclose(loss, total / (H * N), rtol=1e-5)
+
+
+def test_critic_loss_reaches_only_the_critic(make_behavior):
+  behavior = make_behavior()
+  seq = make_seq(behavior)
+  target = tf.ones([H, N])
+  with tf.GradientTape() as tape:
+    tape.watch([seq['feat'], seq['weight'], target])
+    loss, _ = behavior.critic_loss(seq, target)
+  inputs, params = tape.gradient(loss, [
+      [seq['feat'], seq['weight'], target],
+      list(named_variables(behavior.critic).values())])
+  assert inputs == [None] * 3
+  assert all(float(tf.norm(x)) > 0 for x in params)
+
+
+def test_target_critic_is_copied_at_updates_0_100_200(make_behavior):
+  behavior = make_behavior()
+  critic = next(iter(named_variables(behavior.critic).values()))
+  target = next(iter(named_variables(behavior._target_critic).values()))
+  copied = []
+  for update in range(205):
+    critic.assign_add(tf.ones_like(critic))
+    behavior.update_slow_target()
+    if np.array_equal(critic, target):
+      copied.append(update)
+  assert copied == [0, 100, 200]
+
+
+def test_target_critic_equals_the_critic_when_built(
+    make_config, make_agent):
+  behavior = make_agent(make_config()).task_behavior
+  assert_equal(copy(behavior.critic), copy(behavior._target_critic))
+
+
+def test_without_slow_target_the_critic_is_its_own_target(make_behavior):
+  behavior = make_behavior(slow_target=False)
+  assert behavior._target_critic is behavior.critic
+  behavior.update_slow_target()
+  names = [k for k in named_variables(behavior) if 'critic/' in k]
+  assert len(names) == len(named_variables(behavior.critic))
+
+
+@pytest.mark.parametrize('discrete', [False, True])
+def test_stored_policies_equal_the_actor_on_the_features(
+    discrete, make_config, make_agent, make_batch):
+  config = make_config()
+  agent = make_agent(config, discrete)
+  data = to_tensors(make_batch(config, discrete=discrete))
+  _, _, outputs, _ = agent.wm.loss(data)
+  actor = agent.task_behavior.actor
+  seq = agent.wm.imagine(actor, outputs['post'], data['is_terminal'], 3)
+  assert seq['feat'].shape[:2] == (4, config.dataset.batch * 7)
+  right = actor.params(tf.stop_gradient(seq['feat'][:-1]))
+  # The same products in another batching.
+  np.testing.assert_allclose(seq['policy'], right, atol=1e-5)
+
+
+@pytest.mark.parametrize('discrete, grad', [
+    (False, 'auto'), (False, 'reinforce'), (False, 'both'), (True, 'auto'),
+    (True, 'both'), (True, 'dynamics')])
+def test_behaviour_trains_actor_and_critic_alone(
+    discrete, grad, make_config, make_agent, make_batch):
+  config = make_config(updates={'actor_grad': grad})
+  agent = make_agent(config, discrete)
+  data = to_tensors(make_batch(config, discrete=discrete))
+  _, _, outputs, _ = agent.wm.loss(data)
+  behavior = agent.task_behavior
+  before = copy(agent.wm), copy(behavior.actor), copy(behavior.critic)
+  metrics = scalars(behavior.train(
+      agent.wm, outputs['post'], data['is_terminal'],
+      lambda seq: agent.wm.heads['reward'](seq['feat']).mode()))
+  assert all(np.isfinite(v) for v in metrics.values())
+  assert metrics['actor_skipped'] == metrics['critic_skipped'] == 0
+  assert_equal(before[0], copy(agent.wm))
+  for old, new in zip(
+      before[1:], (copy(behavior.actor), copy(behavior.critic)),
+      strict=True):
+    assert not [k for k in old if np.array_equal(old[k], new[k])]
+
+
+def test_dynamics_gradient_climbs_the_imagined_reward(
+    make_config, make_agent, make_batch):
+  config = make_config(updates={
+      'actor_grad': 'dynamics', 'actor_opt.lr': 3e-2, 'actor_ent': '0'})
+  agent = make_agent(config)
+  data = to_tensors(make_batch(config))
+  _, _, outputs, _ = agent.wm.loss(data)
+  # Pays for the first action entry, through the dynamics or not.
+  reward = lambda seq: seq['action'][..., 0]
+  means = []
+  for _ in range(10):
+    agent.task_behavior.train(
+        agent.wm, outputs['post'], data['is_terminal'], reward)
+    means.append(float(tf.reduce_mean(agent.task_behavior.actor(
+        outputs['feat']).mode()[..., 0])))
+  assert means[-1] > means[0] + 0.2
+
+
+def test_reward_normalisation_is_applied(make_config, make_agent, make_batch):
+  config = make_config(updates={'reward_norm.scale': 3.0})
+  agent = make_agent(config)
+  data = to_tensors(make_batch(config))
+  _, _, outputs, _ = agent.wm.loss(data)
+  metrics = agent.task_behavior.train(
+      agent.wm, outputs['post'], data['is_terminal'],
+      lambda seq: tf.ones(seq['feat'].shape[:-1]))
+  np.testing.assert_allclose(metrics['reward_mean'], 1)
+  np.testing.assert_allclose(metrics['reward_normed_mean'], 3, rtol=1e-5)

@@ -1,0 +1,335 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dreamingv2.common import tfutils
+from dreamingv2.common.tfutils import named_variables
+
+LOSSES = {
+    'dreamingv2': {'aux', 'kl', 'nce', 'overshooting', 'reward'},
+    'dreamerv2': {'kl', 'reward'},
+}
+SYSTEMS = [
+    (method, latent) for method in sorted(LOSSES)
+    for latent in ('categorical', 'gaussian')]
+
+
+def to_tensors(data):
+  return {k: tf.convert_to_tensor(v) for k, v in data.items()}
+
+
+def scalars(metrics):
+  return {k: float(v) for k, v in metrics.items()}
+
+
+def copy(module):
+  return {k: v.numpy().copy() for k, v in named_variables(module).items()}
+
+
+def assert_equal(lhs, rhs):
+  assert lhs.keys() == rhs.keys()
+  for key in lhs:
+    np.testing.assert_array_equal(lhs[key], rhs[key], err_msg=key)
+
+
+@pytest.mark.parametrize('method, latent', SYSTEMS)
+def test_agent_conformance(
+    method, latent, make_config, make_agent, make_batch):
+  # Without free nats, below which the divergence moves nothing.
+  config = make_config(method, latent=latent, vector=False, updates={
+      'kl.free': 0.0, 'contrastive.kl_free': 0.0})
+  agent = make_agent(config)
+  before, state = copy(agent.wm.modules), None
+  actor = copy(agent.task_behavior.actor)
+  for seed in range(3):
+    state, metrics = agent.train(make_batch(config, seed), state)
+  metrics = scalars(metrics)
+  assert all(np.isfinite(v) for v in metrics.values())
+  losses = LOSSES[method] | ({'image'} if method == 'dreamerv2' else set())
+  losses |= {'model', 'actor', 'critic'}
+  assert {f'{k}_loss' for k in losses} == {
+      k for k in metrics if k.endswith('_loss')}
+  for name in ('model', 'actor', 'critic'):
+    assert metrics[f'{name}_skipped'] == 0
+  total = sum(metrics[f'{k}_loss'] for k in losses - {
+      'model', 'actor', 'critic'})
+  np.testing.assert_allclose(metrics['model_loss'], total, rtol=1e-5)
+  assert state['deter'].shape == [config.dataset.batch, config.rssm.deter]
+  for old, new in (
+      (before, copy(agent.wm.modules)),
+      (actor, copy(agent.task_behavior.actor))):
+    same = [k for k in old if np.array_equal(old[k], new[k])]
+    assert not same
+
+
+@pytest.mark.parametrize('method, latent', SYSTEMS)
+def test_load_continues_identically(
+    method, latent, make_config, make_agent, make_batch):
+  config = make_config(method, latent=latent)
+  first = make_agent(config)
+  first.train(make_batch(config, 0))
+  arrays = first.save()
+  assert all(isinstance(v, np.ndarray) for v in arrays.values())
+  _, right = first.train(make_batch(config, 1))
+  second = make_agent(config, seed=5)
+  second.load(arrays)
+  assert_equal(second.save(), arrays)
+  _, found = second.train(make_batch(config, 1))
+  assert scalars(found) == scalars(right)
+  assert_equal(second.save(), first.save())
+
+
+def test_save_holds_moments_counters_and_noise(
+    make_config, make_agent, make_batch):
+  config = make_config('dreamingv2')
+  agent = make_agent(config)
+  before = agent.save()
+  agent.train(make_batch(config))
+  after = agent.save()
+  assert before.keys() == after.keys()
+  changed = {k for k in after if not np.array_equal(before[k], after[k])}
+  assert 'generator' in changed
+  for part in ('m', 'v'):
+    assert [k for k in changed
+            if k.startswith('wm/model_opt/slots') and k.endswith(part)]
+  for name in ('model', 'actor', 'critic'):
+    assert [k for k in changed if f'{name}_opt/updates' in k]
+  for text in ('slow_encoder', 'target_critic', 'follow'):
+    assert [k for k in after if text in k]
+
+
+@pytest.mark.parametrize('change', [
+    {'rssm.deter': 8}, {'objective': 'reconstruction'}, {'actor.layers': 2},
+    {'rssm.discrete': 0}])
+def test_load_of_another_model_is_one_line(change, make_config, make_agent):
+  config = make_config('dreamingv2')
+  arrays = make_agent(config.update(change)).save()
+  agent = make_agent(config)
+  before = agent.save()
+  with pytest.raises(ValueError, match='of another model') as error:
+    agent.load(arrays)
+  assert '\n' not in str(error.value) and 'config' in str(error.value)
+  assert_equal(before, agent.save())
+
+
+@pytest.mark.parametrize('method', sorted(LOSSES))
+def test_eager_and_graph_agree(method, make_config, make_agent, make_batch):
+  results = []
+  for jit in (False, True):
+    config = make_config(method, updates={'jit': jit})
+    agent = make_agent(config)
+    data, state = make_batch(config), None
+    state, first = agent.train(data, state)
+    state, second = agent.train(data, state)
+    if jit:
+      # That all calls share one graph is the whole point of `jit`.
+      assert agent._train.experimental_get_tracing_count() == 1
+    results.append((scalars(first), scalars(second), agent.save()))
+  (first, second, arrays), (first2, second2, arrays2) = results
+  # Sums are done in another order; Adam's first steps amplify that where the
+  # gradient is near zero, by at most two learning rates per update.
+  for name in first:
+    np.testing.assert_allclose(
+        first[name], first2[name], rtol=1e-4, atol=1e-5, err_msg=name)
+  for name in ('model_loss', 'actor_loss', 'critic_loss'):
+    np.testing.assert_allclose(
+        second[name], second2[name], rtol=1e-2, atol=1e-3, err_msg=name)
+  assert arrays.keys() == arrays2.keys()
+  np.testing.assert_array_equal(arrays['generator'], arrays2['generator'])
+  for key in arrays:
+    if 'slots' not in key:
+      np.testing.assert_allclose(
+          arrays[key], arrays2[key], atol=4 * 3e-4, err_msg=key)
+
+
+@pytest.mark.parametrize('method, latent', SYSTEMS)
+@pytest.mark.parametrize('precision', ['16', 'bf16'])
+def test_half_precision_agrees_with_float32(
+    precision, method, latent, make_config, make_agent, make_batch):
+  if precision == 'bf16' and latent == 'gaussian':
+    pytest.skip('adds nothing to the other three')
+  results = []
+  for name in ('32', precision):
+    config = make_config(method, latent=latent, updates={'precision': name})
+    agent = make_agent(config)
+    data = make_batch(config)
+    _, metrics = agent.train(data)
+    results.append(scalars(metrics))
+    assert all(
+        np.isfinite(v) for k, v in results[-1].items()
+        if not k.endswith('_grad_norm'))
+    for _ in range(3):  # The scale of the loss may have to be halved first.
+      _, metrics = agent.train(data)
+    for part in ('model', 'actor', 'critic'):
+      assert np.isfinite(float(metrics[f'{part}_grad_norm'])), part
+      assert float(metrics[f'{part}_skipped']) < 3, part
+    assert all(
+        v.dtype == tf.float32 for v in named_variables(agent.wm).values()
+        if v.dtype.is_floating)
+  # Three decimal digits in float16, two in bfloat16; and single samples of a
+  # categorical may flip.
+  tolerance = 0.05 if precision == '16' else 0.15
+  for name in ['model_loss', *(f'{k}_loss' for k in LOSSES[method])]:
+    np.testing.assert_allclose(
+        results[0][name], results[1][name], rtol=tolerance, atol=tolerance,
+        err_msg=name)
+
+
+def test_same_seed_gives_the_same_agent(
+    make_config, make_agent, make_batch):
+  config = make_config('dreamingv2')
+  arrays = []
+  for seed in (1, 1, 2):
+    agent = make_agent(config, seed=seed)
+    agent.train(make_batch(config))
+    arrays.append(agent.save())
+  assert_equal(arrays[0], arrays[1])
+  key = next(k for k in arrays[0] if 'encoder' in k and 'kernel' in k)
+  assert not np.array_equal(arrays[0][key], arrays[2][key])
+
+
+@pytest.mark.parametrize('keys, absent', [
+    ({'mlp_keys': '.*', 'cnn_keys': 'image'}, None),
+    ({'mlp_keys': '.*', 'cnn_keys': '$^'}, 'image'),
+    ({'mlp_keys': '$^', 'cnn_keys': 'image'}, 'state')])
+@pytest.mark.parametrize('method', sorted(LOSSES))
+def test_images_and_vectors_together_or_alone(
+    method, keys, absent, make_config, make_agent, make_batch):
+  config = make_config(method, updates={'encoder': keys, 'decoder': keys})
+  agent = make_agent(config)
+  data = make_batch(config)
+  _, metrics = agent.train(data)
+  metrics = scalars(metrics)
+  assert np.isfinite(metrics['model_loss'])
+  if method == 'dreamerv2':
+    shown = {k for k in ('image', 'state') if f'{k}_loss' in metrics}
+    assert shown == {'image', 'state'} - {absent}
+  embed = lambda data: agent.wm.encoder(
+      agent.wm.preprocess(to_tensors(data))).numpy()
+  for key in ('image', 'state'):
+    same = np.array_equal(embed(data), embed({**data, key: 0 * data[key]}))
+    assert same == (key == absent)
+
+
+def test_unknown_exploration_is_named(make_config, make_agent):
+  config = make_config(updates={'expl_behavior': 'Curious'})
+  with pytest.raises(ValueError, match="'Curious' is unknown.*greedy"):
+    make_agent(config)
+
+
+def test_train_carries_the_state_into_the_batch(
+    make_config, make_agent, make_batch):
+  config = make_config('dreamingv2')
+  agent = make_agent(config)
+  data = to_tensors(make_batch(config))
+  data['is_first'] = tf.zeros_like(data['is_first'])
+  state = {
+      k: tf.ones_like(v) for k, v in
+      agent.wm.rssm.initial(config.dataset.batch).items()}
+  losses = []
+  for start in (state, None):
+    tfutils.setup('32', seed=4)
+    losses.append(float(agent.wm.loss(data, start)[0]))
+  assert losses[0] != losses[1]
+  data['is_first'] = tf.concat(
+      [tf.ones_like(data['is_first'][:, :1]), data['is_first'][:, 1:]], 1)
+  losses = []
+  for start in (state, None):
+    tfutils.setup('32', seed=4)
+    losses.append(float(agent.wm.loss(data, start)[0]))
+  assert losses[0] == losses[1]
+
+
+# Acting
+
+
+def observe(N, seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+      'image': rng.integers(0, 256, (N, 64, 64, 3), np.uint8),
+      'state': rng.normal(size=(N, 5)).astype(np.float32),
+      'reward': np.zeros(N, np.float32), 'is_first': np.zeros(N, bool),
+      'is_last': np.zeros(N, bool), 'is_terminal': np.zeros(N, bool)}
+
+
+@pytest.mark.parametrize('discrete', [False, True])
+@pytest.mark.parametrize('mode', ['train', 'eval', 'explore'])
+def test_policy_gives_actions_in_range(
+    mode, discrete, make_config, make_agent):
+  agent = make_agent(make_config(), discrete)
+  state = None
+  for seed in range(3):
+    outputs, state = agent.policy(observe(4, seed), state, mode)
+    action = outputs['action']
+    assert set(outputs) == {'action'} and isinstance(action, np.ndarray)
+    assert action.shape == (4, 2) and action.dtype == np.float32
+    if discrete:
+      np.testing.assert_allclose(np.sort(action, -1), [[0, 1]] * 4, atol=1e-6)
+    else:
+      assert (np.abs(action) <= 1).all() and np.abs(action).max() > 0
+
+
+def test_policy_is_traced_once_per_mode(make_config, make_agent):
+  agent = make_agent(make_config(updates={'jit': True}))
+  for mode in ('train', 'eval'):
+    state = None
+    for seed in range(5):
+      agent.step.increment()
+      _, state = agent.policy(observe(2, seed), state, mode)
+    policy = agent._policies[mode]
+    assert policy.experimental_get_tracing_count() == 1
+
+
+def test_is_first_resets_the_acting_state(make_config, make_agent):
+  agent = make_agent(make_config(updates={'eval_state_mean': True}))
+  _, state = agent.policy(observe(2, 0), None, 'eval')
+  obs = observe(2, 1)
+  obs['is_first'][0] = True
+  found, after = agent.policy(obs, state, 'eval')
+  fresh, start = agent.policy(obs, None, 'eval')
+  np.testing.assert_array_equal(found['action'][0], fresh['action'][0])
+  np.testing.assert_array_equal(
+      after[0]['deter'][0], start[0]['deter'][0])
+  assert np.abs(after[0]['deter'][1] - start[0]['deter'][1]).max() > 1e-4
+
+
+def test_eval_is_deterministic_only_with_the_mean_state(
+    make_config, make_agent):
+  for mean in (True, False):
+    agent = make_agent(make_config(updates={'eval_state_mean': mean}))
+    _, state = agent.policy(observe(64, 0), None, 'eval')
+    actions = [
+        agent.policy(observe(64, 1), state, 'eval')[0]['action']
+        for _ in range(2)]
+    assert np.array_equal(*actions) == mean
+
+
+def test_training_actions_are_samples(make_config, make_agent):
+  agent = make_agent(make_config(updates={'eval_state_mean': True}))
+  actions = [
+      agent.policy(observe(64, 1), None, 'train')[0]['action']
+      for _ in range(2)]
+  assert np.abs(actions[0] - actions[1]).mean() > 0.1
+
+
+def test_policy_remembers_its_own_action(make_config, make_agent):
+  agent = make_agent(make_config())
+  outputs, (_, action) = agent.policy(observe(3), None, 'train')
+  np.testing.assert_array_equal(outputs['action'], action)
+
+
+@pytest.mark.parametrize('noise, mode', [
+    ('expl_noise', 'train'), ('eval_noise', 'eval')])
+def test_noise_is_added_in_its_mode(noise, mode, make_config, make_agent):
+  found = {}
+  for amount in (0.0, 0.3):
+    agent = make_agent(make_config(
+        updates={noise: amount, 'eval_state_mean': True}))
+    for name in ('train', 'eval'):
+      tfutils.setup('32', seed=6)
+      found[amount, name] = agent.policy(
+          observe(32), None, name)[0]['action']
+  for name in ('train', 'eval'):
+    same = np.array_equal(found[0.0, name], found[0.3, name])
+    assert same == (name != mode)
+  assert np.abs(found[0.3, mode]).max() <= 1
