@@ -38,7 +38,7 @@ RESUMABLE = (
     'log_keys_video', 'logdir', 'save_every', 'steps')
 PACKAGES = (
     'dm_control', 'mujoco', 'numpy', 'robosuite', 'tensorflow',
-    'tensorflow-probability', 'tf_keras')
+    'tensorflow-cpu', 'tensorflow-probability', 'tf_keras')
 
 # Scalars shown on the terminal; all of them are in metrics.jsonl.
 TERMINAL = (
@@ -50,6 +50,8 @@ def main(argv=None):
   """Trains as the command line says; see --help."""
   with user_errors():
     config = load_config(argv)
+    if config.envs < 1:
+      raise ValueError(f'envs is {config.envs}; set --envs to 1 or more')
     suite, task = suites.parse(config.suite, config.task)
     options = config[suite] if suite in config else {}
     suites.validate(suite, task, options)
@@ -215,7 +217,7 @@ class Run:
     self._explore = when.Until(config.expl_until)
     self._dataset = self.replay.dataset(**config.dataset)
     self._make_drivers(train_envs, eval_envs)
-    self._resumed = self._restore()
+    self._restore()
     # Last, so that a run that could not start leaves nothing in the way.
     save_config(config, logdir)
 
@@ -246,8 +248,7 @@ class Run:
         mininterval=0.5 if sys.stderr.isatty() else 30) as self._bar:
       try:
         self._prefill()
-        if not self._resumed:
-          self._pretrain()
+        self._pretrain()
         self._bar.set_description('train')
         while self._env_step < total:
           self._train_driver(self._policy, steps=1)
@@ -285,12 +286,12 @@ class Run:
         f'{size / 2 ** 30:.1f} GiB of memory.')
 
   def _restore(self):
-    """Returns whether a checkpoint was found and loaded."""
+    """Loads the newest checkpoint, if there is one."""
     snapshot = self._checkpoint.load()
     if not snapshot:
       # What a run that was killed early has collected counts.
       self.step.restore(self.replay.stats['total_steps'])
-      return False
+      return
     self.agent.load(snapshot.arrays)
     meta = snapshot.meta
     self.step.restore(meta['step'])
@@ -301,7 +302,6 @@ class Run:
     self._print(
         f'Resumed at step {self._env_step} after {self.updates} updates, '
         f'{self.replay.stats["loaded_episodes"]} episodes.')
-    return True
 
   def _save(self):
     meta = {
@@ -321,8 +321,11 @@ class Run:
     self._prefill_driver(self._random_agent, steps=missing, episodes=1)
 
   def _pretrain(self):
-    self._print(f'Pretraining: {self.config.pretrain} updates.')
-    for _ in range(self.config.pretrain):
+    missing = self.config.pretrain - self.updates
+    if missing <= 0:
+      return
+    self._print(f'Pretraining: {missing} updates.')
+    for _ in range(missing):
       self._update()
 
   def _policy(self, obs, state):
@@ -353,12 +356,15 @@ class Run:
     for name, value in metrics.items():  # Fetched only when logged.
       self._metrics[name].append(value)
     self.updates += 1
-    self._bar.set_postfix_str(f'updates {self.updates}', refresh=False)
+    self._bar.set_postfix_str(
+        f'updates {self.updates}, ' + ' '.join(
+            f'{k} {v:.0%}' for k, v in self._timer.shares().items()),
+        refresh=False)
 
   def _log(self):
     if not self._metrics:
       return
-    shares = self._timer.shares()
+    shares = self._timer.shares(reset=True)
     for name, values in self._metrics.items():
       self._logger.scalar(f'train_{name}', np.mean([float(x) for x in values]))
     self._metrics.clear()

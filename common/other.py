@@ -210,11 +210,11 @@ class Timer:
     finally:
       self._totals[name] += time.perf_counter() - start
 
-  def shares(self):
-    """Returns the share of time per section since the last call."""
-    now = time.perf_counter()
-    total = max(now - self._start, 1e-9)
+  def shares(self, reset=False):
+    """Returns the share of time per section since the last reset."""
+    total = max(time.perf_counter() - self._start, 1e-9)
     shares = {name: value / total for name, value in self._totals.items()}
-    self._start = now
-    self._totals.clear()
+    if reset:
+      self._start = time.perf_counter()
+      self._totals.clear()
     return shares

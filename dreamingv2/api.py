@@ -34,7 +34,8 @@ def wrap(env, config):
   """
   if hasattr(env, 'obs_space'):  # Has our interface already.
     return env
-  is_image = getattr(env.observation_space, 'dtype', None) == np.uint8
+  space = env.observation_space
+  is_image = space.dtype == np.uint8 and len(space.shape) > 1
   env = envs.GymWrapper(
       env, 'image' if is_image else 'vector', seed=config.seed)
   images = [k for k, v in env.obs_space.items() if len(v.shape) == 3]
@@ -69,8 +70,15 @@ def train(env, config, outputs=None, eval_env=None):
   """
   if not config.logdir:
     raise ValueError("logdir is ''; set it: config.update({'logdir': ...})")
-  spaces = [wrap(x, config) for x in (env, eval_env) if x is not None]
+  if eval_env is env:
+    raise ValueError(
+        'eval_env is env: evaluating would cut its episodes short; pass '
+        'another environment')
+  train_envs, eval_envs = [wrap(env, config)], []
+  if eval_env is not None:
+    other = config.update({'seed': config.seed + 999})
+    eval_envs = [wrap(eval_env, other)]
   logdir = training.prepare_logdir(config, 'gym', 'env')
-  run = training.Run(config, logdir, spaces[:1], spaces[1:], outputs)
+  run = training.Run(config, logdir, train_envs, eval_envs, outputs)
   run.train()
   return run.agent

@@ -171,5 +171,6 @@ def _root():
   spec = importlib.util.find_spec('dm_control')
   if spec is None:
     raise ImportError(
-        "dm_control is not installed; pip install 'dreamingv2[dmc]'.")
+        'dm_control is not installed; run install.sh, or pip install '
+        'dm_control==1.0.41.')
   return pathlib.Path(spec.submodule_search_locations[0])

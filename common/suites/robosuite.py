@@ -163,7 +163,8 @@ def _root():
   spec = importlib.util.find_spec('robosuite')
   if spec is None:
     raise ImportError(
-        "robosuite is not installed; pip install 'dreamingv2[robosuite]'.")
+        'robosuite is not installed; run install.sh, or pip install '
+        'robosuite==1.5.2.')
   return pathlib.Path(spec.origin).parent
 
 

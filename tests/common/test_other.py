@@ -213,10 +213,10 @@ def test_timer_shares_add_up_and_start_over(monkeypatch):
   spend('train', 2.0)
   spend('act', 3.0)
   now[0] += 2.0
-  assert timer.shares() == {'act': 0.5, 'train': 0.25}
+  assert timer.shares(reset=True) == {'act': 0.5, 'train': 0.25}
   now[0] += 1.0
   spend('train', 3.0)
-  assert timer.shares() == {'train': 0.75}
+  assert timer.shares(reset=True) == {'train': 0.75}
 
 
 def test_timer_counts_sections_that_fail(monkeypatch):
@@ -227,7 +227,7 @@ def test_timer_counts_sections_that_fail(monkeypatch):
     now[0] += 1.0
     raise KeyError
   now[0] += 1.0
-  assert timer.shares() == {'act': 0.5}
+  assert timer.shares(reset=True) == {'act': 0.5}
 
 
 def test_random_agent_covers_the_box_and_follows_its_seed():
