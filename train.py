@@ -36,13 +36,42 @@ ROOT = pathlib.Path(__file__).parent
 RESUMABLE = (
     'deterministic', 'envs', 'eval_eps', 'eval_every', 'jit', 'log_every',
     'log_keys_video', 'logdir', 'save_every', 'steps')
+# Keys that shape the episodes in the logdir; without a checkpoint there, only
+# these must stay.
+DATA = (
+    'action_repeat', 'dmc', 'render_size', 'robosuite', 'suite', 'task',
+    'time_limit')
+# Least and greatest values, of which nothing else would complain early.
+RANGES = {
+    'action_repeat': (1, 1e9),
+    'contrastive.momentum': (0, 1),
+    'dataset.batch': (1, 1e9),
+    'dataset.length': (2, 1e9),
+    'disag_models': (1, 1e9),
+    'discount': (0, 1),
+    'discount_lambda': (0, 1),
+    'envs': (1, 1e9),
+    'eval_eps': (0, 1e9),
+    'imag_horizon': (2, 1e9),
+    'kl.balance': (0, 1),
+    'prefill': (0, 1e9),
+    'pretrain': (0, 1e9),
+    'rssm.deter': (1, 1e9),
+    'rssm.discrete': (0, 1e9),
+    'rssm.ensemble': (1, 1e9),
+    'rssm.hidden': (1, 1e9),
+    'rssm.stoch': (1, 1e9),
+    'seed': (0, 2 ** 31 - 1),
+    'train_every': (1, 1e9),
+    'train_steps': (1, 1e9),
+}
 PACKAGES = (
     'dm_control', 'mujoco', 'numpy', 'robosuite', 'tensorflow',
     'tensorflow-cpu', 'tensorflow-probability', 'tf_keras')
 
 # Scalars shown on the terminal; all of them are in metrics.jsonl.
 TERMINAL = (
-    r'(train|eval)_(return|length|return_mean|return_std)|fps|'
+    r'(train|eval)_(return|length|return_mean|return_std)|fps|updates|'
     r'train_(model|reward|kl|nce|overshooting|aux|image|actor|critic)_loss')
 
 
@@ -50,8 +79,6 @@ def main(argv=None):
   """Trains as the command line says; see --help."""
   with user_errors():
     config = load_config(argv)
-    if config.envs < 1:
-      raise ValueError(f'envs is {config.envs}; set --envs to 1 or more')
     suite, task = suites.parse(config.suite, config.task)
     options = config[suite] if suite in config else {}
     suites.validate(suite, task, options)
@@ -68,18 +95,21 @@ def main(argv=None):
   try:
     with user_errors():
       run = Run(config, logdir, train_envs, eval_envs)
-    run.train()
+    with user_errors(replays.TooShort):
+      run.train()
+  except KeyboardInterrupt:
+    sys.exit(130)
   finally:
     for env in train_envs + eval_envs:
       env.close()
 
 
 @contextlib.contextmanager
-def user_errors():
+def user_errors(kinds=(ImportError, OSError, RuntimeError, ValueError)):
   """Turns what a user can cause into one line and exit code 2."""
   try:
     yield
-  except (ImportError, OSError, RuntimeError, ValueError) as error:
+  except kinds as error:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     print(f'Error: {lines[0]}', *lines[1:], sep='\n', file=sys.stderr)
     sys.exit(2)
@@ -89,16 +119,26 @@ def load_config(argv=None):
   """Returns the config that blocks and flags select.
 
   Raises:
-    ValueError: Unknown block or key, wrong type of a value.
+    ValueError: Unknown block or key, wrong type or size of a value.
   """
   blocks = configs.read_yaml(ROOT / 'configs.yaml')
   chosen, remaining = flags.Flags(configs=['defaults']).parse(
       argv, known_only=True)
   config = configs.Config(blocks['defaults'])
   for name in chosen.configs:
-    suites.known('config block', name, blocks)
+    configs.known('config block', name, blocks)
     config = config.update(blocks[name])
-  return flags.Flags(config).parse(remaining)
+  config = flags.Flags(config).parse(remaining)
+  for key, (low, high) in RANGES.items():
+    if not low <= config[key] <= high:
+      raise ValueError(
+          f'{key} is {config[key]}, but must lie in {low:g}..{high:g}; set '
+          f'--{key}')
+  if len(config.render_size) != 2:
+    raise ValueError(
+        f'render_size is {config.render_size}, but must be height and width; '
+        f'set --render_size 64 64')
+  return config
 
 
 def prepare_logdir(config, suite, task):
@@ -112,9 +152,10 @@ def prepare_logdir(config, suite, task):
   logdir = logdir.expanduser()
   path = logdir / 'config.yaml'
   if path.exists():
+    started = any((logdir / 'checkpoints').glob('*.npz'))
     diff = {
         k: v for k, v in config.diff(configs.Config.load(path)).items()
-        if k not in RESUMABLE}
+        if k not in RESUMABLE and (started or k.split('.')[0] in DATA)}
     if diff:
       differ = ', '.join(
           f'{k} {old} there and {new} here'
@@ -134,10 +175,15 @@ def prepare_logdir(config, suite, task):
 
 
 def save_config(config, logdir):
-  """Writes the config and the versions that decide the results."""
+  """Writes the config; each version that ran it gets a line on top."""
   path = logdir / 'config.yaml'
+  lines = path.read_text().splitlines() if path.exists() else []
+  heads = [x for x in lines if x.startswith('# ')]
+  if f'# {versions()}' not in heads[-1:]:
+    heads.append(f'# {versions()}')
   config.save(path)
-  path.write_text(f'# {versions()}\n{path.read_text()}')
+  text = '\n'.join([*heads, path.read_text()])
+  checkpoints.write_atomic(path, lambda file: file.write(text.encode()))
 
 
 def versions():
@@ -160,7 +206,7 @@ def versions():
 @contextlib.contextmanager
 def quiet():
   """Keeps what libraries print while they load off the terminal."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   sys.stderr.flush()
   saved = os.dup(2)
   with open(os.devnull, 'w') as null:
@@ -245,7 +291,7 @@ class Run:
     with tqdm.tqdm(
         total=total, initial=self._env_step, unit='step',
         dynamic_ncols=True, smoothing=0.05, desc='prefill',
-        mininterval=0.5 if sys.stderr.isatty() else 30) as self._bar:
+        disable=None) as self._bar:  # None: off where nobody watches.
       try:
         self._prefill()
         self._pretrain()
@@ -378,7 +424,7 @@ class Run:
   def _log_episode(self, episode):
     self._logger.add({
         'train_return': float(episode['reward'].astype(np.float64).sum()),
-        'train_length': len(episode['reward']) - 1})
+        'train_length': (len(episode['reward']) - 1) * self._repeat})
     self._logger.write()
 
   def _evaluate(self):
@@ -397,7 +443,8 @@ class Run:
         for ep in self._eval_episodes]
     for ep, value in zip(self._eval_episodes, returns, strict=True):
       self._logger.add({
-          'eval_return': value, 'eval_length': len(ep['reward']) - 1})
+          'eval_return': value,
+          'eval_length': (len(ep['reward']) - 1) * self._repeat})
       self._logger.write()
     self._logger.add({
         'eval_return_mean': np.mean(returns),

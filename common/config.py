@@ -167,6 +167,15 @@ def describe(value):
   return _NAMES[type(value)]
 
 
+def known(kind, name, names):
+  """Raises a ValueError that lists `names`, the nearest first, if new."""
+  if name in names:
+    return
+  near = difflib.get_close_matches(str(name), list(names), 5, 0.5)
+  names = near + [x for x in sorted(names) if x not in near]
+  raise ValueError(f'Unknown {kind} {name!r}; known: {", ".join(names)}.')
+
+
 def read_yaml(path):
   """Returns the mapping in a YAML file.
 

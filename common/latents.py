@@ -11,6 +11,7 @@ import math
 import tensorflow as tf
 
 from . import tfutils
+from .config import known
 
 
 def make(stoch, discrete, std_act='sigmoid2', min_std=0.1):
@@ -122,10 +123,7 @@ class Gaussian:
   }
 
   def __init__(self, stoch, std_act, min_std):
-    if std_act not in self.STD_ACTS:
-      raise ValueError(
-          f"rssm.std_act '{std_act}' is unknown; choose one of "
-          f"{', '.join(self.STD_ACTS)}")
+    known('rssm.std_act', std_act, self.STD_ACTS)
     self.size = stoch
     self.outputs = 2 * stoch
     self._std_act = self.STD_ACTS[std_act]

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from . import tfutils
+from .config import known
 from .tfutils import Module
 
 
@@ -151,10 +152,7 @@ def get_norm(name):
 
 
 def _entry(table, key, name):
-  if name not in table:
-    raise ValueError(
-        f"{key} '{name}' is unknown; choose one of {', '.join(table)} in "
-        f'configs.yaml or with --<part>.{key}')
+  known(key, name, table)
   return table[name]
 
 

@@ -9,6 +9,7 @@ from . import dists
 from . import latents
 from . import other
 from . import tfutils
+from .config import known
 from .layers import Conv2D
 from .layers import Conv2DTranspose
 from .layers import Dense
@@ -376,10 +377,7 @@ class DistLayer(Module):
   """
 
   def __init__(self, shape, dist='mse', min_std=0.1, init_std=0.0):
-    if dist not in self.DISTS:
-      raise ValueError(
-          f"dist '{dist}' is unknown; choose one of "
-          f"{', '.join(self.DISTS)} for the head in configs.yaml")
+    known('dist', dist, self.DISTS)
     self._shape = tuple(shape)
     self._count, self._make = self.DISTS[dist]
     self._min_std = min_std

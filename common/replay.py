@@ -20,6 +20,10 @@ REQUIRED = ('action', 'is_first', 'is_last')
 NAME = re.compile(r'(\d{8}T\d{6})(\d{0,6})-([^-]+)-(\d+)\.npz')
 
 
+class TooShort(RuntimeError):
+  """No episode is long enough to be sampled from."""
+
+
 class Replay:
   """Stores episodes and samples chunks of them.
 
@@ -133,14 +137,14 @@ class Replay:
         is_first                     1 0 0 0 0 0 0  1 0 0 0 0 0 0
 
     Raises:
-      RuntimeError: If no episode is long enough.
+      TooShort: No episode is long enough.
     """
     episodes = self._sampled_eps
     if self._ongoing:
       episodes = episodes + [
           x for x in self._ongoing_eps.values() if x.steps >= self._minlen]
     if not episodes:
-      raise RuntimeError(self._too_short())
+      raise TooShort(self._too_short())
     sequences = {
         k: np.empty((batch, length, *shape), dtype)
         for k, (shape, dtype) in self._signature.items()}

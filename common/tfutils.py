@@ -3,6 +3,8 @@
 import tensorflow as tf
 from tf_keras import mixed_precision
 
+from .config import known
+
 PRECISIONS = {
     '16': 'mixed_float16',
     '32': 'float32',
@@ -31,12 +33,9 @@ def setup(precision='auto', deterministic=False, seed=0):
       tf.config.experimental.set_memory_growth(gpu, True)
     except RuntimeError:  # The device is in use already, growth was decided.
       pass
+  known('precision', precision, ['auto', *PRECISIONS])
   if precision == 'auto':
     precision = '16' if gpus else '32'
-  if precision not in PRECISIONS:
-    raise ValueError(
-        f"precision '{precision}' is unknown; choose one of "
-        f"{', '.join(['auto', *PRECISIONS])} with --precision")
   mixed_precision.set_global_policy(PRECISIONS[precision])
   if deterministic:
     tf.config.experimental.enable_op_determinism()
@@ -197,10 +196,7 @@ class Optimizer(Module):
       ValueError: Unknown `opt`.
     """
     self.name = name
-    if opt not in self.OPTS:
-      raise ValueError(
-          f"{name}_opt.opt '{opt}' is unknown; choose one of "
-          f"{', '.join(self.OPTS)}")
+    known(f'{name}_opt.opt', opt, self.OPTS)
     self._lr, self._eps, self._clip, self._wd = lr, eps, clip, wd
     self._scaled = compute_dtype() == tf.float16
     self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)

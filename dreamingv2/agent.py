@@ -14,6 +14,7 @@ from . import objectives
 from .common import nets
 from .common import other
 from .common import tfutils
+from .common.config import known
 from .common.tfutils import Module
 
 # What every environment sends beside its observations.
@@ -196,16 +197,9 @@ class WorldModel(Module):
     self.objective = objectives.make(config, self.rssm.latent, shapes)
     assert not self.heads.keys() & self.objective.heads.keys()
     self.heads.update(self.objective.heads)
-    unknown = [name for name in config.grad_heads if name not in HEADS]
-    if unknown:
-      raise ValueError(
-          f"grad_heads '{unknown[0]}' is unknown; choose among "
-          f"{', '.join(HEADS)} (the objective's own heads always send "
-          f'gradients)')
-    if config.clip_rewards not in CLIP_REWARDS:
-      raise ValueError(
-          f"clip_rewards '{config.clip_rewards}' is unknown; choose one of "
-          f"{', '.join(CLIP_REWARDS)}")
+    for name in config.grad_heads:
+      known('grad_heads', name, HEADS)
+    known('clip_rewards', config.clip_rewards, CLIP_REWARDS)
     self.model_opt = tfutils.Optimizer('model', **config.model_opt)
 
   @property
@@ -388,10 +382,9 @@ class ActorCritic(Module):
     self._grad = config.actor_grad
     if self._grad == 'auto':
       self._grad = 'reinforce' if discrete else 'dynamics'
-    if self._grad not in ('both', 'dynamics', 'reinforce'):
-      raise ValueError(
-          f"actor_grad '{self._grad}' is unknown; choose one of auto, both, "
-          f'dynamics, reinforce')
+    known('actor_grad', self._grad, ('both', 'dynamics', 'reinforce'))
+    for text in (config.actor_ent, config.actor_grad_mix):
+      other.schedule(text, 0)  # Raises early what it cannot read.
     self.actor = nets.MLP(act_space.shape[0], **actor)
     self.critic = nets.MLP([], **config.critic)
     if config.slow_target:

@@ -7,6 +7,7 @@
     api.train(env, config)
 """
 
+import gymnasium
 import numpy as np
 
 from . import train as training
@@ -33,6 +34,10 @@ def wrap(env, config):
     ValueError: A space that cannot be handled.
   """
   if hasattr(env, 'obs_space'):  # Has our interface already.
+    if not isinstance(env.act_space['action'], gymnasium.spaces.Box):
+      raise ValueError(
+          f"Action space {env.act_space['action']} is not ready for the "
+          f'agent; pass common.envs.ready(env)')
     return env
   space = env.observation_space
   is_image = space.dtype == np.uint8 and len(space.shape) > 1
@@ -56,7 +61,8 @@ def train(env, config, outputs=None, eval_env=None):
   `envs.Async(constructor)` to run it in a process of its own.
 
   Args:
-    env: Gymnasium environment, old gym environment, or one of common.envs.
+    env: Gymnasium environment, old gym environment, or one of common.envs,
+      made ready by envs.ready.
     config: Config; `config.logdir` must be set.
     outputs: Outputs of the logger; terminal, JSON lines, TensorBoard and GIF
       files by default.

@@ -8,6 +8,7 @@ from .common import dists
 from .common import nets
 from .common import other
 from .common import tfutils
+from .common.config import known
 
 
 class Random(tfutils.Module):
@@ -40,10 +41,7 @@ class Plan2Explore(tfutils.Module):
   TARGETS = ('deter', 'embed', 'feat', 'stoch')
 
   def __init__(self, config, act_space, wm, tfstep, reward):
-    if config.disag_target not in self.TARGETS:
-      raise ValueError(
-          f"disag_target '{config.disag_target}' is unknown; choose one of "
-          f"{', '.join(self.TARGETS)}")
+    known('disag_target', config.disag_target, self.TARGETS)
     self.config = config
     self.wm = wm
     self._reward = reward
@@ -132,10 +130,7 @@ class ModelLoss(tfutils.Module):
   LOSSES = ('kl',)
 
   def __init__(self, config, act_space, wm, tfstep, reward):
-    if config.expl_model_loss not in self.LOSSES:
-      raise ValueError(
-          f"expl_model_loss '{config.expl_model_loss}' is unknown; choose "
-          f"one of {', '.join(self.LOSSES)}")
+    known('expl_model_loss', config.expl_model_loss, self.LOSSES)
     self.config = config
     self.wm = wm
     self._reward = reward
@@ -189,10 +184,7 @@ def make(config, task_behavior, act_space, wm, tfstep, reward):
   name = config.expl_behavior
   if name == 'greedy':
     return task_behavior
-  if name not in BEHAVIORS:
-    raise ValueError(
-        f"expl_behavior '{name}' is unknown; choose one of greedy, "
-        f"{', '.join(BEHAVIORS)}")
+  known('expl_behavior', name, ['greedy', *BEHAVIORS])
   return BEHAVIORS[name](config, act_space, wm, tfstep, reward)
 
 

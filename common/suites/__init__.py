@@ -6,10 +6,10 @@ A suite module has `OPTIONS` (its config keys and their defaults),
 environment variables.
 """
 
-import difflib
 import importlib
 
 from .. import envs
+from ..config import known
 
 SUITES = {
     'dmc': '.dmc',
@@ -86,15 +86,6 @@ def make(
       task, seed=seed, size=tuple(size), action_repeat=action_repeat,
       **options)
   return envs.ready(env, time_limit)
-
-
-def known(kind, name, names):
-  """Raises a ValueError that lists `names`, the nearest first, if new."""
-  if name in names:
-    return
-  near = difflib.get_close_matches(str(name), list(names), 5, 0.5)
-  names = near + [x for x in sorted(names) if x not in near]
-  raise ValueError(f'Unknown {kind} {name!r}; known: {", ".join(names)}.')
 
 
 def _module(suite):

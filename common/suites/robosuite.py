@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import envs
 from ..renderers import mujoco as renderer
-from . import known
+from ..config import known
 
 OPTIONS = {
     'robots': 'auto',

@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 
 from .. import envs
-from . import known
+from ..config import known
 
 OPTIONS = {}
 

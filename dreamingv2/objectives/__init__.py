@@ -1,7 +1,6 @@
 """Ways to learn representations, by the names that configs.yaml uses."""
 
-import difflib
-
+from ..common.config import known
 from .contrastive import Contrastive
 from .reconstruction import Reconstruction
 
@@ -22,10 +21,5 @@ def make(config, latent, shapes):
   Raises:
     ValueError: Unknown objective.
   """
-  name = config.objective
-  if name not in OBJECTIVES:
-    near = difflib.get_close_matches(name, OBJECTIVES, 1) or OBJECTIVES
-    raise ValueError(
-        f"objective '{name}' is unknown; did you mean {', '.join(near)}? "
-        f"Known: {', '.join(OBJECTIVES)}. Set it with --objective")
-  return OBJECTIVES[name](config, latent, shapes)
+  known('objective', config.objective, OBJECTIVES)
+  return OBJECTIVES[config.objective](config, latent, shapes)

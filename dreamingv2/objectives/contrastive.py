@@ -12,6 +12,7 @@ from ..common import layers
 from ..common import losses
 from ..common import nets
 from ..common import tfutils
+from ..common.config import known
 from . import overshooting
 from .base import Objective
 
@@ -29,14 +30,8 @@ class Contrastive(Objective):
   def __init__(self, config, latent, shapes):
     c = self._config = config.contrastive
     for key in ('negatives', 'aux_negatives'):
-      if c[key] not in NEGATIVES:
-        raise ValueError(
-            f"contrastive.{key} '{c[key]}' is unknown; choose one of "
-            f"{', '.join(NEGATIVES)}")
-    if c.k_reduce not in REDUCE:
-      raise ValueError(
-          f"contrastive.k_reduce '{c.k_reduce}' is unknown; choose one of "
-          f"{', '.join(REDUCE)}")
+      known(f'contrastive.{key}', c[key], NEGATIVES)
+    known('contrastive.k_reduce', c.k_reduce, REDUCE)
     limit = min(config.dataset.length, config.replay.maxlen) - 2
     if not 0 <= c.horizon <= limit:
       raise ValueError(

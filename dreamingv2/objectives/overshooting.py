@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from ..common import layers
 from ..common import tfutils
+from ..common.config import known
 
 
 class RSSM(tfutils.Module):
@@ -46,10 +47,7 @@ def make(name, latent):
   Raises:
     ValueError: Unknown name.
   """
-  if name not in DYNAMICS:
-    raise ValueError(
-        f"contrastive.dynamics '{name}' is unknown; choose one of "
-        f"{', '.join(DYNAMICS)}")
+  known('contrastive.dynamics', name, DYNAMICS)
   return DYNAMICS[name](latent)
 
 

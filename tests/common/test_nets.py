@@ -286,7 +286,7 @@ def test_dist_layer_of_a_scalar_has_a_batch_alone(name):
 
 
 def test_dist_layer_names_the_known_dists():
-  with pytest.raises(ValueError, match="dist 'gauss' is unknown.*trunc_norm"):
+  with pytest.raises(ValueError, match="dist 'gauss'; known: .*trunc_norm"):
     nets.MLP(3, 1, 4, dist='gauss')
 
 

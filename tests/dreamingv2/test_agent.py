@@ -213,7 +213,7 @@ def test_images_and_vectors_together_or_alone(
 
 def test_unknown_exploration_is_named(make_config, make_agent):
   config = make_config(updates={'expl_behavior': 'Curious'})
-  with pytest.raises(ValueError, match="'Curious' is unknown.*greedy"):
+  with pytest.raises(ValueError, match="'Curious'; known: .*greedy"):
     make_agent(config)
 
 

@@ -83,12 +83,12 @@ def test_grad_heads_decide_whether_gradients_reach_the_features(
 
 
 @pytest.mark.parametrize('key, value, text', [
-    ('grad_heads', ['reward', 'image'], "'image' is unknown.*reward"),
-    ('clip_rewards', 'log', "'log' is unknown.*identity, sign, tanh"),
-    ('objective', 'nce', "'nce' is unknown"),
-    ('actor_grad', 'pathwise', "'pathwise' is unknown"),
+    ('grad_heads', ['reward', 'image'], "grad_heads 'image'; known: .*reward"),
+    ('clip_rewards', 'log', "'log'; known: .*identity.*tanh"),
+    ('objective', 'nce', "'nce'; known: .*contrastive"),
+    ('actor_grad', 'pathwise', "'pathwise'; known: .*both"),
     ('actor__dist', 'onehot', 'does not fit continuous'),
-    ('model_opt__opt', 'sgd', "'sgd' is unknown")])
+    ('model_opt__opt', 'sgd', "'sgd'; known: adam")])
 def test_bad_settings_are_named(key, value, text, make_model):
   with pytest.raises(ValueError, match=text) as error:
     make_model(**{key: value})

@@ -1,0 +1,273 @@
+"""Trains on environments of the user through dreamingv2.api."""
+
+import json
+import pathlib
+
+import gymnasium
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dreamingv2 import agent as agents
+from dreamingv2 import api
+from dreamingv2.common import config as configlib
+from dreamingv2.common import envs
+
+VECTOR = {'encoder.mlp_keys': '.*', 'encoder.cnn_keys': '$^'}
+Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
+
+
+class Env(gymnasium.Env):
+  """Gives its spaces' samples and remembers the actions it got."""
+
+  def __init__(self, obs, act, length=15, render_mode=None):
+    self.observation_space, self.action_space = obs, act
+    self.render_mode = render_mode
+    self.actions, self.seeds = [], []
+    self._length = length
+
+  def reset(self, *, seed=None, options=None):
+    super().reset(seed=seed)
+    self.seeds.append(seed)
+    self._count = 0
+    return self._draw(), {}
+
+  def step(self, action):
+    self.actions.append(np.array(action))
+    assert self.action_space.contains(action), action
+    self._count += 1
+    last = self._count >= self._length
+    return self._draw(), float(np.mean(action)), False, last, {}
+
+  def render(self):
+    image = np.zeros((90, 120, 3), np.uint8)
+    image[:, :10 + self._count] = 200
+    return image
+
+  def _draw(self):
+    return self.observation_space.sample()
+
+
+class OldEnv:
+  """Has the interface of gym before 0.26."""
+
+  def __init__(self):
+    self.observation_space = Box(-1, 1, (4,), np.float32)
+    self.action_space = Box(-2, 2, (2,), np.float32)
+    self.actions, self.seeds = [], []
+
+  def seed(self, seed):
+    self.seeds.append(seed)
+
+  def reset(self):
+    self._count = 0
+    return np.zeros(4, np.float32)
+
+  def step(self, action):
+    self.actions.append(np.array(action))
+    self._count += 1
+    done = self._count >= 15
+    return np.ones(4, np.float32), 1.0, done, {}
+
+
+def image_env(**kwargs):
+  return Env(
+      Box(0, 255, (80, 96, 3), np.uint8), Box(-2, 5, (2,), np.float32),
+      **kwargs)
+
+
+def vector_env(**kwargs):
+  return Env(
+      Box(-1, 1, (4,), np.float64), Box(-1, 1, (1,), np.float32), **kwargs)
+
+
+def discrete_env(**kwargs):
+  return Env(
+      Box(-1, 1, (4,), np.float32), Discrete(3), render_mode='rgb_array',
+      **kwargs)
+
+
+@pytest.fixture
+def config(tmp_path):
+  """The smallest config, which makes four updates."""
+  return api.load('debug').update({
+      'logdir': str(tmp_path / 'run'), 'steps': 90, 'prefill': 45, 'seed': 7,
+      'log_every': 20, 'eval_every': 0, 'imag_horizon': 2})
+
+
+def read(config):
+  """Returns the lines of metrics.jsonl."""
+  with open(f'{config.logdir}/metrics.jsonl') as file:
+    return [json.loads(line) for line in file]
+
+
+def check_run(agent, config):
+  """Asserts that the agent is one and that all its losses were finite."""
+  assert isinstance(agent, agents.Agent)
+  lines = read(config)
+  assert max(line['updates'] for line in lines if 'updates' in line) == 4
+  losses = [
+      value for line in lines for name, value in line.items()
+      if name.endswith('_loss')]
+  assert len(losses) > 10 and np.isfinite(losses).all()
+
+
+def test_load_gives_defaults_under_blocks():
+  assert api.load().objective == 'contrastive'
+  config = api.load('dreamerv2', 'debug')
+  assert (config.method, config.dataset.batch) == ('dreamerv2', 4)
+  with pytest.raises(ValueError, match="'dremerv2'.*dreamerv2"):
+    api.load('dremerv2')
+
+
+def test_example_of_the_module_is_a_valid_config():
+  """The update in the docstring, whose environment needs Box2D."""
+  config = api.load('small').update({'logdir': 'logdir/car', 'steps': 1e5})
+  assert config.steps == 1e5
+
+
+def test_image_environment_trains_within_its_bounds(config):
+  env = image_env()
+  agent = api.train(env, config)
+  check_run(agent, config)
+  actions = np.stack(env.actions)
+  assert len(actions) == 90
+  # Random prefill fills the bounds -2..5, not just -1..1.
+  assert actions[:45].min() < -1.3 and actions[:45].max() > 3.5
+  assert env.seeds[0] == 7 and set(env.seeds[1:]) == {None}
+  assert agent.obs_space['image'].shape == (64, 64, 3)
+  assert not [k for line in read(config) for k in line if 'eval_' in k]
+  assert configlib.Config.load(f'{config.logdir}/config.yaml') == config
+
+
+def test_vector_environment_trains(config):
+  config = config.update(VECTOR)
+  agent = api.train(vector_env(), config)
+  check_run(agent, config)
+  assert agent.obs_space['vector'].dtype == np.float32
+
+
+def test_vector_environment_without_its_keys_says_which_to_set(config):
+  with pytest.raises(ValueError, match=r'encoder.mlp_keys.*vector \(4,\)'):
+    api.train(vector_env(), config)
+  # Nothing is left in the way of the corrected config.
+  api.train(vector_env(), config.update({**VECTOR, 'steps': 50}))
+
+
+def test_discrete_environment_trains_from_its_rendered_frame(config):
+  env, eval_env = discrete_env(), discrete_env()
+  config = config.update({'eval_every': 50, 'eval_eps': 2})
+  agent = api.train(env, config, eval_env=eval_env)
+  check_run(agent, config)
+  assert env.seeds[0] == 7 and eval_env.seeds[0] not in (None, 7)
+  assert {int(x) for x in env.actions} == {0, 1, 2}
+  assert agent.act_space.discrete
+  assert agent.obs_space['image'].shape == (64, 64, 3)
+  returns = [x['eval_return'] for x in read(config) if 'eval_return' in x]
+  assert len(returns) == 4 and len(eval_env.actions) == 4 * 15
+  assert list(pathlib.Path(config.logdir).glob('videos/eval_image_*.gif'))
+
+
+def test_old_gym_environment_trains(config):
+  env = OldEnv()
+  config = config.update(VECTOR)
+  check_run(api.train(env, config), config)
+  assert env.seeds == [7]
+  assert len(env.actions) == 90
+
+
+def test_environment_in_its_own_process_trains(config):
+  config = config.update({**VECTOR, 'steps': 50})
+  env = envs.Async(lambda: envs.ready(envs.Dummy(length=15)))
+  try:
+    agent = api.train(env, config)
+  finally:
+    env.close()
+  assert agent.act_space.shape == (6,)
+
+
+def test_action_repeat_repeats_in_the_users_environment(config):
+  env = vector_env(length=45)
+  config = config.update({**VECTOR, 'action_repeat': 3, 'steps': 180})
+  api.train(env, config)
+  actions = np.stack(env.actions)
+  assert len(actions) == 180
+  assert all(len(np.unique(actions[i:i + 3])) == 1 for i in range(0, 45, 3))
+  assert max(line['step'] for line in read(config)) == 180
+
+
+def test_outputs_replace_the_usual_ones(config, tmp_path):
+  seen = []
+  api.train(
+      vector_env(), config.update(VECTOR),
+      outputs=[lambda step, entries: seen.append((step, dict(entries)))])
+  assert any('train_model_loss' in entries for _, entries in seen)
+  assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
+
+
+def test_second_call_resumes(config):
+  config = config.update(VECTOR)
+  first = api.train(vector_env(), config)
+  env = vector_env()
+  again = api.train(env, config)
+  assert not env.actions
+  arrays = again.save()
+  for key, value in first.save().items():
+    np.testing.assert_array_equal(value, arrays[key])
+  api.train(env, config.update({'steps': 120}))
+  assert len(env.actions) == 30
+
+
+def test_missing_logdir_is_refused(config):
+  with pytest.raises(ValueError, match='logdir.*config.update'):
+    api.train(vector_env(), config.update({'logdir': ''}))
+
+
+def test_one_environment_for_both_is_refused(config):
+  env = vector_env()
+  with pytest.raises(ValueError, match='eval_env is env'):
+    api.train(env, config.update(VECTOR), eval_env=env)
+
+
+@pytest.mark.parametrize('obs, act', [
+    (Box(-1, 1, (8, 8, 3), np.float32), Discrete(2)),
+    (gymnasium.spaces.Text(5), Discrete(2)),
+    (gymnasium.spaces.Tuple([Discrete(2), Discrete(3)]), Discrete(2)),
+    (Box(-1, 1, (3,)), Box(-1, 1, (2, 2), np.float32)),
+    (Box(-1, 1, (3,)), Box(-1, 1, (), np.float32)),
+    (Box(-1, 1, (3,)), Box(0, 3, (2,), np.int64)),
+    (Box(-1, 1, (3,)), gymnasium.spaces.MultiDiscrete([2, 3])),
+    (Box(-1, 1, (3,)), gymnasium.spaces.Dict(a=Discrete(2)))])
+def test_unsupported_space_is_refused(obs, act, config, tmp_path):
+  with pytest.raises(ValueError, match='not supported; supported are') as info:
+    api.train(Env(obs, act), config)
+  assert '\n' not in str(info.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_vector_of_bytes_is_a_vector(config):
+  env = Env(Box(0, 255, (12,), np.uint8), Discrete(2))
+  assert api.wrap(env, config).obs_space['vector'].shape == (12,)
+
+
+def test_action_that_is_not_finite_never_reaches_the_environment(config):
+  """An agent whose weights have become NaN stops at the environment."""
+  env = vector_env()
+  config = config.update({**VECTOR, 'pretrain': 0})
+  agent_type = agents.Agent
+
+  class Broken(agent_type):
+
+    def _build(self):
+      super()._build()
+      for variable in tf.nest.flatten(self._variables()):
+        if variable.dtype == tf.float32:
+          variable.assign(tf.fill(variable.shape, np.nan))
+
+  patch = pytest.MonkeyPatch()
+  with patch.context() as patched:
+    patched.setattr(agents, 'Agent', Broken)
+    with pytest.raises(ValueError, match="'action' is not finite"):
+      api.train(env, config)
+  assert len(env.actions) == 45  # The random ones.
+  assert np.isfinite(np.stack(env.actions)).all()
