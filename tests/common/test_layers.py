@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from dreamingv2.common import layers
 from dreamingv2.common import tfutils
+from tests.helpers import normal
 
 
 @pytest.fixture(autouse=True)
@@ -16,10 +17,6 @@ def half():
   tfutils.setup('16')
   yield
   tfutils.setup('32')
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
 
 
 def randomize(module):

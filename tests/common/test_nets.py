@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from dreamingv2.common import nets
 from dreamingv2.common import tfutils
+from tests.helpers import normal
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +20,6 @@ def half():
   """Returns a function that switches to float16 until the test ends."""
   yield lambda: tfutils.setup('16')
   tfutils.setup('32')
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
 
 
 def randomize(module):

@@ -7,15 +7,12 @@ import tensorflow as tf
 
 from dreamingv2.common import other
 from dreamingv2.common import tfutils
+from tests.helpers import normal
 
 
 @pytest.fixture(autouse=True)
 def seed():
   tfutils.generator().reset_from_seed(0)
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
 
 
 def run_scan(inputs, start, weight, unroll):

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from dreamingv2.common import nets
 from dreamingv2.common import tfutils
+from tests.helpers import normal
 
 B, T, E, A = 3, 5, 7, 2
 SIZES = {
@@ -22,10 +23,6 @@ def half():
   """Returns a function that switches to float16 until the test ends."""
   yield lambda: tfutils.setup('16')
   tfutils.setup('32')
-
-
-def normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
 
 
 def make_rssm(discrete, **sizes):

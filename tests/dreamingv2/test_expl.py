@@ -3,17 +3,10 @@ import pytest
 import tensorflow as tf
 
 from dreamingv2 import expl
-from dreamingv2.common.tfutils import named_variables
+from tests.helpers import copy
+from tests.helpers import to_tensors
 
 BEHAVIORS = sorted(expl.BEHAVIORS)
-
-
-def to_tensors(data):
-  return {k: tf.convert_to_tensor(v) for k, v in data.items()}
-
-
-def copy(module):
-  return {k: v.numpy().copy() for k, v in named_variables(module).items()}
 
 
 @pytest.fixture

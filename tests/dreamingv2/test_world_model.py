@@ -3,25 +3,10 @@ import pytest
 import tensorflow as tf
 
 from dreamingv2.common import dists
-from dreamingv2.common.tfutils import named_variables
-
-
-def to_tensors(data):
-  return {k: tf.convert_to_tensor(v) for k, v in data.items()}
-
-
-def scalars(metrics):
-  return {k: float(v) for k, v in metrics.items()}
-
-
-def copy(module):
-  return {k: v.numpy().copy() for k, v in named_variables(module).items()}
-
-
-def assert_equal(lhs, rhs):
-  assert lhs.keys() == rhs.keys()
-  for key in lhs:
-    np.testing.assert_array_equal(lhs[key], rhs[key], err_msg=key)
+from tests.helpers import assert_equal
+from tests.helpers import copy
+from tests.helpers import scalars
+from tests.helpers import to_tensors
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import tensorflow as tf
 from dreamingv2 import objectives
 from dreamingv2.common import latents as latentlib
 from dreamingv2.common import tfutils
+from tests.helpers import to_tensors
 
 
 class Prior:
@@ -238,10 +239,6 @@ def test_bad_settings_are_named(key, value, text, make_config):
 
 
 # The rest asks the objective inside the real world model.
-
-
-def to_tensors(data):
-  return {k: tf.convert_to_tensor(v) for k, v in data.items()}
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+"""What several tests need beside fixtures."""
+
+import numpy as np
+import tensorflow as tf
+
+from dreamingv2.common.tfutils import named_variables
+
+
+def assert_equal(lhs, rhs):
+  """Asserts that two dicts of arrays are the same to the bit."""
+  assert lhs.keys() == rhs.keys()
+  for key in lhs:
+    np.testing.assert_array_equal(lhs[key], rhs[key], err_msg=key)
+
+
+def copy(module):
+  """Returns the values of a module's variables by path."""
+  return {k: v.numpy().copy() for k, v in named_variables(module).items()}
+
+
+def normal(*shape, seed=0):
+  """Draws standard normal float32 numbers."""
+  return np.random.default_rng(seed).normal(0, 1, shape).astype(np.float32)
+
+
+def scalars(metrics):
+  """Fetches scalar tensors by name."""
+  return {k: float(v) for k, v in metrics.items()}
+
+
+def to_tensors(data):
+  """Turns a dict of arrays into one of tensors."""
+  return {k: tf.convert_to_tensor(v) for k, v in data.items()}
