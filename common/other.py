@@ -123,7 +123,7 @@ def schedule(text, step):
   Args:
     text: A number, or 'linear(start,end,duration)', 'warmup(duration,value)',
       'exp(start,end,halflife)'.
-    step: Environment step, scalar tensor.
+    step: Agent step, scalar tensor.
 
   Returns:
     Float32 scalar.

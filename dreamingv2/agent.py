@@ -14,6 +14,7 @@ from . import objectives
 from .common import nets
 from .common import other
 from .common import tfutils
+from .common.checkpoint import assign_report
 from .common.config import known
 from .common.tfutils import Module
 
@@ -35,7 +36,7 @@ class Agent(Module):
     obs_space: Observation key to Gymnasium space.
     act_space: Dict with the space of 'action', a Box in -1..1, or one-hot
       with the attribute `discrete`.
-    step: Counter of environment steps.
+    step: Counter of agent steps.
   """
 
   def __init__(self, config, obs_space, act_space, step):
@@ -45,7 +46,7 @@ class Agent(Module):
     self.step = step
     self.tfstep = tf.Variable(int(step), dtype=tf.int64, trainable=False)
     self.generator = tfutils.generator()
-    self.wm = WorldModel(config, obs_space, self.tfstep)
+    self.wm = WorldModel(config, obs_space)
     self.task_behavior = ActorCritic(config, self.act_space, self.tfstep)
     self.expl_behavior = expl.make(
         config, self.task_behavior, self.act_space, self.wm, self.tfstep,
@@ -113,17 +114,12 @@ class Agent(Module):
       ValueError: Paths or shapes differ from this agent's.
     """
     variables = self._variables()
-    theirs = {k: tuple(v.shape) for k, v in arrays.items()}
-    ours = {k: tuple(v.shape) for k, v in variables.items()}
-    wrong = sorted(
-        k for k in theirs.keys() | ours.keys()
-        if theirs.get(k) != ours.get(k))
-    if wrong:
+    shapes = {k: tuple(v.shape) for k, v in variables.items()}
+    report = assign_report(shapes, arrays)
+    if report:
       raise ValueError(
-          f'the checkpoint is of another model: {len(wrong)} variables '
-          f'differ, first {wrong[0]}: {theirs.get(wrong[0])} in the '
-          f'checkpoint, {ours.get(wrong[0])} here; use the config that it '
-          f'was written with')
+          f'the checkpoint is of another model ({report}); use the config '
+          f'that it was written with')
     for key, variable in variables.items():
       variable.assign(arrays[key])
 
@@ -184,9 +180,8 @@ class Agent(Module):
 class WorldModel(Module):
   """Encoder, RSSM, heads and their optimiser; the objective does the rest."""
 
-  def __init__(self, config, obs_space, tfstep):
+  def __init__(self, config, obs_space):
     self.config = config
-    self.tfstep = tfstep
     shapes = {
         k: tuple(v.shape) for k, v in obs_space.items() if k not in META}
     self.rssm = nets.EnsembleRSSM(**config.rssm)

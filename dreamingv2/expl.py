@@ -93,26 +93,23 @@ class Plan2Explore(tfutils.Module):
       return context[self.config.disag_target]
     return context['post'][self.config.disag_target]
 
-  def _inputs(self, feat, action):
-    """Concatenates features with the next action [B, T] if configured.
+  def _inputs(self, feat, action, axis=1):
+    """Concatenates features with the next action if configured.
 
     action[t] led into feat[t]; the one that leads out of it is action[t+1].
+    The last one is unknown and zero. Time is the given axis.
     """
     if not self.config.disag_action_cond:
       return feat
-    following = tf.concat(
-        [action[:, 1:], tf.zeros_like(action[:, :1])], 1)
+    first, following = tf.split(action, [1, action.shape[axis] - 1], axis)
+    following = tf.concat([following, tf.zeros_like(first)], axis)
     return tf.concat([feat, tfutils.cast(following)], -1)
 
   def _predict(self, inputs):
     return [head(inputs) for head in self._heads]
 
   def _intr_reward(self, seq):
-    feat, action = seq['feat'], seq['action']
-    inputs = feat
-    if self.config.disag_action_cond:
-      following = tf.concat([action[1:], tf.zeros_like(action[:1])], 0)
-      inputs = tf.concat([feat, tfutils.cast(following)], -1)
+    inputs = self._inputs(seq['feat'], seq['action'], axis=0)
     means = tf.stack([dist.mode() for dist in self._predict(inputs)])
     disag = tf.reduce_mean(tf.math.reduce_std(means, 0), -1)
     if self.config.disag_log:
@@ -175,7 +172,7 @@ def make(config, task_behavior, act_space, wm, tfstep, reward):
     task_behavior: What 'greedy' names.
     act_space: Space of actions.
     wm: World model to imagine with.
-    tfstep: Variable with the environment step.
+    tfstep: Variable with the agent step.
     reward: Maps imagined sequences to rewards.
 
   Raises:

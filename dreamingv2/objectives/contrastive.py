@@ -32,11 +32,12 @@ class Contrastive(Objective):
     for key in ('negatives', 'aux_negatives'):
       known(f'contrastive.{key}', c[key], NEGATIVES)
     known('contrastive.k_reduce', c.k_reduce, REDUCE)
-    limit = min(config.dataset.length, config.replay.maxlen) - 2
+    length = config.dataset.length
+    limit = min(length, config.replay.maxlen or length) - 2
     if not 0 <= c.horizon <= limit:
       raise ValueError(
           f'contrastive.horizon {c.horizon} is not in 0..{limit}, what '
-          f'dataset.length {config.dataset.length} leaves room for')
+          f'dataset.length {length} leaves room for')
     if c.vmf and hasattr(latent, 'classes'):
       raise ValueError(
           'contrastive.vmf True needs Gaussian latents; set rssm.discrete 0')

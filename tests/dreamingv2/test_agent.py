@@ -319,3 +319,8 @@ def test_noise_is_added_in_its_mode(noise, mode, make_config, make_agent):
     same = np.array_equal(found[0.0, name], found[0.3, name])
     assert same == (name != mode)
   assert np.abs(found[0.3, mode]).max() <= 1
+
+
+def test_agent_takes_whole_rows_as_longest_chunk(make_config, make_agent):
+  # In replay.maxlen 0 stands for the length of a batch row.
+  make_agent(make_config(updates={'replay.maxlen': 0}))
