@@ -68,6 +68,7 @@ setuptools.setup(
     ],
     extras_require={
         'gpu': ['tensorflow[and-cuda]>=2.18.1,<2.19'],
-        'test': ['gym==0.26.2', 'pytest>=8,<10', 'ruff'],
+        'plot': ['matplotlib>=3.9,<4'],
+        'test': ['gym==0.26.2', 'matplotlib>=3.9,<4', 'pytest>=8,<10', 'ruff'],
     },
 )

@@ -12,9 +12,11 @@ import os
 import pathlib
 import platform
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy as np
 import tqdm
@@ -175,19 +177,21 @@ def prepare_logdir(config, suite, task):
 
 
 def save_config(config, logdir):
-  """Writes the config; each version that ran it gets a line on top."""
+  """Writes the config; who ran it and how stands on top, two lines each."""
   path = logdir / 'config.yaml'
   lines = path.read_text().splitlines() if path.exists() else []
   heads = [x for x in lines if x.startswith('# ')]
-  if f'# {versions()}' not in heads[-1:]:
-    heads.append(f'# {versions()}')
+  program = pathlib.Path(sys.argv[0]).name
+  run = [f'# {versions()}', f'# {shlex.join([program, *sys.argv[1:]])}']
+  if heads[-2:] != run:
+    heads += run
   config.save(path)
   text = '\n'.join([*heads, path.read_text()])
   checkpoints.write_atomic(path, lambda file: file.write(text.encode()))
 
 
 def versions():
-  """Returns one line with commit and versions."""
+  """Returns one line with commit, machine and versions."""
   try:
     commit = subprocess.run(
         ['git', 'describe', '--always', '--dirty', '--abbrev=40'], cwd=ROOT,
@@ -196,11 +200,21 @@ def versions():
     commit = 'unknown'
   found = [
       f'dreamingv2 {dreamingv2.__version__}', f'commit {commit}',
+      f'{len(os.sched_getaffinity(0))} cores of {processor()}',
       f'python {platform.python_version()}']
   for name in PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       found.append(f'{name} {importlib.metadata.version(name)}')
   return ', '.join(found)
+
+
+def processor():
+  """Returns the name of the CPU."""
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip().replace(',', ' ')
+  return platform.machine()
 
 
 @contextlib.contextmanager
@@ -240,6 +254,7 @@ class Run:
     self.config = config
     self.logdir = logdir
     self.updates = 0
+    self._started = time.time()  # Minus what earlier processes took.
     self.step = counter.Counter()
     self._repeat = config.action_repeat
     random.seed(config.seed)
@@ -270,11 +285,12 @@ class Run:
   def _make_drivers(self, train_envs, eval_envs):
     self._train_driver = drivers.Driver(train_envs, self._timer)
     self._prefill_driver = drivers.Driver(train_envs, self._timer)
-    for driver in (self._train_driver, self._prefill_driver):
+    drivers_ = {'train': self._train_driver, 'random': self._prefill_driver}
+    for name, driver in drivers_.items():
       driver.on_reset(self.replay.add_step)
       driver.on_step(self.replay.add_step)
+      driver.on_episode(functools.partial(self._log_episode, name))
     self._train_driver.on_step(self._on_step)
-    self._train_driver.on_episode(self._log_episode)
     self._prefill_driver.on_step(self._count)
     self._eval_driver = drivers.Driver(eval_envs) if eval_envs else None
     self._eval_episodes = []
@@ -307,6 +323,9 @@ class Run:
   @property
   def _env_step(self):
     return int(self.step) * self._repeat
+
+  def _seconds(self):
+    return time.time() - self._started
 
   def _load_libraries(self):
     with quiet():
@@ -342,6 +361,7 @@ class Run:
     meta = snapshot.meta
     self.step.restore(meta['step'])
     self.updates = meta['updates']
+    self._started -= meta['seconds']
     for name, state in meta['every'].items():
       self._every[name].restore(state)
     self.replay.load_state_dict(meta['replay'])
@@ -352,6 +372,7 @@ class Run:
   def _save(self):
     meta = {
         'step': self.step.state(), 'updates': self.updates,
+        'seconds': self._seconds(),
         'every': {k: v.state() for k, v in self._every.items()},
         'replay': self.replay.state_dict()}
     try:
@@ -417,14 +438,15 @@ class Run:
     self._logger.add(shares, prefix='share')
     stats = self.replay.stats
     self._logger.add({
-        'updates': self.updates, 'episodes': stats['total_episodes'],
+        'updates': self.updates, 'seconds': self._seconds(),
+        'episodes': stats['total_episodes'],
         'replay_gib': stats['bytes'] / 2 ** 30})
     self._logger.write(fps=True)
 
-  def _log_episode(self, episode):
+  def _log_episode(self, name, episode):
     self._logger.add({
-        'train_return': float(episode['reward'].astype(np.float64).sum()),
-        'train_length': (len(episode['reward']) - 1) * self._repeat})
+        f'{name}_return': float(episode['reward'].astype(np.float64).sum()),
+        f'{name}_length': (len(episode['reward']) - 1) * self._repeat})
     self._logger.write()
 
   def _evaluate(self):

@@ -161,18 +161,20 @@ def action_noise(action, amount, act_space):
 
 
 class StreamNorm(tfutils.Module):
-  """Divides by a running mean of magnitudes.
+  """Divides by a running mean of magnitudes, or root of that of squares.
 
   Args:
     momentum: Share of the old mean that an update keeps; 1 switches it off.
     scale: Factor on the result.
     eps: Added to the divisor.
+    order: 1 for the mean magnitude, 2 for the root mean square.
   """
 
-  def __init__(self, momentum=0.99, scale=1.0, eps=1e-8):
+  def __init__(self, momentum=0.99, scale=1.0, eps=1e-8, order=1):
     self._momentum = momentum
     self._scale = scale
     self._eps = eps
+    self._order = order
     self.mag = tf.Variable(1.0, trainable=False)
 
   def __call__(self, x):
@@ -185,13 +187,14 @@ class StreamNorm(tfutils.Module):
     return x, metrics
 
   def update(self, x):
-    """Moves the mean toward the mean magnitude of x."""
-    mag = tf.reduce_mean(tf.abs(tf.cast(x, tf.float32)))
+    """Moves the mean toward that of x."""
+    mag = tf.reduce_mean(tf.abs(tf.cast(x, tf.float32)) ** self._order)
     self.mag.assign(self._momentum * self.mag + (1 - self._momentum) * mag)
 
   def transform(self, x):
     """Normalises x without updating."""
-    return x / (self.mag + self._eps) * self._scale
+    divisor = self.mag ** (1 / self._order) + self._eps
+    return x / divisor * self._scale
 
 
 class Timer:

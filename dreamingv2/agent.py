@@ -195,6 +195,7 @@ class WorldModel(Module):
     for name in config.grad_heads:
       known('grad_heads', name, HEADS)
     known('clip_rewards', config.clip_rewards, CLIP_REWARDS)
+    self.rewnorm = other.StreamNorm(**config.replay_reward_norm)
     self.model_opt = tfutils.Optimizer('model', **config.model_opt)
 
   @property
@@ -218,6 +219,7 @@ class WorldModel(Module):
       State after the batch, outputs (with 'data', the batch really used),
       metrics.
     """
+    self.rewnorm.update(self._clip_reward(data))
     with tf.GradientTape() as tape:
       loss, state, outputs, metrics = self.loss(data, state)
     metrics.update(self.model_opt(tape, loss, self.modules))
@@ -300,7 +302,10 @@ class WorldModel(Module):
     return seq
 
   def preprocess(self, obs):
-    """Scales images to -0.5..0.5, clips rewards, adds discounts."""
+    """Scales images to -0.5..0.5, clips and scales rewards, adds discounts.
+
+    Model and behaviour see only these rewards.
+    """
     data = {}
     for key, value in obs.items():
       if value.dtype == tf.uint8:
@@ -308,7 +313,7 @@ class WorldModel(Module):
       elif value.dtype.is_integer:
         value = tf.cast(value, tf.float32)
       data[key] = value
-    data['reward'] = CLIP_REWARDS[self.config.clip_rewards](data['reward'])
+    data['reward'] = self.rewnorm.transform(self._clip_reward(data))
     data['discount'] = self.config.discount * (
         1.0 - tf.cast(data['is_terminal'], tf.float32))
     return data
@@ -316,6 +321,9 @@ class WorldModel(Module):
   def report(self, data):
     """Returns images and videos of the objective for the log."""
     return self.objective.report(self, data)
+
+  def _clip_reward(self, data):
+    return CLIP_REWARDS[self.config.clip_rewards](data['reward'])
 
   def _likelihoods(self, feat, data):
     """Computes -log p of every head, and the name of its loss scale."""

@@ -28,7 +28,7 @@ FLOORS = [
     ['objectives.*'],
     ['objectives'],
     ['agent', 'expl'],
-    ['api', 'evaluate', 'figures', 'sweep', 'tables', 'train'],
+    ['api', 'evaluate', 'figures', 'scores', 'sweep', 'tables', 'train'],
 ]
 OBJECTIVES = 7
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ SMALL = [
 LOSSES = [
     'model', 'reward', 'kl', 'nce', 'overshooting', 'aux', 'actor', 'critic']
 # Whatever depends on the clock.
-TIMED = r'fps', r'share_'
+TIMED = r'fps', r'share_', r'seconds'
 
 
 def start(folder, *argv):
@@ -176,12 +177,23 @@ def test_every_eval_return_has_a_line_beside_mean_and_std(dreamingv2):
   assert {x for _, x in pick(lines, 'eval_length')} == {50}
 
 
+def test_random_steps_and_wall_time_are_logged(dreamingv2):
+  _, _, _, lines = dreamingv2
+  returns = pick(lines, 'random_return')
+  assert [step for step, _ in returns] == [50]
+  assert 0 <= returns[0][1] <= 50
+  seconds = [x for _, x in pick(lines, 'seconds')]
+  assert 0 < seconds[0] and seconds == sorted(seconds)
+
+
 def test_config_snapshot_names_versions_and_loads_back(dreamingv2):
   _, logdir, _, _ = dreamingv2
-  head = (logdir / 'config.yaml').read_text().splitlines()[0]
+  head, command = (logdir / 'config.yaml').read_text().splitlines()[:2]
   assert head.startswith('# dreamingv2 ')
   for name in ('commit', 'python', 'numpy', 'mujoco'):
     assert f', {name} ' in head, name
+  assert re.search(r', \d+ cores of \w.*, python ', head)
+  assert command.startswith('# ')
   assert ', tensorflow ' in head or ', tensorflow-cpu ' in head
   loaded = configlib.Config.load(logdir / 'config.yaml')
   assert loaded == train.load_config([*DEBUG, *SMALL])

@@ -71,9 +71,9 @@ class Reach:
     rows, cols = np.indices(self._size) / np.reshape(self._size, (2, 1, 1))
     image = np.zeros((*self._size, 3), np.uint8)
     x, y = self._target
-    image[np.maximum(abs(cols - x), abs(rows - y)) < 0.1] = (0, 90, 180)
+    image[np.maximum(abs(cols - x), abs(rows - y)) < 0.15] = (0, 90, 180)
     x, y = self._dot
-    image[np.hypot(cols - x, rows - y) < 0.07] = (255, 220, 40)
+    image[np.hypot(cols - x, rows - y) < 0.12] = (255, 220, 40)
     return {'image': image, **ends}
 
 

@@ -187,8 +187,19 @@ def test_stream_norm_follows_its_recursion():
   assert norm.mag.numpy() == pytest.approx(mag, rel=1e-5)
 
 
-def test_stream_norm_with_momentum_1_is_off():
-  norm, x = other.StreamNorm(momentum=1.0), 100 * normal(7)
+def test_stream_norm_of_order_2_divides_by_the_root_mean_square():
+  norm, square = other.StreamNorm(momentum=0.9, eps=0, order=2), 1.0
+  for i in range(5):
+    x = 10 * normal(7, seed=i)
+    square = 0.9 * square + 0.1 * np.mean(x ** 2)
+    out, _ = norm(tf.constant(x))
+    np.testing.assert_allclose(out, x / square ** 0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('order', [1, 2])
+def test_stream_norm_with_momentum_1_is_off(order):
+  norm = other.StreamNorm(momentum=1.0, order=order)
+  x = 100 * normal(7)
   for _ in range(3):
     np.testing.assert_allclose(norm(tf.constant(x))[0], x, rtol=1e-6)
 

@@ -96,6 +96,18 @@ def test_preprocess_scales_clips_and_adds_discounts(make_model):
     assert found['is_first'].dtype == tf.bool
 
 
+def test_rewards_are_scaled_by_what_training_has_seen(make_model):
+  wm, data = make_model(
+      replay_reward_norm__momentum=0.5, clip_rewards='tanh')
+  raw = np.tanh(data['reward'].numpy())
+  np.testing.assert_allclose(wm.preprocess(data)['reward'], raw, rtol=1e-5)
+  wm.train(data)
+  square = 0.5 * 1 + 0.5 * np.mean(raw ** 2)
+  for _ in range(2):  # Looking does not count.
+    np.testing.assert_allclose(
+        wm.preprocess(data)['reward'], raw / square ** 0.5, rtol=1e-5)
+
+
 def test_likelihood_of_rewards_and_discounts_equals_a_loop(make_model):
   wm, data = make_model(pred_discount=True)
   terminal = np.zeros(data['reward'].shape, bool)

@@ -1,0 +1,94 @@
+"""Collects curves from logdirs written by hand."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from dreamingv2 import scores
+
+HEAD = (
+    '# dreamingv2 0.1.0, commit 0123abc, 2 cores of A CPU, python 3.11.7\n'
+    '# train.py --configs small --logdir /some/where --task toy_reach\n')
+
+
+def write_run(folder, method='dreamingv2', seed=0, lines=()):
+  folder.mkdir(parents=True)
+  (folder / 'config.yaml').write_text(
+      f'{HEAD}method: {method}\nseed: {seed}\ntask: toy_reach\n')
+  (folder / 'metrics.jsonl').write_text(
+      ''.join(json.dumps(line) + '\n' for line in lines))
+
+
+def evaluation(step, *returns):
+  return [{'step': step, 'eval_return': x} for x in returns] + [
+      {'step': step, 'eval_return_mean': float(np.mean(returns))}]
+
+
+LINES = [
+    {'step': 50, 'random_return': 3.0}, {'step': 100, 'random_return': 5.0},
+    *evaluation(200, 1.0, 3.0), {'step': 250, 'updates': 7, 'seconds': 60.5},
+    *evaluation(300, 9.0, 9.0), *evaluation(300, 4.0, 6.0)]
+
+
+def test_run_becomes_a_curve_and_one_of_random_actions(tmp_path):
+  write_run(tmp_path / 'a' / '3', seed=3, lines=LINES)
+  curve, random = scores.collect(tmp_path)
+  common = {
+      'task': 'toy_reach', 'seed': 3, 'commit': '0123abc',
+      'machine': '2 cores of A CPU',
+      'command': 'python train.py --configs small --task toy_reach'}
+  assert curve == {
+      **common, 'method': 'dreamingv2', 'xs': [200, 300], 'ys': [2.0, 5.0],
+      'returns': [[1.0, 3.0], [4.0, 6.0]], 'updates': 7, 'seconds': 60.5}
+  assert random == {
+      **common, 'method': 'random', 'xs': [50, 100], 'ys': [3.0, 5.0]}
+
+
+def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
+  write_run(tmp_path / 'runs' / '0', lines=LINES)
+  write_run(tmp_path / 'runs' / '1', seed=1, lines=evaluation(400, 8.0))
+  first, second = tmp_path / 'new' / 'first.json', tmp_path / 'second.json'
+  scores.main(['--indir', str(tmp_path / 'runs'), '--out', str(first)])
+  out = capsys.readouterr().out
+  assert '| toy_reach | dreamingv2 | 2 | 400 | 6.5 +- 1.5 | 5.0 8.0 |' in out
+  assert '| toy_reach | random | 1 |  | 4.0 | 4.0 |' in out
+  scores.main([
+      '--scores', str(first), str(first), '--out', str(second)])
+  assert scores.load(second) == 2 * scores.load(first)
+
+
+def test_plot_shows_lines_and_the_band_of_random_actions(tmp_path):
+  write_run(tmp_path / 'runs' / '0', lines=LINES)
+  write_run(
+      tmp_path / 'runs' / '1', method='dreamerv2', lines=evaluation(200, 8.0))
+  path = tmp_path / 'curves.png'
+  scores.plot(scores.collect(tmp_path / 'runs'), path)
+  image = np.asarray(PIL.Image.open(path).convert('RGB'))
+  for color in ['#0072b2', '#d55e00', '#d9d9d9']:
+    rgb = [int(color[i: i + 2], 16) for i in (1, 3, 5)]
+    assert (image == rgb).all(-1).sum() > 20, color
+
+
+@pytest.mark.parametrize('argv, text', [
+    ([], 'no curve found'),
+    (['--indir', 'nowhere'], 'no folder nowhere'),
+    (['--scores', 'bad.json'], 'bad.json holds no list of curves'),
+    (['--scores', 'poor.json'], "KeyError('ys')"),
+    (['--indir', 'broken'], 'metrics.jsonl:1 is no JSON'),
+    (['--indir', 'old'], 'does not say by which commit'),
+])
+def test_bad_input_is_named(argv, text, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'bad.json').write_text('3')
+  (tmp_path / 'poor.json').write_text(
+      '[{"task": "a", "method": "b", "seed": 0, "xs": []}]')
+  write_run(tmp_path / 'broken')
+  (tmp_path / 'broken' / 'metrics.jsonl').write_text('{"step"')
+  write_run(tmp_path / 'old')
+  (tmp_path / 'old' / 'config.yaml').write_text(
+      'method: a\nseed: 0\ntask: toy_reach\n')
+  with pytest.raises(SystemExit) as error:
+    scores.main(argv)
+  assert text in str(error.value)
