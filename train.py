@@ -200,7 +200,7 @@ def versions():
     commit = 'unknown'
   found = [
       f'dreamingv2 {dreamingv2.__version__}', f'commit {commit}',
-      f'{len(os.sched_getaffinity(0))} cores of {processor()}',
+      f'{len(os.sched_getaffinity(0))} x {processor()}',
       f'python {platform.python_version()}']
   for name in PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -247,7 +247,7 @@ class WorldModel(Module):
     clash = terms.keys() & extra.keys()
     assert not clash, f'losses produced twice: {clash}'
     terms.update(extra)
-    weights = self._weights(terms, scales)
+    weights = self._weights(terms, {**scales, **self.objective.scales})
     loss = tf.add_n([weights[k] * v for k, v in terms.items()])
     entropy = self.rssm.latent.entropy
     metrics.update({f'{k}_loss': v for k, v in terms.items()})

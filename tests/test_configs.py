@@ -95,13 +95,13 @@ def test_batches_leave_room_for_the_windows(blocks):
 def test_sizes_change_only_sizes(size):
   """A method stays the method: sizes touch no choice of the paper's.
 
-  Learning rates and the weight of rewards belong to the size: they decide
-  how far a budget of updates goes.
+  Learning rates and the weights of rewards and divergences belong to the
+  size: they decide how far a budget of updates goes.
   """
   changed = set(apply(size).diff(DEFAULTS))
   assert not {k for k in changed if re.match(
       r'(objective|contrastive|kl|method|suite|task)(\.|$)'
-      r'|loss_scales\.(?!reward)|.*\.(act|dist|norm|opt|wd)$', k)}
+      r'|loss_scales\.(aux|decoder|nce)|.*\.(act|dist|norm|opt|wd)$', k)}
 
 
 def test_every_top_level_key_is_read():

@@ -192,7 +192,7 @@ def test_config_snapshot_names_versions_and_loads_back(dreamingv2):
   assert head.startswith('# dreamingv2 ')
   for name in ('commit', 'python', 'numpy', 'mujoco'):
     assert f', {name} ' in head, name
-  assert re.search(r', \d+ cores of \w.*, python ', head)
+  assert re.search(r', \d+ x \w.*, python ', head)
   assert command.startswith('# ')
   assert ', tensorflow ' in head or ', tensorflow-cpu ' in head
   loaded = configlib.Config.load(logdir / 'config.yaml')

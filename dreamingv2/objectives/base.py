@@ -11,10 +11,13 @@ class Objective(tfutils.Module):
   Attributes:
     heads: Merged into the world model's heads and trained by likelihood.
     modules: What else the model optimiser moves; never slow copies.
+    scales: Loss to the entry of `loss_scales` that weighs it, where the two
+      are not called the same.
   """
 
   heads = {}
   modules = ()
+  scales = {}
 
   def __init__(self, config, latent, shapes):
     """Creates the parts.

@@ -9,7 +9,7 @@ import pytest
 from dreamingv2 import scores
 
 HEAD = (
-    '# dreamingv2 0.1.0, commit 0123abc, 2 cores of A CPU, python 3.11.7\n'
+    '# dreamingv2 0.1.0, commit 0123abc, 2 x A CPU, python 3.11.7\n'
     '# train.py --configs small --logdir /some/where --task toy_reach\n')
 
 
@@ -37,7 +37,7 @@ def test_run_becomes_a_curve_and_one_of_random_actions(tmp_path):
   curve, random = scores.collect(tmp_path)
   common = {
       'task': 'toy_reach', 'seed': 3, 'commit': '0123abc',
-      'machine': '2 cores of A CPU',
+      'machine': '2 x A CPU',
       'command': 'python train.py --configs small --task toy_reach'}
   assert curve == {
       **common, 'method': 'dreamingv2', 'xs': [200, 300], 'ys': [2.0, 5.0],

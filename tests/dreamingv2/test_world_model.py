@@ -22,9 +22,11 @@ def make_model(make_config, make_agent, make_batch):
 
 def test_loss_is_the_weighted_sum(make_model):
   wm, data = make_model(
-      loss_scales__nce=0.5, loss_scales__aux=3.0, loss_scales__reward=0.0)
+      loss_scales__nce=0.5, loss_scales__aux=3.0, loss_scales__reward=0.0,
+      loss_scales__kl=0.2)
   loss, _, _, metrics = wm.loss(data)
-  scales = {'nce': 0.5, 'aux': 3.0, 'reward': 0, 'kl': 1, 'overshooting': 1}
+  scales = {'nce': 0.5, 'aux': 3.0, 'reward': 0, 'kl': 0.2,
+            'overshooting': 0.2}
   right = sum(v * float(metrics[f'{k}_loss']) for k, v in scales.items())
   np.testing.assert_allclose(loss, right, rtol=1e-5)
 

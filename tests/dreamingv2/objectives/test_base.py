@@ -20,7 +20,8 @@ def test_objective_does_nothing_by_default():
 
 @pytest.mark.parametrize('name', sorted(objectives.OBJECTIVES))
 def test_objective_overrides_only_the_interface(name):
-  members = {'heads', 'modules', 'augment', 'loss', 'update', 'report'}
+  members = {
+      'heads', 'modules', 'scales', 'augment', 'loss', 'update', 'report'}
   cls = objectives.OBJECTIVES[name]
   assert issubclass(cls, base.Objective)
   public = {k for k in vars(cls) if not k.startswith('_')}
