@@ -59,7 +59,7 @@ RANGES = {
     'prefill': (0, 1e9),
     'pretrain': (0, 1e9),
     'rssm.deter': (1, 1e9),
-    'rssm.discrete': (0, 1e9),
+    'rssm.discrete': (2, 1e9),
     'rssm.ensemble': (1, 1e9),
     'rssm.hidden': (1, 1e9),
     'rssm.stoch': (1, 1e9),

@@ -34,3 +34,40 @@ def random_shift(images, pad, per_frame=False):
   index = row[:, :, None] * W + col[:, None, :]
   index = tf.reshape(index, [-1, H * W])
   return tf.reshape(tf.gather(flat, index, axis=2, batch_dims=1), shape)
+
+
+def bilinear_shift(images, pad):
+  """Shifts images by up to `pad` pixels and parts of them.
+
+  One shift for each sequence, uniform in -pad..pad on each axis; the border
+  is repeated.
+
+  Args:
+    images: [B, T, H, W, C], floats.
+    pad: Largest shift in pixels.
+
+  Returns:
+    Images of the same shape.
+
+  Source: Deng et al. 2022 (DreamerPro).
+  """
+  B, _, H, W, _ = images.shape
+  shift = tf.random.stateless_uniform(
+      [B, 2], tfutils.next_seed(), -float(pad), float(pad))
+  rows = tf.range(H, dtype=tf.float32) + shift[:, :1]  # [B, H]
+  cols = tf.range(W, dtype=tf.float32) + shift[:, 1:]  # [B, W]
+  return _interpolate(_interpolate(images, rows, 2), cols, 3)
+
+
+def _interpolate(images, place, axis):
+  """Reads images along an axis at fractional places [B, size]."""
+  size = images.shape[axis]
+  place = tf.clip_by_value(place, 0, size - 1)
+  low = tf.floor(place)
+  rest = tf.reshape(
+      place - low, [-1, *[1] * (axis - 1), size, *[1] * (4 - axis)])
+  rest, low = tf.cast(rest, images.dtype), tf.cast(low, tf.int32)
+  high = tf.minimum(low + 1, size - 1)
+  low, high = [
+      tf.gather(images, x, axis=axis, batch_dims=1) for x in (low, high)]
+  return (1 - rest) * low + rest * high

@@ -31,6 +31,19 @@ def flags(reward=0.0, is_first=False, is_last=False, is_terminal=False):
       'is_last': bool(is_last), 'is_terminal': bool(is_terminal)}
 
 
+def cameras(names):
+  """Maps observation keys to the cameras in `names`.
+
+  Args:
+    names: a camera, or several separated by commas.
+
+  Returns:
+    'image' for the first, 'image_<name>' for each of the others.
+  """
+  first, *others = [x.strip() for x in str(names).split(',')]
+  return {'image': first, **{f'image_{x}': x for x in others}}
+
+
 def ready(env, time_limit=0):
   """Wraps an environment so that the driver can use it.
 

@@ -14,11 +14,31 @@ from . import tfutils
 from .config import known
 
 
-def make(stoch, discrete, std_act='sigmoid2', min_std=0.1):
-  """Returns `stoch` categoricals of `discrete` classes, or Gaussians if 0."""
-  if discrete:
-    return Categorical(stoch, discrete)
-  return Gaussian(stoch, std_act, min_std)
+def make(
+    kind, stoch, discrete, continuous=0, std_act='sigmoid2', min_std=0.1):
+  """Returns the kind of stochastic state called `kind`.
+
+  Args:
+    kind: Entry of LATENTS.
+    stoch: Number of categoricals, or of Gaussians without categoricals.
+    discrete: Classes of each categorical.
+    continuous: Number of Gaussians beside categoricals.
+    std_act: Entry of Gaussian.STD_ACTS.
+    min_std: Smallest standard deviation of a Gaussian.
+
+  Raises:
+    ValueError: Unknown kind or activation, or a size that it cannot have.
+  """
+  known('rssm.latent', kind, LATENTS)
+  sizes = {'stoch': (stoch, 1), 'discrete': (discrete, 2),
+           'continuous': (continuous, 1)}
+  for key in NEEDS[kind]:
+    value, least = sizes[key]
+    if value < least:
+      raise ValueError(
+          f'rssm.{key} is {value}, but rssm.latent {kind} needs at least '
+          f'{least}')
+  return LATENTS[kind](stoch, discrete, continuous, std_act, min_std)
 
 
 class Categorical:
@@ -70,6 +90,10 @@ class Categorical:
     shape = tf.concat([tf.shape(x)[:-2], [self.size]], 0)
     return tf.ensure_shape(tf.reshape(x, shape), [*x.shape[:-2], self.size])
 
+  def kls(self, lhs, rhs):
+    """Returns KL(lhs || rhs) [...] in nats, one entry per family."""
+    return [self.kl(lhs, rhs)]
+
   def kl(self, lhs, rhs):
     """Computes KL(lhs || rhs) [...] in nats, summed over the S variables."""
     lhs = tf.nn.log_softmax(lhs['logit'], -1)
@@ -98,8 +122,13 @@ class Categorical:
     logp = tf.nn.log_softmax(self.stats(x)['logit'], -1)
     return self._flat(logp + math.log(self.classes))
 
-  def score(self, sample, critic):
+  def score(self, sample, critic, temperature=0):
     """Scores all pairs of samples [..., N, S*C] and critics [..., M, S*C].
+
+    Args:
+      sample: Flat samples.
+      critic: What `critic` returned.
+      temperature: Means nothing to categoricals.
 
     Returns:
       sum_{s,c} z_{s,c} log p(z_{s,c} | x), float32 [..., N, M].
@@ -152,6 +181,10 @@ class Gaussian:
     """Returns the means [..., S]."""
     return tfutils.cast(stats['mean'])
 
+  def kls(self, lhs, rhs):
+    """Returns KL(lhs || rhs) [...] in nats, one entry per family."""
+    return [self.kl(lhs, rhs)]
+
   def kl(self, lhs, rhs):
     """Computes KL(lhs || rhs) [...] in nats, summed over the S variables."""
     ratio = tf.square(lhs['std'] / rhs['std'])
@@ -171,12 +204,137 @@ class Gaussian:
     """Returns the vectors [..., S] in float32."""
     return tf.cast(x, tf.float32)
 
-  def score(self, sample, critic):
+  def score(self, sample, critic, temperature=0):
     """Scores all pairs of samples [..., N, S] and critics [..., M, S].
+
+    Args:
+      sample: Samples.
+      critic: What `critic` returned.
+      temperature: If not 0, cosines divided by it (von Mises-Fisher).
 
     Returns:
       z^T W e, float32 [..., N, M].
 
-    Source: Okada & Taniguchi 2022, Eq. 5.
+    Source: Okada & Taniguchi 2022, Eq. 5 and its text.
     """
-    return tf.matmul(tf.cast(sample, tf.float32), critic, transpose_b=True)
+    sample = tf.cast(sample, tf.float32)
+    if temperature:
+      sample = tf.math.l2_normalize(sample, -1) / temperature
+      critic = tf.math.l2_normalize(critic, -1)
+    return tf.matmul(sample, critic, transpose_b=True)
+
+  def log_prob(self, sample, stats):
+    """Computes log p(sample) [...] in nats, summed over the S variables."""
+    const = 0.5 * math.log(2 * math.pi)
+    error = (tf.cast(sample, tf.float32) - stats['mean']) / stats['std']
+    return -tf.reduce_sum(
+        0.5 * tf.square(error) + tf.math.log(stats['std']) + const, -1)
+
+
+class Hybrid:
+  """Categoricals and Gaussians side by side, Z = S*C + n.
+
+  Every statistic, divergence and score is that of the two parts; samples and
+  vectors are the two laid end to end. Divergences keep the parts apart, so
+  that each has its own free nats. The score is the logarithm of the product
+  of both critics.
+
+  Source: outlook of Okada & Taniguchi 2022, section VI; the form is ours.
+  """
+
+  def __init__(self, categorical, gaussian):
+    self._parts = [categorical, gaussian]
+    self.size = sum(x.size for x in self._parts)
+    self.outputs = sum(x.outputs for x in self._parts)
+
+  def stats(self, x):
+    """Turns layer outputs [..., S*C + 2n] into logit, mean and std."""
+    return self._merge('stats', tf.split(
+        x, [part.outputs for part in self._parts], -1))
+
+  def zeros(self, batch_shape):
+    """Returns the statistics of both parts' simplest distributions."""
+    return self._merge('zeros', [batch_shape] * 2)
+
+  def noise(self, batch_shape):
+    """Draws the noise that `sample` needs, flat [..., Z]."""
+    gumbel, normal = [x.noise(batch_shape) for x in self._parts]
+    gumbel = tf.reshape(gumbel, [*batch_shape, self._parts[0].size])
+    return tf.concat([gumbel, normal], -1)
+
+  def sample(self, stats, noise):
+    """Samples [..., Z]."""
+    gumbel, normal = self._split(noise)
+    gumbel = tf.reshape(gumbel, tf.shape(stats['logit']))
+    return tf.concat([
+        part.sample(stats, x) for part, x in zip(
+            self._parts, (gumbel, normal), strict=True)], -1)
+
+  def mode(self, stats):
+    """Returns the likeliest classes and the means [..., Z]."""
+    return tf.concat([part.mode(stats) for part in self._parts], -1)
+
+  def kls(self, lhs, rhs):
+    """Returns KL(lhs || rhs) [...] in nats, one entry per family."""
+    return [part.kl(lhs, rhs) for part in self._parts]
+
+  def kl(self, lhs, rhs):
+    """Computes KL(lhs || rhs) [...] in nats, summed over all variables."""
+    return tf.add_n(self.kls(lhs, rhs))
+
+  def entropy(self, stats):
+    """Computes the entropy [...] in nats, summed over all variables."""
+    return tf.add_n([part.entropy(stats) for part in self._parts])
+
+  def from_vector(self, x):
+    """Returns a categorical sample beside the rest of the vectors [..., Z]."""
+    return self._each('from_vector', x)
+
+  def critic(self, x):
+    """Turns vectors [..., Z] into the parts' critic vectors, float32."""
+    return self._each('critic', x)
+
+  def score(self, sample, critic, temperature=0):
+    """Scores all pairs of samples [..., N, Z] and critics [..., M, Z].
+
+    Args:
+      sample: Samples.
+      critic: What `critic` returned.
+      temperature: If not 0, of the Gaussians' cosines.
+
+    Returns:
+      Sum of both parts' scores, float32 [..., N, M].
+    """
+    return tf.add_n([
+        part.score(z, x, temperature) for part, z, x in zip(
+            self._parts, self._split(sample), self._split(critic),
+            strict=True)])
+
+  def _split(self, x):
+    return tf.split(x, [part.size for part in self._parts], -1)
+
+  def _each(self, name, x):
+    return tf.concat([
+        getattr(part, name)(y)
+        for part, y in zip(self._parts, self._split(x), strict=True)], -1)
+
+  def _merge(self, name, args):
+    first, second = [
+        getattr(part, name)(x)
+        for part, x in zip(self._parts, args, strict=True)]
+    return {**first, **second}
+
+
+LATENTS = {
+    'categorical': lambda stoch, discrete, continuous, *std:
+        Categorical(stoch, discrete),
+    'gaussian': lambda stoch, discrete, continuous, *std:
+        Gaussian(stoch, *std),
+    'hybrid': lambda stoch, discrete, continuous, *std:
+        Hybrid(Categorical(stoch, discrete), Gaussian(continuous, *std)),
+}
+NEEDS = {  # Sizes that a kind reads.
+    'categorical': ('stoch', 'discrete'),
+    'gaussian': ('stoch',),
+    'hybrid': ('stoch', 'discrete', 'continuous'),
+}

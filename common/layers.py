@@ -46,6 +46,24 @@ class Dense(Module):
     return self._act(self._norm(x))
 
 
+class Stack(Module):
+  """Dense layers with ELU between them.
+
+  Args:
+    units: Width of each layer; the last is linear.
+  """
+
+  def __init__(self, units):
+    *hidden, last = units
+    self._layers = [Dense(x, act='elu') for x in hidden] + [Dense(last)]
+
+  def __call__(self, x):
+    """Maps [..., X] to [..., units[-1]]."""
+    for layer in self._layers:
+      x = layer(x)
+    return x
+
+
 class Conv2D(Module):
   """Convolution without padding, then normalisation, then activation."""
 

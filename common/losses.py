@@ -1,6 +1,31 @@
 """Losses without variables, each in float32."""
 
+import math
+
 import tensorflow as tf
+
+
+def weighted_sum(terms, scales, names):
+  """Adds up losses by the weights of `loss_scales`.
+
+  Args:
+    terms: Name to scalar.
+    scales: Entry to weight.
+    names: Loss to its entry, where the two are not called the same.
+
+  Returns:
+    Scalar.
+
+  Raises:
+    ValueError: A weight was set for a loss that is not there.
+  """
+  used = {key: names.get(key, key) for key in terms}
+  idle = [k for k, v in scales.items() if v != 1.0 and k not in used.values()]
+  if idle:
+    raise ValueError(
+        f'loss_scales.{idle[0]} is {scales[idle[0]]}, but this system '
+        f"produces only {', '.join(sorted(set(used.values())))}")
+  return tf.add_n([scales[used[k]] * v for k, v in terms.items()])
 
 
 def masked_mean(x, mask):
@@ -49,3 +74,81 @@ def info_nce(logits, labels, row_mask=None, col_mask=None):
   if row_mask is not None:
     loss, hit = tf.where(row_mask, loss, 0.0), tf.where(row_mask, hit, 0.0)
   return loss, hit
+
+
+def square_distances(lhs, rhs):
+  """Computes ||lhs[i] - rhs[j]||^2 of all pairs of [N, P] and [M, P]."""
+  square = lambda x: tf.reduce_sum(x ** 2, -1)
+  inner = tf.matmul(lhs, rhs, transpose_b=True)
+  return square(lhs)[:, None] - 2 * inner + square(rhs)[None]
+
+
+def cosine_distance(lhs, rhs):
+  """Computes 2 - 2 cos(lhs, rhs) [...] of vectors [..., P].
+
+  Its minimum is 0, reached by parallel vectors; 2 for orthogonal ones.
+
+  Source: Grill et al. 2020, Eq. 2.
+  """
+  lhs, rhs = [tf.math.l2_normalize(x, -1) for x in (lhs, rhs)]
+  return 2 - 2 * tf.reduce_sum(lhs * rhs, -1)
+
+
+def barlow_twins(lhs, rhs, mask, redundancy):
+  """Compares the cross-correlation of two projections with the identity.
+
+  C = correlation of columns over the rows where `mask` holds
+  loss = sum_i (1 - C[i, i])^2 + redundancy sum_{i != j} C[i, j]^2
+
+  Its minimum is 0, reached by equal projections without correlation among
+  their dimensions.
+
+  Args:
+    lhs: [..., P].
+    rhs: [..., P].
+    mask: Bool [...].
+    redundancy: Weight of the entries off the diagonal.
+
+  Returns:
+    Scalar.
+
+  Source: Zbontar et al. 2021, Eqs. 1 and 2.
+  """
+  mask = tf.cast(tf.reshape(mask, [-1, 1]), tf.float32)
+  count = tf.maximum(tf.reduce_sum(mask), 1.0)
+
+  def standardise(x):
+    x = tf.where(mask > 0, tf.reshape(x, [-1, x.shape[-1]]), 0.0)
+    x = mask * (x - tf.reduce_sum(x, 0) / count)
+    return x * tf.math.rsqrt(tf.reduce_sum(x ** 2, 0) / count + 1e-6)
+
+  lhs, rhs = standardise(lhs), standardise(rhs)
+  corr = tf.matmul(lhs, rhs, transpose_a=True) / count  # [P, P]
+  diag = tf.linalg.diag_part(corr)
+  off = tf.reduce_sum(corr ** 2) - tf.reduce_sum(diag ** 2)
+  return tf.reduce_sum((1 - diag) ** 2) + redundancy * off
+
+
+def sinkhorn(scores, eps, iters):
+  """Assigns samples softly to prototypes so that all are used equally.
+
+  Alternates between giving every prototype the mass 1/P and every sample the
+  mass 1/N, in logarithms.
+
+  Args:
+    scores: Similarities [N, P].
+    eps: Temperature; smaller is harder.
+    iters: Alternations.
+
+  Returns:
+    [N, P]; the P entries of a sample sum to 1.
+
+  Source: Caron et al. 2020 (SwAV); Deng et al. 2022 (DreamerPro).
+  """
+  N, P = [float(x) for x in scores.shape]
+  logq = scores / eps
+  logq -= tf.reduce_logsumexp(logq)
+  for _ in range(iters):
+    logq -= tf.reduce_logsumexp(logq, 0, keepdims=True) + math.log(P)
+    logq -= tf.reduce_logsumexp(logq, 1, keepdims=True) + math.log(N)
+  return tf.exp(logq + math.log(N))

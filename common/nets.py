@@ -32,22 +32,34 @@ class EnsembleRSSM(Module):
                        v      v
                      posterior[t] -> state[t]
 
+  With `posterior` 'embed' the posterior's mean is a code of embed[t] alone
+  and its standard deviation the prior's (TPC).
+
   Source: Okada & Taniguchi 2022, Eq. 1; Hafner et al. 2021.
   """
 
   def __init__(
-      self, ensemble=5, stoch=30, deter=200, hidden=200, discrete=False,
-      act='elu', norm='none', std_act='softplus', min_std=0.1):
+      self, ensemble=5, latent='gaussian', stoch=30, deter=200, hidden=200,
+      discrete=32, continuous=16, posterior='filter', act='elu', norm='none',
+      std_act='softplus', min_std=0.1):
+    known('rssm.posterior', posterior, ('embed', 'filter'))
+    if posterior == 'embed' and latent != 'gaussian':
+      raise ValueError(
+          f'rssm.posterior embed gives means alone; it needs rssm.latent '
+          f'gaussian, not {latent}')
     self._ensemble = ensemble
     self._deter = deter
-    self.latent = latents.make(stoch, discrete, std_act, min_std)
+    self._filters = posterior == 'filter'
+    self.latent = latents.make(
+        latent, stoch, discrete, continuous, std_act, min_std)
     self._cell = GRUCell(deter, norm='layer')
     layer = dict(act=act, norm=norm)
     self._img_in = Dense(hidden, **layer)
     self._img_out = [Dense(hidden, **layer) for _ in range(ensemble)]
     self._img_dist = [Dense(self.latent.outputs) for _ in range(ensemble)]
     self._obs_out = Dense(hidden, **layer)
-    self._obs_dist = Dense(self.latent.outputs)
+    self._obs_dist = Dense(
+        self.latent.outputs if self._filters else self.latent.size)
 
   def initial(self, batch_size):
     """Returns the zero state for a batch of that size."""
@@ -153,6 +165,16 @@ class EnsembleRSSM(Module):
       stoch = self.latent.mode(stats)
     return {'deter': deter, 'stoch': stoch, **stats}
 
+  @property
+  def posterior_modules(self):
+    """What `posterior` consists of."""
+    return {'dist': self._obs_dist, 'out': self._obs_out}
+
+  def posterior(self, deter, embed):
+    """Computes posterior statistics from [..., D] and [..., E]."""
+    stats, _ = self._posterior(deter, self._project_embed(embed), None)
+    return stats
+
   def kl_loss(self, post, prior, forward, balance, free, free_avg):
     """Computes the balanced KL divergence in nats.
 
@@ -165,7 +187,7 @@ class EnsembleRSSM(Module):
       forward: Swap the arguments of the divergence.
       balance: mix; the share of the term that trains the prior, 1 - balance
         with `forward`.
-      free: Free nats.
+      free: Free nats of each family of variables.
       free_avg: Clip the mean over the batch, not each entry.
 
     Returns:
@@ -173,24 +195,26 @@ class EnsembleRSSM(Module):
 
     Source: Hafner et al. 2021, Algorithm 2.
     """
-    kl, sg = self.latent.kl, _stop
+    kls, sg = self.latent.kls, _stop
     lhs, rhs = (prior, post) if forward else (post, prior)
     mix = (1 - balance) if forward else balance
-    value = kl(lhs, rhs)
-    right, left = kl(sg(lhs), rhs), kl(lhs, sg(rhs))
-    if free_avg:
-      right, left = tf.reduce_mean(right), tf.reduce_mean(left)
-    right = tf.reduce_mean(tf.maximum(right, free))
-    left = tf.reduce_mean(tf.maximum(left, free))
-    return mix * right + (1 - mix) * left, value
+
+    def clip(parts):
+      if free_avg:
+        parts = [tf.reduce_mean(x) for x in parts]
+      return tf.add_n([tf.reduce_mean(tf.maximum(x, free)) for x in parts])
+
+    right, left = clip(kls(sg(lhs), rhs)), clip(kls(lhs, sg(rhs)))
+    return mix * right + (1 - mix) * left, self.latent.kl(lhs, rhs)
 
   def _project_action(self, action):
     self._img_in.build(self.latent.size, action.shape[-1])
     return self._img_in.part(action, 1)
 
   def _project_embed(self, embed):
-    self._obs_out.build(self._deter, embed.shape[-1])
-    return self._obs_out.part(embed, 1)
+    sizes = [self._deter] if self._filters else []
+    self._obs_out.build(*sizes, embed.shape[-1])
+    return self._obs_out.part(embed, len(sizes))
 
   def _step(self, stoch, deter, action):
     """Computes the next deter; `action` is projected already."""
@@ -199,8 +223,13 @@ class EnsembleRSSM(Module):
 
   def _posterior(self, deter, embed, noise):
     """Computes statistics and sample; `embed` is projected already."""
-    x = self._obs_out.finish(self._obs_out.part(deter, 0) + embed)
-    stats = self.latent.stats(self._obs_dist(x))
+    if self._filters:
+      x = self._obs_out.finish(self._obs_out.part(deter, 0) + embed)
+      stats = self.latent.stats(self._obs_dist(x))
+    else:
+      mean = self._obs_dist(self._obs_out.finish(embed))
+      std = tf.stop_gradient(self._prior(deter)['std'])
+      stats = {'mean': tf.cast(mean, tf.float32), 'std': std}
     if noise is None:
       return stats, self.latent.mode(stats)
     return stats, self.latent.sample(stats, noise)

@@ -1,5 +1,7 @@
 """Variables, modules, precision, randomness and the optimiser."""
 
+import contextlib
+
 import tensorflow as tf
 from tf_keras import mixed_precision
 
@@ -72,6 +74,14 @@ def compile(fn):
 def generator():
   """Returns the one generator all noise comes from; its state is saved."""
   return tf.random.get_global_generator()
+
+
+@contextlib.contextmanager
+def keep_generator():
+  """Leaves the generator in its present state, whatever the body draws."""
+  state = tf.identity(generator().state)
+  yield
+  generator().state.assign(state)
 
 
 def next_seed():

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from . import expl
 from . import objectives
+from . import probe
+from .common import losses
 from .common import nets
 from .common import other
 from .common import tfutils
@@ -51,9 +53,10 @@ class Agent(Module):
     self.expl_behavior = expl.make(
         config, self.task_behavior, self.act_space, self.wm, self.tfstep,
         self._reward)
+    self.probe = probe.Probe(config, self.wm.shapes) if config.probe else None
     self._wrap = tfutils.compile if config.jit else (lambda fn: fn)
     self._train = self._wrap(self._train_step)
-    self._report = self._wrap(self.wm.report)
+    self._report = self._wrap(self._report_step)
     self._policies = {
         mode: self._wrap(functools.partial(self._policy_step, mode=mode))
         for mode in ('eval', 'explore', 'train')}
@@ -126,7 +129,7 @@ class Agent(Module):
   def _variables(self):
     """Maps paths to variables, those of the world model named first."""
     found = {'generator': self.generator.state}
-    for name in ('wm', 'task_behavior', 'expl_behavior'):
+    for name in ('wm', 'task_behavior', 'expl_behavior', 'probe'):
       known = {v.ref() for v in found.values()}
       part = tfutils.named_variables(getattr(self, name), name)
       found.update({k: v for k, v in part.items() if v.ref() not in known})
@@ -162,7 +165,15 @@ class Agent(Module):
     if self.expl_behavior is not self.task_behavior:
       found = self.expl_behavior.train(start, outputs, data)
       metrics.update({f'expl_{k}': v for k, v in found.items()})
+    if self.probe:
+      metrics.update(self.probe.train(outputs))
     return state, metrics
+
+  def _report_step(self, data):
+    videos = self.wm.report(data)
+    if self.probe:
+      videos.update(self.probe.report(self.wm, data))
+    return videos
 
   def _build(self):
     """Creates all variables, by one eager pass over an empty sequence."""
@@ -175,6 +186,8 @@ class Agent(Module):
     self.task_behavior.build(outputs['feat'][:, 0])
     if self.expl_behavior is not self.task_behavior:
       self.expl_behavior.build(outputs)
+    if self.probe:
+      self.probe.build(outputs)
 
 
 class WorldModel(Module):
@@ -182,14 +195,14 @@ class WorldModel(Module):
 
   def __init__(self, config, obs_space):
     self.config = config
-    shapes = {
+    self.shapes = {
         k: tuple(v.shape) for k, v in obs_space.items() if k not in META}
     self.rssm = nets.EnsembleRSSM(**config.rssm)
-    self.encoder = nets.Encoder(shapes, **config.encoder)
+    self.encoder = nets.Encoder(self.shapes, **config.encoder)
     self.heads = {'reward': nets.MLP([], **config.reward_head)}
     if config.pred_discount:
       self.heads['discount'] = nets.MLP([], **config.discount_head)
-    self.objective = objectives.make(config, self.rssm.latent, shapes)
+    self.objective = objectives.make(config, self.rssm.latent, self.shapes)
     assert not self.heads.keys() & self.objective.heads.keys()
     self.heads.update(self.objective.heads)
     for name in config.grad_heads:
@@ -237,18 +250,24 @@ class WorldModel(Module):
       Loss, state after the batch, outputs, metrics.
     """
     data = self.objective.augment(self.preprocess(data))
+    if state is not None and self.objective.views > 1:
+      state = {
+          k: tf.concat([v] * self.objective.views, 0)
+          for k, v in state.items()}
     embed = self.encoder(data)
     post, prior = self.rssm.observe(
         embed, data['action'], data['is_first'], state)
     feat = self.rssm.get_feat(post)
     terms, scales = self._likelihoods(feat, data)
-    terms['kl'], kl = self.rssm.kl_loss(post, prior, **self.config.kl)
+    kl_loss, kl = self.objective.kl_loss(self, data, post, prior)
+    if kl_loss is not None:
+      terms['kl'] = kl_loss
     extra, metrics = self.objective.loss(self, data, embed, post, prior)
     clash = terms.keys() & extra.keys()
     assert not clash, f'losses produced twice: {clash}'
     terms.update(extra)
-    weights = self._weights(terms, {**scales, **self.objective.scales})
-    loss = tf.add_n([weights[k] * v for k, v in terms.items()])
+    loss = losses.weighted_sum(
+        terms, self.config.loss_scales, {**scales, **self.objective.scales})
     entropy = self.rssm.latent.entropy
     metrics.update({f'{k}_loss': v for k, v in terms.items()})
     metrics.update({
@@ -257,7 +276,9 @@ class WorldModel(Module):
         'post_ent': tf.reduce_mean(entropy(post))})
     outputs = dict(
         data=data, embed=embed, feat=feat, post=post, prior=prior, kl=kl)
-    return loss, {k: v[:, -1] for k, v in post.items()}, outputs, metrics
+    size = embed.shape[0] // self.objective.views
+    state = {k: v[:size, -1] for k, v in post.items()}
+    return loss, state, outputs, metrics
 
   def imagine(self, policy, start, is_terminal, horizon):
     """Imagines trajectories under the policy from all states of a batch.
@@ -338,23 +359,6 @@ class WorldModel(Module):
         terms[key] = -tf.reduce_mean(dist.log_prob(target))
         scales[key] = name
     return terms, scales
-
-  def _weights(self, terms, scales):
-    """Returns the weight of every loss.
-
-    Raises:
-      ValueError: A weight was set for a loss that this system lacks.
-    """
-    known = self.config.loss_scales
-    used = {key: scales.get(key, key) for key in terms}
-    idle = [k for k, v in known.items()
-            if v != 1.0 and k not in used.values()]
-    if idle:
-      raise ValueError(
-          f'loss_scales.{idle[0]} is {known[idle[0]]}, but objective '
-          f"'{self.config.objective}' with this config produces only "
-          f"{', '.join(sorted(set(used.values())))}")
-    return {key: known[name] for key, name in used.items()}
 
   def _discounts(self, feat, is_terminal):
     if 'discount' not in self.heads:

@@ -12,7 +12,9 @@ from dreamingv2.common import config as configlib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BLOCKS = configlib.read_yaml(ROOT / 'configs.yaml')
 DEFAULTS = configlib.Config(BLOCKS['defaults'])
-METHODS = ['dreamerv2', 'dreamingv2']
+METHODS = sorted(
+    name for name, block in BLOCKS.items()
+    if name != 'defaults' and 'method' in block)
 SUITES = ['dmc_proprio', 'dmc_vision', 'robosuite']
 SIZES = ['debug', 'small']
 

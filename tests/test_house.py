@@ -24,10 +24,11 @@ FLOORS = [
      'common.other', 'common.renderers', 'common.renderers.*',
      'common.replay', 'common.suites', 'common.suites.*'],
     ['common.nets'],
-    ['objectives.base', 'objectives.overshooting'],
+    ['objectives.base', 'objectives.multistep', 'objectives.openloop',
+     'objectives.overshooting'],
     ['objectives.*'],
     ['objectives'],
-    ['agent', 'expl'],
+    ['agent', 'expl', 'probe'],
     ['api', 'evaluate', 'figures', 'scores', 'sweep', 'tables', 'train'],
 ]
 OBJECTIVES = 7
@@ -39,7 +40,10 @@ NO_TENSORFLOW = [
     'renderers', 'renderers.*', 'replay', 'suites', 'suites.*', 'when',
     'worker']
 
-METHODS = ['dreamerv2', 'dreamingv2']
+METHODS = sorted(
+    name for name, block in configlib.read_yaml(
+        ROOT / 'configs.yaml').items()
+    if name != 'defaults' and 'method' in block)
 SUITES = ['dmc_proprio', 'dmc_vision', 'robosuite']
 
 

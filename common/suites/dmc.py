@@ -14,7 +14,7 @@ from ..renderers import mujoco as renderer
 from ..config import known
 
 OPTIONS = {
-    'camera': -1,
+    'camera': '-1',
     'render': 'full',
 }
 
@@ -66,7 +66,8 @@ class DMC:
     domain: of the suite, or 'manip'.
     size: height and width of the image in pixels.
     action_repeat: control steps per agent step; their rewards add up.
-    camera: name or number; -1 takes the task's usual one.
+    camera: name or number, or several separated by commas (see
+      `envs.cameras`); -1 takes the task's usual one.
     render: a key of `renderers.mujoco.QUALITIES`.
 
   Raises:
@@ -79,7 +80,9 @@ class DMC:
     self._size = tuple(size)
     self._render = renderer.Renderer(size, render)
     self._manip = domain == 'manip'
-    self._camera = self._find(camera, CAMERAS.get(domain, 0))
+    self._cameras = {
+        key: self._find(name, CAMERAS.get(domain, 0))
+        for key, name in envs.cameras(camera).items()}
 
   @property
   def obs_space(self):
@@ -88,7 +91,8 @@ class DMC:
             -np.inf, np.inf, (int(np.prod(spec.shape)),), np.float32)
         for key, spec in self._env.observation_spec().items()}
     image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
-    return {**vectors, 'image': image, **envs.FLAGS}
+    images = {key: image for key in self._cameras}
+    return {**vectors, **images, **envs.FLAGS}
 
   @property
   def act_space(self):
@@ -123,8 +127,10 @@ class DMC:
     vectors = {
         _plain(key): np.asarray(value, np.float32).ravel()
         for key, value in step.observation.items()}
-    image = self._render(physics.model.ptr, physics.data.ptr, self._camera)
-    return {**vectors, 'image': image, **ends}
+    images = {
+        key: self._render(physics.model.ptr, physics.data.ptr, number)
+        for key, number in self._cameras.items()}
+    return {**vectors, **images, **ends}
 
   def _find(self, camera, usual):
     """Returns the number of a camera given by its name or number."""

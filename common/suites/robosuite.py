@@ -73,7 +73,8 @@ class Robosuite:
       one Panda per arm that the task needs.
     controller: of the arms ('OSC_POSE', 'JOINT_VELOCITY', ...), or of the
       whole robot ('BASIC', 'WHOLE_BODY_IK', ...).
-    camera: a camera of the model.
+    camera: a camera of the model, or several separated by commas; see
+      `envs.cameras`.
     horizon: control steps per episode.
     control_freq: control steps per second.
     reward_shaping: dense instead of sparse rewards; at most 1 per control
@@ -100,12 +101,13 @@ class Robosuite:
         renderer='mujoco', use_object_obs=proprio, horizon=horizon,
         control_freq=control_freq, reward_shaping=reward_shaping)
     self._model = self._env.sim.model._model
-    known(
-        f'robosuite.camera of {task}', camera,
-        self._env.sim.model.camera_names)
+    self._cameras = envs.cameras(camera)
+    for name in self._cameras.values():
+      known(
+          f'robosuite.camera of {task}', name,
+          self._env.sim.model.camera_names)
     if render == 'light':
       self._model.mat_reflectance[:] = 0
-    self._camera = camera
     self._repeat = action_repeat
     self._size = tuple(size)
     self._render = renderer.Renderer(size, render, hide=[0])
@@ -120,7 +122,8 @@ class Robosuite:
         new: gymnasium.spaces.Box(-np.inf, np.inf, obs[old].shape, np.float32)
         for old, new in self._vectors.items()}
     image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
-    return {'image': image, **vectors, **envs.FLAGS}
+    images = {key: image for key in self._cameras}
+    return {**images, **vectors, **envs.FLAGS}
 
   @property
   def act_space(self):
@@ -145,11 +148,13 @@ class Robosuite:
     self._env.close()
 
   def _obs(self, obs, ends):
-    image = self._render(self._model, self._env.sim.data._data, self._camera)
+    images = {
+        key: self._render(self._model, self._env.sim.data._data, name)
+        for key, name in self._cameras.items()}
     vectors = {
         new: np.asarray(obs[old], np.float32)
         for old, new in self._vectors.items()}
-    return {'image': image, **vectors, **ends}
+    return {**images, **vectors, **ends}
 
 
 def _import():

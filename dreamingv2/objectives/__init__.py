@@ -1,11 +1,27 @@
 """Ways to learn representations, by the names that configs.yaml uses."""
 
 from ..common.config import known
+from .barlow_twins import BarlowTwins
+from .bootstrap import Bootstrap
+from .byol import BYOL
 from .contrastive import Contrastive
+from .cross_modal import CrossModal
+from .cvrl import CVRL
+from .forward import Forward
+from .predictive import Predictive
+from .prototypes import Prototypes
 from .reconstruction import Reconstruction
 
 OBJECTIVES = {
+    'barlow_twins': BarlowTwins,
+    'bootstrap': Bootstrap,
+    'byol': BYOL,
     'contrastive': Contrastive,
+    'cross_modal': CrossModal,
+    'cvrl': CVRL,
+    'forward': Forward,
+    'predictive': Predictive,
+    'prototypes': Prototypes,
     'reconstruction': Reconstruction,
 }
 
@@ -19,7 +35,13 @@ def make(config, latent, shapes):
     shapes: Observation key to shape.
 
   Raises:
-    ValueError: Unknown objective.
+    ValueError: Unknown objective, or a latent state that it cannot learn.
   """
-  known('objective', config.objective, OBJECTIVES)
-  return OBJECTIVES[config.objective](config, latent, shapes)
+  name, rssm = config.objective, config.rssm
+  known('objective', name, OBJECTIVES)
+  cls = OBJECTIVES[name]
+  known(f"rssm.latent of objective '{name}'", rssm.latent, cls.latents)
+  if cls.posterior:
+    known(f"rssm.posterior of objective '{name}'", rssm.posterior,
+          [cls.posterior])
+  return cls(config, latent, shapes)

@@ -13,11 +13,18 @@ class Objective(tfutils.Module):
     modules: What else the model optimiser moves; never slow copies.
     scales: Loss to the entry of `loss_scales` that weighs it, where the two
       are not called the same.
+    views: How many times the batch that `augment` returns holds the one it
+      was given, one below the other.
+    latents: Kinds of stochastic state that it can learn.
+    posterior: The `rssm.posterior` that it needs; '' for any.
   """
 
   heads = {}
   modules = ()
   scales = {}
+  views = 1
+  latents = ('categorical', 'gaussian', 'hybrid')
+  posterior = ''
 
   def __init__(self, config, latent, shapes):
     """Creates the parts.
@@ -31,6 +38,20 @@ class Objective(tfutils.Module):
   def augment(self, data):
     """Returns the batch to train on, [B, T, ...]; not used for acting."""
     return data
+
+  def kl_loss(self, wm, data, post, prior):
+    """Computes the loss between posterior and prior of the same step.
+
+    Args:
+      wm: World model.
+      data: Augmented batch [B, T, ...].
+      post: Posterior states [B, T, ...].
+      prior: Prior statistics [B, T, ...].
+
+    Returns:
+      Scalar or None for no such loss, and divergences [B, T] in nats.
+    """
+    return wm.rssm.kl_loss(post, prior, **wm.config.kl)
 
   def loss(self, wm, data, embed, post, prior):
     """Computes the losses beyond heads and the one-step divergence.

@@ -7,13 +7,11 @@ embedding, Z = S*C flat latent.
 
 import tensorflow as tf
 
-from ..common import augment
 from ..common import layers
 from ..common import losses
-from ..common import nets
 from ..common import tfutils
 from ..common.config import known
-from . import overshooting
+from . import multistep
 from .base import Objective
 
 
@@ -33,75 +31,48 @@ class Contrastive(Objective):
     c = self._config = config.contrastive
     for key in ('negatives', 'aux_negatives'):
       known(f'contrastive.{key}', c[key], NEGATIVES)
-    known('contrastive.k_reduce', c.k_reduce, REDUCE)
-    length = config.dataset.length
-    limit = min(length, config.replay.maxlen or length) - 2
-    if not 0 <= c.horizon <= limit:
+    if c.vmf and config.rssm.latent == 'categorical':
       raise ValueError(
-          f'contrastive.horizon {c.horizon} is not in 0..{limit}, what '
-          f'dataset.length {length} leaves room for')
-    if c.vmf and hasattr(latent, 'classes'):
-      raise ValueError(
-          'contrastive.vmf True needs Gaussian latents; set rssm.discrete 0')
-    self._balance = config.kl.balance
+          'contrastive.vmf True needs Gaussians; set rssm.latent gaussian or '
+          'hybrid')
     self._latent = latent
-    self._dynamics = overshooting.make(c.dynamics, latent)
+    self._steps = multistep.MultiStep(config, latent)
     self._critic = layers.Dense(latent.size, bias=False)
-    self._slow_encoder = nets.Encoder(shapes, **config.encoder)
+    self._slow_encoder = multistep.SlowEncoder(config, shapes, c.momentum)
     self._slow_critic = layers.Dense(latent.size, bias=False)
-    self._follow_encoder = tfutils.SlowCopy(c.momentum)
     self._follow_critic = tfutils.SlowCopy(c.momentum)
-    self.modules = [self._critic, self._dynamics]
+    self.modules = [self._critic, *self._steps.modules]
 
   def augment(self, data):
-    """Adds a second, independently shifted view under 'slow'."""
-    images = [k for k, v in data.items() if len(v.shape) == 5]
-    views = [{
-        k: augment.random_shift(
-            data[k], self._config.pad, self._config.shift_per_frame)
-        for k in images} for _ in range(2)]
-    return {**data, **views[0], 'slow': {**data, **views[1]}}
+    """Adds a second, independently shifted view under 'second'."""
+    return self._steps.augment(data)
 
   def loss(self, wm, data, embed, post, prior):
     """Computes NCE_k, KL_k and the auxiliary term; see the base class."""
     c = self._config
-    keys = self._keys(data['slow'])  # [B, T, Z]
-    start = post
-    if c.sg_start:
-      start = {k: tf.stop_gradient(v) for k, v in post.items()}
-    latents, priors = overshooting.predict(
-        wm.rssm, self._dynamics, start, data['action'], c.horizon)
-    latents[0] = post['stoch']
-    valid = overshooting.valid(data['is_first'], c.horizon + 1)
+    keys = self._keys(data['second'])  # [B, T, Z]
+    latents, kls, valid = self._steps.predict(wm, data, post)
     nce, nce_hit = contrast(
         self._score, latents, keys, valid[c.horizon], c.negatives,
         c.symmetric)
-    kls = self._overshoot(post, priors, valid)
     guess = self._latent.from_vector(
         self._critic(tf.cast(embed, tf.float32)))
     aux, aux_hit = contrast(
         self._score, [guess], keys, valid[0], c.aux_negatives, c.symmetric)
-    terms = {
-        'nce': REDUCE[c.k_reduce](nce),
-        'overshooting': REDUCE[c.k_reduce](kls) if kls else tf.constant(0.0),
-        'aux': aux[0]}
-    metrics = {'aux_accuracy': aux_hit[0]}
-    for k, (value, hit) in enumerate(zip(nce, nce_hit, strict=True)):
-      metrics[f'nce_{k}'], metrics[f'nce_accuracy_{k}'] = value, hit
-    for k, value in enumerate(kls, 1):
-      metrics[f'overshooting_{k}'] = value
-    return terms, metrics
+    terms, metrics = self._steps.summarise(nce=nce, overshooting=kls)
+    metrics.update({
+        f'nce_accuracy_{k}': hit for k, hit in enumerate(nce_hit)})
+    return {**terms, 'aux': aux[0]}, {**metrics, 'aux_accuracy': aux_hit[0]}
 
   def update(self, wm):
     """Moves the slow encoder, and the slow critic if there is one."""
-    self._follow_encoder(wm.encoder, self._slow_encoder)
+    self._slow_encoder.update(wm.encoder)
     if self._config.slow_critic:
       self._follow_critic(self._critic, self._slow_critic)
 
   def _keys(self, data):
     """Computes critic vectors [B, T, Z] of frames by the slow encoder."""
-    embed = tf.stop_gradient(self._slow_encoder(data))
-    embed = tf.cast(embed, tf.float32)  # W e decides small differences.
+    embed = self._slow_encoder(data)  # W e decides small differences.
     if self._config.slow_critic:
       out = tf.stop_gradient(self._slow_critic(embed))
     else:
@@ -110,37 +81,9 @@ class Contrastive(Objective):
 
   def _score(self, sample, critic):
     """Scores all pairs [..., N, M] of samples and critic vectors."""
-    if self._config.vmf:
-      sample = tf.math.l2_normalize(tf.cast(sample, tf.float32), -1)
-      critic = tf.math.l2_normalize(critic, -1)
-      return self._latent.score(sample, critic) / self._config.temperature
-    return self._latent.score(sample, critic)
-
-  def _overshoot(self, post, priors, valid):
-    """Computes KL_k = KL(q[t+k+1] || p(t+k+1 | start t)) for k = 1..K.
-
-    The prior chases the posterior, which gets no gradient unless
-    `kl_balanced`; free nats apply to each k by itself.
-    """
-    c, kl = self._config, self._latent.kl
-    sg = lambda x: {k: tf.stop_gradient(v) for k, v in x.items()}
-    out = []
-    for k, prior in enumerate(priors, 1):
-      q = {key: overshooting.ahead(post[key], k + 1) for key in prior}
-      clip = lambda x, k=k: tf.maximum(
-          losses.masked_mean(x, valid[k + 1]), c.kl_free)
-      value = clip(kl(sg(q), prior))
-      if c.kl_balanced:
-        value *= self._balance
-        value += (1 - self._balance) * clip(kl(q, sg(prior)))
-      out.append(value)
-    return out
-
-
-REDUCE = {
-    'mean': lambda x: tf.add_n(x) / len(x),
-    'sum': tf.add_n,
-}
+    c = self._config
+    return self._latent.score(
+        sample, critic, c.temperature if c.vmf else 0)
 
 
 def contrast(score, latents, keys, valid, negatives, symmetric=False):

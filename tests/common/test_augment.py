@@ -79,3 +79,41 @@ def test_random_shift_by_zero_changes_nothing():
   images = make_images((2, 2, 5, 5, 1))
   out = augment.random_shift(tf.constant(images), 0)
   np.testing.assert_array_equal(out, images)
+
+
+def test_bilinear_shift_equals_a_loop(monkeypatch):
+  images = make_images((2, 2, 6, 7, 3), 'float32')
+  shift = np.array([[1.25, -0.5], [-2.75, 0.0]], np.float32)
+  monkeypatch.setattr(
+      tf.random, 'stateless_uniform', lambda *args: tf.constant(shift))
+  out = augment.bilinear_shift(tf.constant(images), 3.0).numpy()
+  H, W = 6, 7
+
+  def read(image, y, x):
+    y, x = np.clip(y, 0, H - 1), np.clip(x, 0, W - 1)
+    y0, x0 = int(y), int(x)
+    y1, x1 = min(y0 + 1, H - 1), min(x0 + 1, W - 1)
+    top = image[y0, x0] * (1 - x + x0) + image[y0, x1] * (x - x0)
+    low = image[y1, x0] * (1 - x + x0) + image[y1, x1] * (x - x0)
+    return top * (1 - y + y0) + low * (y - y0)
+
+  for b, t, y, x in np.ndindex(2, 2, H, W):
+    right = read(images[b, t], y + shift[b, 0], x + shift[b, 1])
+    np.testing.assert_allclose(out[b, t, y, x], right, rtol=1e-4, atol=1e-3)
+
+
+def test_bilinear_shift_draws_one_shift_within_pad_for_each_sequence():
+  ramp = np.arange(16, dtype=np.float32)
+  images = np.broadcast_to(ramp[:, None, None], (64, 3, 16, 16, 1))
+  out = augment.bilinear_shift(tf.constant(images.copy()), 3.0).numpy()
+  shift = out[:, :, 8, 8, 0] - 8  # The ramp reads off how far it moved.
+  np.testing.assert_allclose(shift, np.repeat(shift[:, :1], 3, 1))
+  assert np.abs(shift).max() <= 3 and np.abs(shift).max() > 2.5
+  assert len(np.unique(shift[:, 0])) == 64
+
+
+def test_bilinear_shift_by_zero_changes_nothing():
+  images = make_images((2, 2, 5, 5, 1), 'float16')
+  out = augment.bilinear_shift(tf.constant(images), 0.0)
+  assert out.dtype == tf.float16
+  np.testing.assert_array_equal(out, images)

@@ -30,16 +30,27 @@ def sigmoid(x):
   return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
 
 
-def test_make_chooses_the_kind_by_the_number_of_classes():
-  kind = latents.make(3, 5)
-  assert (kind.size, kind.outputs) == (15, 15)
-  kind = latents.make(3, 0)
-  assert (kind.size, kind.outputs) == (3, 6)
+@pytest.mark.parametrize('kind, size, outputs', [
+    ('categorical', 15, 15), ('gaussian', 3, 6), ('hybrid', 17, 19)])
+def test_make_chooses_the_kind_by_its_name(kind, size, outputs):
+  latent = latents.make(kind, 3, 5, 2)
+  assert (latent.size, latent.outputs) == (size, outputs)
+
+
+@pytest.mark.parametrize('args, text', [
+    (('gausian', 3, 5, 2), "rssm.latent 'gausian'; known: gaussian"),
+    (('categorical', 3, 0, 2), 'rssm.discrete is 0'),
+    (('hybrid', 3, 1, 2), 'rssm.discrete is 1'),
+    (('hybrid', 3, 5, 0), 'rssm.continuous is 0')])
+def test_make_names_what_is_wrong(args, text):
+  with pytest.raises(ValueError, match=text):
+    latents.make(*args)
+  latents.make('gaussian', 3, 0, 0)  # Reads neither of the other sizes.
 
 
 def test_make_names_the_known_std_acts():
   with pytest.raises(ValueError, match='rssm.std_act.*softpuls.*softplus'):
-    latents.make(3, False, std_act='softpuls')
+    latents.make('gaussian', 3, 0, std_act='softpuls')
 
 
 def test_categorical_stats_are_the_outputs_by_variable_and_class():
@@ -254,13 +265,98 @@ def test_gaussian_score_is_the_inner_product(half):
   np.testing.assert_allclose(score, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('discrete', [0, 3])
+@pytest.mark.parametrize('name', sorted(latents.LATENTS))
 def test_samples_are_half_and_statistics_float32_in_half_precision(
-    half, discrete):
-  kind = latents.make(2, discrete)
+    half, name):
+  kind = latents.make(name, 2, 3, 4)
   stats = kind.stats(tf.zeros([4, kind.outputs], tf.float16))
   assert {v.dtype for v in stats.values()} == {tf.float32}
   for sample in (
       kind.sample(stats, kind.noise([4])), kind.mode(stats),
       kind.from_vector(tf.zeros([4, kind.size], tf.float16))):
     assert sample.dtype == tf.float16 and sample.shape == (4, kind.size)
+
+
+def test_gaussian_score_with_a_temperature_is_a_cosine():
+  kind = latents.make('gaussian', 3, 0)
+  z, x = normal(4, 3), normal(5, 3, seed=1)
+  right = [[z[i] @ x[j] / np.linalg.norm(z[i]) / np.linalg.norm(x[j]) / 0.2
+            for j in range(5)] for i in range(4)]
+  found = kind.score(tf.constant(z), tf.constant(x), 0.2)
+  np.testing.assert_allclose(found, right, rtol=1e-5)
+
+
+def test_gaussian_log_prob_equals_a_loop():
+  kind = latents.make('gaussian', 3, 0)
+  x, mean, std = normal(4, 3), normal(4, 3, seed=1), normal(4, 3, seed=2)
+  std = np.abs(std) + 0.1
+  right = [sum(
+      -((x[n, s] - mean[n, s]) / std[n, s]) ** 2 / 2 - np.log(std[n, s])
+      - np.log(2 * np.pi) / 2 for s in range(3)) for n in range(4)]
+  found = kind.log_prob(tf.constant(x), {'mean': mean, 'std': std})
+  np.testing.assert_allclose(found, right, rtol=1e-5)
+
+
+@pytest.fixture
+def hybrid():
+  """Returns two categoricals of three classes with four Gaussians, apart and
+  as one, and two sets of statistics."""
+  parts = latents.Categorical(2, 3), latents.Gaussian(4, 'sigmoid2', 0.1)
+  kind = latents.make('hybrid', 2, 3, 4)
+  stats = [kind.stats(tf.constant(normal(5, kind.outputs, seed=i)))
+           for i in range(2)]
+  return kind, parts, stats
+
+
+def test_hybrid_statistics_are_those_of_its_parts(hybrid):
+  kind, (categorical, gaussian), _ = hybrid
+  x = tf.constant(normal(5, 14))
+  right = {**categorical.stats(x[:, :6]), **gaussian.stats(x[:, 6:])}
+  found = kind.stats(x)
+  assert found.keys() == right.keys()
+  for key in right:
+    np.testing.assert_array_equal(found[key], right[key])
+  assert kind.zeros([5]).keys() == right.keys()
+
+
+def test_hybrid_divergences_and_entropies_add_up(hybrid):
+  kind, parts, (lhs, rhs) = hybrid
+  right = [part.kl(lhs, rhs) for part in parts]
+  np.testing.assert_allclose(kind.kls(lhs, rhs), right, rtol=1e-6)
+  np.testing.assert_allclose(kind.kl(lhs, rhs), sum(right), rtol=1e-6)
+  np.testing.assert_allclose(
+      kind.entropy(lhs), sum(x.entropy(lhs) for x in parts), rtol=1e-6)
+
+
+def test_hybrid_samples_lay_both_parts_end_to_end(hybrid):
+  kind, (categorical, gaussian), (stats, _) = hybrid
+  noise = kind.noise([5])
+  sample = kind.sample(stats, noise).numpy()
+  right = categorical.sample(stats, tf.reshape(noise[:, :6], [5, 2, 3]))
+  np.testing.assert_array_equal(sample[:, :6], right)
+  right = stats['mean'] + stats['std'] * noise[:, 6:]
+  np.testing.assert_allclose(sample[:, 6:], right, rtol=1e-6)
+  mode = kind.mode(stats).numpy()
+  np.testing.assert_array_equal(mode[:, 6:], stats['mean'])
+  assert (mode[:, :6].reshape(5, 2, 3).sum(-1) == 1).all()
+
+
+@pytest.mark.parametrize('temperature', [0, 0.1])
+def test_hybrid_critic_is_the_product_of_both(hybrid, temperature):
+  kind, (categorical, gaussian), (stats, _) = hybrid
+  z, x = kind.mode(stats), tf.constant(normal(7, 10))
+  right = categorical.score(z[:, :6], categorical.critic(x[:, :6]))
+  right += gaussian.score(z[:, 6:], gaussian.critic(x[:, 6:]), temperature)
+  found = kind.score(z, kind.critic(x), temperature)
+  assert found.shape == (5, 7)
+  np.testing.assert_allclose(found, right, rtol=1e-5)
+
+
+def test_hybrid_gradients_reach_both_parts(hybrid):
+  kind, _, _ = hybrid
+  x = tf.constant(normal(5, kind.outputs))
+  with tf.GradientTape() as tape:
+    tape.watch(x)
+    value = tf.reduce_sum(
+        normal(5, 10) * kind.sample(kind.stats(x), kind.noise([5])))
+  assert (np.abs(tape.gradient(value, x)).max(0) > 0).all()

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from dreamingv2.common import losses
+from tests.helpers import normal
 
 
 def info_nce_loop(logits, labels, row_mask, col_mask):
@@ -149,3 +150,97 @@ def test_masked_mean_sends_no_gradient_behind_the_mask(bad):
     value = losses.masked_mean(x, np.array([True, False, True]))
   assert value == 3
   np.testing.assert_array_equal(tape.gradient(value, x), [0.5, 0, 0.5])
+
+
+def test_weighted_sum_weighs_by_name_and_alias():
+  terms = {'kl': tf.constant(2.0), 'far': tf.constant(3.0)}
+  found = losses.weighted_sum(terms, {'kl': 0.5, 'aux': 1.0}, {'far': 'kl'})
+  assert float(found) == 2.5
+  with pytest.raises(ValueError, match='loss_scales.aux is 2.0.*only kl'):
+    losses.weighted_sum(terms, {'kl': 0.5, 'aux': 2.0}, {'far': 'kl'})
+
+
+def test_square_distances_equal_a_loop():
+  lhs, rhs = normal(4, 3), normal(5, 3, seed=1)
+  right = [[np.sum((x - y) ** 2) for y in rhs] for x in lhs]
+  np.testing.assert_allclose(
+      losses.square_distances(tf.constant(lhs), tf.constant(rhs)), right,
+      rtol=1e-4, atol=1e-5)
+
+
+def test_cosine_distance_equals_a_loop():
+  lhs, rhs = normal(4, 3), normal(4, 3, seed=1)
+  right = [
+      2 - 2 * x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+      for x, y in zip(lhs, rhs, strict=True)]
+  np.testing.assert_allclose(
+      losses.cosine_distance(tf.constant(lhs), tf.constant(rhs)), right,
+      rtol=1e-5)
+  same = losses.cosine_distance(tf.constant(lhs), tf.constant(5 * lhs))
+  np.testing.assert_allclose(same, 0, atol=1e-6)
+
+
+def test_barlow_twins_equals_a_loop_over_unmasked_rows():
+  lhs, rhs = normal(9, 4), normal(9, 4, seed=1)
+  mask = np.array([1, 1, 0, 1, 1, 1, 0, 1, 1], bool)
+  corr = np.zeros((4, 4))
+  for i in range(4):
+    for j in range(4):
+      corr[i, j] = np.corrcoef(lhs[mask, i], rhs[mask, j])[0, 1]
+  right = sum(
+      (1 - corr[i, i]) ** 2 if i == j else 0.3 * corr[i, j] ** 2
+      for i in range(4) for j in range(4))
+  found = losses.barlow_twins(
+      tf.constant(lhs), tf.constant(rhs), tf.constant(mask), 0.3)
+  np.testing.assert_allclose(found, right, rtol=1e-4)
+
+
+def test_barlow_twins_is_zero_for_equal_decorrelated_projections():
+  x = np.linalg.qr(normal(8, 3) - normal(8, 3).mean(0))[0]
+  mask = tf.ones([8], bool)
+  x = tf.constant(x.astype(np.float32))
+  # Orthonormal columns keep a mean of zero here, hence no correlation.
+  assert float(losses.barlow_twins(x, x, mask, 1.0)) < 1e-3
+  assert float(losses.barlow_twins(x, x[::-1], mask, 1.0)) > 0.1
+
+
+def test_barlow_twins_gradient_ignores_masked_rows():
+  lhs, rhs = [tf.constant(normal(6, 3, seed=i)) for i in range(2)]
+  lhs = tf.concat([lhs, tf.fill([1, 3], np.nan)], 0)
+  rhs = tf.concat([rhs, tf.ones([1, 3])], 0)
+  mask = tf.constant([True] * 6 + [False])
+  with tf.GradientTape() as tape:
+    tape.watch(lhs)
+    value = losses.barlow_twins(lhs, rhs, mask, 0.1)
+  grad = tape.gradient(value, lhs).numpy()
+  assert np.isfinite(grad).all()
+  assert (grad[-1] == 0).all() and (np.abs(grad[:-1]) > 0).any()
+
+
+def sinkhorn_loop(scores, eps, iters):
+  q = np.exp(scores.astype(np.float64) / eps)
+  q /= q.sum()
+  N, P = q.shape
+  for _ in range(iters):
+    for p in range(P):
+      q[:, p] /= q[:, p].sum() * P
+    for n in range(N):
+      q[n] /= q[n].sum() * N
+  return q * N
+
+
+def test_sinkhorn_equals_a_loop_and_has_the_marginals():
+  scores = np.tanh(normal(12, 5))
+  found = losses.sinkhorn(tf.constant(scores), 0.1, 3).numpy()
+  np.testing.assert_allclose(found, sinkhorn_loop(scores, 0.1, 3), rtol=1e-3)
+  np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+  many = losses.sinkhorn(tf.constant(scores), 0.1, 200).numpy()
+  np.testing.assert_allclose(many.sum(1), 1, rtol=1e-4)
+  np.testing.assert_allclose(many.sum(0), 12 / 5, rtol=1e-2)
+
+
+def test_sinkhorn_stays_finite_at_the_published_temperature():
+  scores = tf.constant(np.tanh(normal(20, 7)))
+  found = losses.sinkhorn(scores, 0.0125, 3).numpy()
+  assert np.isfinite(found).all()
+  np.testing.assert_allclose(found.sum(1), 1, rtol=1e-4)

@@ -25,9 +25,16 @@ def half():
   tfutils.setup('32')
 
 
+def build(discrete, **sizes):
+  """Returns an RSSM of categoricals of so many classes, or of Gaussians."""
+  latent = 'categorical' if discrete else 'gaussian'
+  return nets.EnsembleRSSM(
+      **{'latent': latent, 'discrete': discrete, **SIZES, **sizes})
+
+
 def make_rssm(discrete, **sizes):
   """Returns an RSSM with random variables and inputs of `observe`."""
-  rssm = nets.EnsembleRSSM(discrete=discrete, **{**SIZES, **sizes})
+  rssm = build(discrete, **sizes)
   data = {
       'embed': tf.constant(normal(B, T, E)),
       'action': tf.constant(normal(B, T, A, seed=1)),
@@ -281,7 +288,7 @@ def make_stats(discrete, seed):
 @pytest.mark.parametrize('share', [0.0, 0.5, 1.0])
 def test_kl_loss_equals_numpy(discrete, forward, free_avg, share):
   """`share` of the entries are below the free nats."""
-  rssm = nets.EnsembleRSSM(discrete=discrete, **SIZES)
+  rssm = build(discrete)
   post, prior = make_stats(discrete, 0), make_stats(discrete, 1)
   lhs, rhs = (prior, post) if forward else (post, prior)
   kl = kl_numpy(*[
@@ -305,7 +312,7 @@ def kl_gradients(rssm, post, prior, *args):
 @pytest.mark.parametrize('forward', [False, True])
 def test_kl_loss_trains_the_prior_by_the_balance(discrete, forward):
   """0.8 of the divergence's gradient reaches the prior, 0.2 the posterior."""
-  rssm = nets.EnsembleRSSM(discrete=discrete, **SIZES)
+  rssm = build(discrete)
   post, prior = make_stats(discrete, 0), make_stats(discrete, 1)
   with tf.GradientTape() as tape:
     tape.watch([post, prior])
@@ -323,7 +330,7 @@ def test_kl_loss_trains_the_prior_by_the_balance(discrete, forward):
 
 @KINDS
 def test_kl_loss_sends_no_gradient_within_the_free_nats(discrete):
-  rssm = nets.EnsembleRSSM(discrete=discrete, **SIZES)
+  rssm = build(discrete)
   post, prior = make_stats(discrete, 0), make_stats(discrete, 1)
   kl = rssm.latent.kl(post, prior).numpy()
   free = float(np.median(kl)) + 1e-3
@@ -381,6 +388,28 @@ def test_initial_state_is_zero_with_plain_statistics(discrete):
 def test_rssm_names_the_known_std_acts():
   with pytest.raises(ValueError, match='rssm.std_act'):
     nets.EnsembleRSSM(**{**SIZES, 'std_act': 'exp'})
+
+
+def test_kl_loss_of_hybrids_gives_each_family_its_own_free_nats():
+  rssm = nets.EnsembleRSSM(
+      **{**SIZES, 'latent': 'hybrid', 'discrete': 3, 'continuous': 2})
+  stats = lambda seed: rssm.latent.stats(
+      tf.constant(normal(B, T, rssm.latent.outputs, seed=seed)))
+  post, prior = stats(0), stats(1)
+  parts = [float(tf.reduce_mean(x)) for x in rssm.latent.kls(post, prior)]
+  for free in (0.0, min(parts) + 0.01, max(parts) + 0.01):
+    loss, value = rssm.kl_loss(post, prior, False, 0.8, free, True)
+    right = sum(max(x, free) for x in parts)
+    np.testing.assert_allclose(loss, right, rtol=1e-5)
+    np.testing.assert_allclose(tf.reduce_mean(value), sum(parts), rtol=1e-5)
+
+
+def test_posterior_from_the_embedding_needs_gaussians():
+  for latent in ('categorical', 'hybrid'):
+    with pytest.raises(ValueError, match='rssm.posterior embed.*gaussian'):
+      build(3, latent=latent, posterior='embed')
+  with pytest.raises(ValueError, match="'frame'; known: "):
+    build(0, posterior='frame')
 
 
 @KINDS

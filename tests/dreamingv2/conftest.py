@@ -18,9 +18,16 @@ from dreamingv2.common import tfutils
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs.yaml'
 A = 2
 LATENTS = {
-    'categorical': {},
-    'gaussian': {'rssm.discrete': 0, 'contrastive.dynamics': 'linear'},
+    'own': {},  # As the method says.
+    'categorical': {'rssm.latent': 'categorical'},
+    'gaussian': {
+        'rssm.latent': 'gaussian', 'contrastive.dynamics': 'linear'},
+    'hybrid': {'rssm.latent': 'hybrid', 'rssm.continuous': 3},
 }
+
+
+def cameras(config):
+  return 2 if config.objective == 'cross_modal' else 1
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +43,7 @@ def make_config():
   """Returns a function of block names and updates: the smallest Config."""
   blocks = configlib.read_yaml(CONFIGS)
 
-  def make(*names, updates=(), latent='categorical', vector=True):
+  def make(*names, updates=(), latent='own', vector=True):
     config = configlib.Config(blocks['defaults'])
     for name in names:
       config = config.update(blocks[name])
@@ -58,7 +65,7 @@ def make_config():
 def make_spaces():
   """Returns a function that gives the observation and action spaces."""
 
-  def make(discrete=False):
+  def make(discrete=False, cameras=1):
     box = gymnasium.spaces.Box
     flag = box(0, 1, (), bool)
     obs = {
@@ -67,6 +74,8 @@ def make_spaces():
         'reward': box(-np.inf, np.inf, (), np.float32),
         'is_first': flag, 'is_last': flag, 'is_terminal': flag}
     act = box(0 if discrete else -1, 1, (A,), np.float32)
+    if cameras == 2:
+      obs['image_side'] = obs['image']
     if discrete:
       act.discrete = True
     return obs, {'action': act}
@@ -82,7 +91,8 @@ def make_batch():
     rng = np.random.default_rng(seed)
     B, T = config.dataset.batch, config.dataset.length
     data = {
-        'image': rng.integers(0, 256, (B, T, 64, 64, 3), np.uint8),
+        **{key: rng.integers(0, 256, (B, T, 64, 64, 3), np.uint8)
+           for key in ('image', 'image_side')[:cameras(config)]},
         'state': rng.normal(size=(B, T, 5)).astype(np.float32),
         'reward': rng.normal(size=(B, T)).astype(np.float32),
         'is_first': np.zeros((B, T), bool),
@@ -103,7 +113,8 @@ def make_agent(make_spaces):
 
   def make(config, discrete=False, seed=0):
     tfutils.setup(config.precision.replace('auto', '32'), seed=seed)
-    return agent.Agent(config, *make_spaces(discrete), counter.Counter(0))
+    spaces = make_spaces(discrete, cameras(config))
+    return agent.Agent(config, *spaces, counter.Counter(0))
 
   return make
 

@@ -134,7 +134,7 @@ def test_train_updates_the_model_alone(make_config, make_agent, make_batch):
   before = copy(agent.task_behavior)
   _, outputs, _ = agent.wm.train(to_tensors(make_batch(config)))
   assert_equal(before, copy(agent.task_behavior))
-  assert set(outputs['data']['slow']) <= set(outputs['data'])
+  assert set(outputs['data']['second']) <= set(outputs['data'])
 
 
 # Imagination

@@ -82,8 +82,22 @@ def test_camera_is_a_name_or_a_number():
   usual, zero, side, one, back = in_worker(draw)
   assert (usual == zero).all() and (zero == side).all()
   assert (one == back).all() and (one != zero).any()
-  with pytest.raises(ValueError, match="'top'; known: back, side"):
-    in_worker(lambda: dmc.make('walker_walk', camera='top'))
+  for camera in ('top', 'side,top'):
+    with pytest.raises(ValueError, match="'top'; known: back, side"):
+      in_worker(lambda: dmc.make('walker_walk', camera=camera))  # noqa: B023
+
+
+def test_several_cameras_give_several_images():
+  def draw():
+    from dreamingv2.common.suites import dmc
+    env = dmc.make('walker_walk', seed=1, camera='-1,back')
+    return env.obs_space, env.reset(), [
+        dmc.make('walker_walk', seed=1, camera=x).reset()['image']
+        for x in ('side', 'back')]
+  space, obs, images = in_worker(draw)
+  assert space['image_back'].shape == (64, 64, 3)
+  assert (obs['image'] == images[0]).all()
+  assert (obs['image_back'] == images[1]).all()
 
 
 def test_episode_ends_at_the_time_limit_and_is_not_terminal():

@@ -103,8 +103,26 @@ def test_joint_velocity_follows_the_command():
 @pytest.mark.parametrize('task,options,words', [
     ('PegInHole', {'robots': 'Panda'}, 'takes two robots'),
     ('Lift', {'robots': ['Panda', 'Panda']}, 'Lift takes one robot'),
-    ('Lift', {'camera': 'agntview'}, "'agntview'; known: agentview, .*front")])
+    ('Lift', {'camera': 'agntview'}, "'agntview'; known: agentview, .*front"),
+    ('Lift', {'camera': 'agentview,back'}, "'back'; known: .*frontview")])
 def test_wrong_robots_and_cameras_are_named(make, task, options, words):
   with pytest.raises(ValueError, match=words) as info:
     _ = make(task, **options).obs_space
   assert '\n' not in str(info.value)
+
+
+def test_several_cameras_give_several_images():
+  def play():
+    from dreamingv2.common.suites import robosuite
+    make = lambda camera: robosuite.make('Lift', seed=3, camera=camera)
+    both = make('agentview, robot0_eye_in_hand')
+    one = make('robot0_eye_in_hand')
+    obs, right = both.reset(), one.reset()['image']
+    assert (obs['image_robot0_eye_in_hand'] == right).all()
+    assert (obs['image'] != right).any()
+    return {k: v.shape for k, v in both.obs_space.items()}
+  env = start(lambda: types.SimpleNamespace(
+      obs_space=play(), close=lambda: None))
+  shapes = env.obs_space
+  assert shapes['image'] == shapes['image_robot0_eye_in_hand'] == (64, 64, 3)
+  env.close()

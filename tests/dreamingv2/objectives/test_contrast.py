@@ -166,7 +166,7 @@ def test_contrast_without_any_window_is_zero(negatives):
 @pytest.mark.parametrize('negatives', sorted(contrastive.NEGATIVES))
 def test_contrast_is_finite_for_float16_samples(negatives):
   tfutils.setup('16')
-  latent = latentlib.make(2, 2)
+  latent = latentlib.make('categorical', 2, 2)
   rng = np.random.default_rng(0)
   samples = tf.constant(rng.normal(size=(2, B, T, Z)) * 1e4, tf.float16)
   keys = latent.critic(tf.constant(

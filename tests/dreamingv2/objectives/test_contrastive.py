@@ -46,9 +46,9 @@ def make_case(make_config, make_batch):
     if resets:
       data['is_first'][0, 3] = data['is_first'][1, 5] = True
     data = {k: tf.constant(v) for k, v in data.items()}
-    data['slow'] = {'state': tf.constant(
+    data['second'] = {'state': tf.constant(
         rng.normal(size=(*data['reward'].shape, 5)), tf.float32)}
-    kind = latentlib.make(config.rssm.stoch, config.rssm.discrete)
+    kind = latentlib.make(latent, 4, 4, 3)
     objective = objectives.make(config, kind, {'state': (5,)})
     wm = Model(Prior(kind, data['action'].shape[-1]))
     post = kind.stats(tf.constant(rng.normal(
@@ -163,7 +163,7 @@ def critics(objective, args, latent, vmf):
           if 'slow_encoder' in k}
   (weight,) = [v for k, v in slow.items() if 'kernel' in k]
   (bias,) = [v for k, v in slow.items() if 'bias' in k]
-  x = args[1]['slow']['state'].numpy() @ weight + bias
+  x = args[1]['second']['state'].numpy() @ weight + bias
   out = np.where(x > 0, x, np.expm1(x)) @ kernel
   if latent == 'categorical':
     S, C = args[3]['logit'].shape[-2:]
@@ -228,12 +228,13 @@ def test_windows_across_episodes_get_no_gradient(make_case):
     ('horizon', 6, r'0\.\.5'),
     ('horizon', -1, r'0\.\.5'),
     ('dynamics', 'gru', 'linear, rssm'),
-    ('vmf', True, 'rssm.discrete 0'),
+    ('vmf', True, 'rssm.latent gaussian'),
 ])
 def test_bad_settings_are_named(key, value, text, make_config):
   config = make_config(updates={f'contrastive.{key}': value})
   with pytest.raises(ValueError, match=text) as error:
-    objectives.make(config, latentlib.make(4, 4), {'state': (5,)})
+    latent = latentlib.make('categorical', 4, 4)
+    objectives.make(config, latent, {'state': (5,)})
   assert f'contrastive.{key}' in str(error.value)
   assert '\n' not in str(error.value)
 
@@ -346,7 +347,7 @@ def test_augment_gives_two_shifted_views_of_the_images_alone(make_model):
   wm, data = make_model(vector=False)
   scaled = wm.preprocess(data)
   views = wm.objective.augment(scaled)
-  slow = views.pop('slow')
+  slow = views.pop('second')
   assert set(views) == set(slow) == set(scaled)
   for key in set(scaled) - {'image'}:
     assert views[key] is scaled[key] and slow[key] is scaled[key]
@@ -362,13 +363,13 @@ def test_augment_without_pad_changes_nothing(make_model):
   scaled = wm.preprocess(data)
   views = wm.objective.augment(scaled)
   np.testing.assert_array_equal(views['image'], scaled['image'])
-  np.testing.assert_array_equal(views['slow']['image'], scaled['image'])
+  np.testing.assert_array_equal(views['second']['image'], scaled['image'])
 
 
 def variables(wm):
   slow = tfutils.named_variables(wm.objective)
-  slow = {k.split('/', 1)[1]: v.numpy() for k, v in slow.items()
-          if k.startswith('slow_encoder/')}
+  slow = {k.split('/', 2)[2]: v.numpy() for k, v in slow.items()
+          if k.startswith('slow_encoder/encoder/')}
   online = {k: v.numpy() for k, v in
             tfutils.named_variables(wm.encoder).items()}
   assert slow.keys() == online.keys()

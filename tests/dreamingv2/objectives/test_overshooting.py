@@ -133,7 +133,7 @@ def linear(latent):
 
 
 def test_linear_dynamics_are_linear_without_bias_for_gaussians():
-  latent = latents.make(4, 0)
+  latent = latents.make('gaussian', 4, 0)
   dynamics, kernel = linear(latent)
   rng = np.random.default_rng(3)
   z = rng.normal(size=(7, 4)).astype(np.float32)
@@ -144,7 +144,7 @@ def test_linear_dynamics_are_linear_without_bias_for_gaussians():
 
 
 def test_linear_dynamics_are_logits_for_categoricals():
-  latent = latents.make(2, 3)
+  latent = latents.make('categorical', 2, 3)
   dynamics, kernel = linear(latent)
   rng = np.random.default_rng(4)
   z = np.eye(3, dtype=np.float32)[rng.integers(0, 3, (1, 2))].reshape(1, 6)
@@ -162,7 +162,7 @@ def test_linear_dynamics_are_logits_for_categoricals():
 
 
 def test_linear_dynamics_pass_gradient_through_categorical_samples():
-  dynamics, kernel = linear(latents.make(2, 3))
+  dynamics, kernel = linear(latents.make('categorical', 2, 3))
   weight = tf.random.stateless_normal([5, 6], [0, 1])
   with tf.GradientTape() as tape:
     out = dynamics(tf.ones([5, 6]), tf.ones([5, A]), None)
@@ -171,7 +171,7 @@ def test_linear_dynamics_pass_gradient_through_categorical_samples():
 
 
 def test_rssm_dynamics_have_nothing_to_train():
-  dynamics = overshooting.make('rssm', latents.make(2, 3))
+  dynamics = overshooting.make('rssm', latents.make('categorical', 2, 3))
   state = {'stoch': tf.ones([2, 6])}
   assert dynamics(None, None, state) is state['stoch']
   assert not tfutils.named_variables(dynamics)
@@ -179,4 +179,4 @@ def test_rssm_dynamics_have_nothing_to_train():
 
 def test_make_names_unknown_dynamics():
   with pytest.raises(ValueError, match="'gru'; known: .*linear"):
-    overshooting.make('gru', latents.make(2, 3))
+    overshooting.make('gru', latents.make('categorical', 2, 3))

@@ -1,0 +1,43 @@
+"""Learns representations by priors that chase a slow posterior (BLAST)."""
+
+import tensorflow as tf
+
+from ..common import nets
+from ..common import tfutils
+from . import multistep
+from .base import Objective
+
+
+class Bootstrap(Objective):
+  """Trains the prior towards the posterior of a slow copy, without decoder.
+
+  Loss: 'kl' = KL(sg(slow posterior) || prior), in place of the balanced one.
+  The slow posterior has a slow encoder and slow output layers, and reads the
+  online h. The online posterior is trained by the reward, and by what its
+  samples do to later priors.
+
+  Source: abstract of Paster et al. 2021 (BLAST). Left out: its autoregressive
+  prior over the categoricals; ours is factorised, as in all systems here. The
+  rate of the slow copy is not published; ours is `bootstrap.momentum`.
+  """
+
+  def __init__(self, config, latent, shapes):
+    momentum = config.bootstrap.momentum
+    self._slow_encoder = multistep.SlowEncoder(config, shapes, momentum)
+    self._slow_rssm = nets.EnsembleRSSM(**config.rssm)
+    self._follow_posterior = tfutils.SlowCopy(momentum)
+
+  def kl_loss(self, wm, data, post, prior):
+    """Computes KL(sg(slow posterior) || prior); see the base class."""
+    embed = tfutils.cast(self._slow_encoder(data))
+    slow = self._slow_rssm.posterior(post['deter'], embed)
+    slow = {k: tf.stop_gradient(v) for k, v in slow.items()}
+    prior = {k: prior[k] for k in slow}
+    config = wm.config.kl.update({'forward': False, 'balance': 1.0})
+    return wm.rssm.kl_loss(slow, prior, **config)
+
+  def update(self, wm):
+    """Moves the slow encoder and the slow posterior."""
+    self._slow_encoder.update(wm.encoder)
+    self._follow_posterior(
+        wm.rssm.posterior_modules, self._slow_rssm.posterior_modules)

@@ -1,0 +1,44 @@
+"""Learns representations by a contrastive forward model (CFM).
+
+Shapes: B batch, T time, P size of a code, N = B*(T-1) transitions.
+"""
+
+import tensorflow as tf
+
+from ..common import layers
+from ..common import losses
+from .base import Objective
+
+
+class Forward(Objective):
+  """Lets predicted codes choose their successor among current codes.
+
+  Loss: 'nce' with the score -||A [code; a] - other||^2. The candidates of a
+  transition are its own next code and the current codes of all others. The
+  linear map has no bias and no noise. It trains the encoder alone; the RSSM
+  learns from rewards and its divergence.
+
+  Source: Yan et al. 2020 (CFM). Left out: planning with the linear map, which
+  there takes the place of a policy. Codes are a linear map of our embedding.
+  """
+
+  def __init__(self, config, latent, shapes):
+    size = config.forward.size
+    self._code = layers.Dense(size)
+    self._step = layers.Dense(size, bias=False)
+    self.modules = [self._code, self._step]
+
+  def loss(self, wm, data, embed, post, prior):
+    """Computes the InfoNCE loss; see the base class."""
+    flat = lambda x: tf.reshape(x, [-1, x.shape[-1]])
+    code = self._code(tf.cast(embed, tf.float32))  # [B, T, P]
+    now, following = flat(code[:, :-1]), flat(code[:, 1:])  # [N, P]
+    action = tf.cast(flat(data['action'][:, 1:]), tf.float32)
+    guess = self._step(tf.concat([now, action], -1))
+    valid = tf.reshape(~data['is_first'][:, 1:], [-1])  # Within an episode.
+    others = -losses.square_distances(guess, now)  # [N, N]
+    own = -tf.reduce_sum((guess - following) ** 2, -1)
+    value, hit = losses.info_nce(
+        tf.linalg.set_diag(others, own), tf.range(own.shape[0]), valid)
+    return {'nce': losses.masked_mean(value, valid)}, {
+        'nce_accuracy': losses.masked_mean(hit, valid)}

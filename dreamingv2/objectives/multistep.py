@@ -1,0 +1,139 @@
+"""What objectives share that predict k = 0..K steps ahead on two views."""
+
+import tensorflow as tf
+
+from ..common import augment
+from ..common import losses
+from ..common import nets
+from ..common import tfutils
+from ..common.config import known
+from . import overshooting
+
+
+class MultiStep(tfutils.Module):
+  """Predicts latents from every state and weighs up what that costs.
+
+  Settings are those of `contrastive` in configs.yaml, for all objectives.
+
+  Attributes:
+    modules: What the model optimiser moves.
+
+  Source: Okada & Taniguchi 2022, Eqs. 3 and 4.
+  """
+
+  def __init__(self, config, latent):
+    c = self._config = config.contrastive
+    known('contrastive.k_reduce', c.k_reduce, REDUCE)
+    length = config.dataset.length
+    limit = min(length, config.replay.maxlen or length) - 2
+    if not 0 <= c.horizon <= limit:
+      raise ValueError(
+          f'contrastive.horizon {c.horizon} is not in 0..{limit}, what '
+          f'dataset.length {length} leaves room for')
+    self._balance = config.kl.balance
+    self._latent = latent
+    self._dynamics = overshooting.make(c.dynamics, latent)
+    self.modules = [self._dynamics]
+
+  def augment(self, data):
+    """Shifts the images; adds a second, independent view under 'second'."""
+    images = [k for k, v in data.items() if len(v.shape) == 5]
+    views = [{
+        k: augment.random_shift(
+            data[k], self._config.pad, self._config.shift_per_frame)
+        for k in images} for _ in range(2)]
+    return {**data, **views[0], 'second': {**data, **views[1]}}
+
+  def predict(self, wm, data, post):
+    """Rolls out from all states; see `overshooting.predict`.
+
+    Args:
+      wm: World model.
+      data: Batch [B, T, ...].
+      post: Posterior states [B, T, ...].
+
+    Returns:
+      Latents [K+1] of [B, T, Z]; divergences KL_1..KL_K, a list of scalars;
+      `valid` [K+2, B, T].
+    """
+    c, start = self._config, post
+    if c.sg_start:
+      start = {k: tf.stop_gradient(v) for k, v in post.items()}
+    latents, priors = overshooting.predict(
+        wm.rssm, self._dynamics, start, data['action'], c.horizon)
+    latents[0] = post['stoch']
+    valid = overshooting.valid(data['is_first'], c.horizon + 1)
+    return latents, self._overshoot(post, priors, valid), valid
+
+  def reduce(self, values):
+    """Sums or averages a list over k."""
+    return REDUCE[self._config.k_reduce](values)
+
+  def summarise(self, **values):
+    """Reduces lists over k to losses, and keeps each entry as a metric.
+
+    Args:
+      **values: Loss name to list of scalars.
+
+    Returns:
+      Losses and metrics.
+    """
+    terms = {
+        name: self.reduce(v) if v else tf.constant(0.0)
+        for name, v in values.items()}
+    first = {'overshooting': 1}  # Its index 0 is the world model's own KL.
+    metrics = {
+        f'{name}_{k}': x for name, v in values.items()
+        for k, x in enumerate(v, first.get(name, 0))}
+    return terms, metrics
+
+  def _overshoot(self, post, priors, valid):
+    """Computes KL_k = KL(q[t+k+1] || p(t+k+1 | start t)) for k = 1..K.
+
+    The prior chases the posterior, which gets no gradient unless
+    `kl_balanced`; free nats apply to each k and family by itself.
+    """
+    c, kls = self._config, self._latent.kls
+    sg = lambda x: {k: tf.stop_gradient(v) for k, v in x.items()}
+    out = []
+    for k, prior in enumerate(priors, 1):
+      q = {key: overshooting.ahead(post[key], k + 1) for key in prior}
+      clip = lambda parts, k=k: tf.add_n([
+          tf.maximum(losses.masked_mean(x, valid[k + 1]), c.kl_free)
+          for x in parts])
+      value = clip(kls(sg(q), prior))
+      if c.kl_balanced:
+        value *= self._balance
+        value += (1 - self._balance) * clip(kls(q, sg(prior)))
+      out.append(value)
+    return out
+
+
+class SlowEncoder(tfutils.Module):
+  """Follows the world model's encoder, and whatever else is told.
+
+  Args:
+    config: Whole config.
+    shapes: Observation key to shape.
+    momentum: Share of the weights replaced at every update.
+
+  Source: Okada & Taniguchi 2022, section III-E.
+  """
+
+  def __init__(self, config, shapes, momentum):
+    self.encoder = nets.Encoder(shapes, **config.encoder)
+    self._follow = tfutils.SlowCopy(momentum)
+
+  def __call__(self, data):
+    """Returns embeddings [..., E] in float32 without gradient."""
+    return tf.cast(tf.stop_gradient(self.encoder(data)), tf.float32)
+
+  def update(self, encoder):
+    """Moves toward the weights of `encoder`."""
+    self._follow(encoder, self.encoder)
+
+
+REDUCE = {
+    'mean': lambda x: tf.add_n(x) / len(x),
+    'sum': tf.add_n,
+}

@@ -1,0 +1,78 @@
+"""Learns representations by temporal predictive coding (TPC).
+
+Shapes: B batch, T time, S stochastic state.
+"""
+
+import tensorflow as tf
+
+from ..common import losses
+from ..common import tfutils
+from .base import Objective
+
+
+class Predictive(Objective):
+  """Codes of frames that the prior at that time tells from other priors.
+
+  The code m of a frame is the posterior's mean, which sees the frame alone;
+  the posterior's width is the prior's. There is no divergence, no decoder, no
+  augmentation, no slow copy, no negative from another time.
+
+  Losses: 'tpc', a noised code chooses among the B priors of its time;
+  'consistency', -log p(m) under its own prior; 'static', a noised code
+  chooses among the B codes of its time. The first step of a chunk or episode
+  has no prediction and counts only in 'static'.
+
+  Source: Nguyen et al. 2021 (TPC), as built by the authors of DreamerPro,
+  which Okada & Taniguchi 2022 compare with. Left out of the original:
+  centring of the codes, growing consistency weight, updates ahead of acting.
+  Batches have the size of all our systems' here (theirs: 150 and 250).
+  """
+
+  latents = ('gaussian',)
+  posterior = 'embed'
+
+  def __init__(self, config, latent, shapes):
+    self._config = config.predictive
+    self._latent = latent
+
+  def kl_loss(self, wm, data, post, prior):
+    """Returns no loss; the divergence is only measured."""
+    return None, wm.rssm.latent.kl(post, prior)
+
+  def loss(self, wm, data, embed, post, prior):
+    """Computes the three terms; see the base class."""
+    c = self._config
+    code = post['mean']  # [B, T, S]
+    std = c.noise * tf.ones_like(code)
+    noisy = code + std * tf.random.stateless_normal(
+        code.shape, tfutils.next_seed())
+    predicted = ~data['is_first']
+    tpc, hit = self._choose(
+        noisy, {k: prior[k] for k in ('mean', 'std')}, predicted)
+    static, static_hit = self._choose(
+        noisy, {'mean': code, 'std': std}, tf.ones_like(predicted))
+    consistency = -losses.masked_mean(
+        self._latent.log_prob(code, prior), predicted)
+    terms = {
+        'tpc': tpc, 'consistency': c.consistency * consistency,
+        'static': static}
+    return terms, {'tpc_accuracy': hit, 'static_accuracy': static_hit}
+
+  def _choose(self, sample, stats, mask):
+    """Lets samples choose among the B densities of their time.
+
+    Args:
+      sample: [B, T, S].
+      stats: 'mean' and 'std' [B, T, S].
+      mask: Who takes part, as sample and as density, [B, T] bool.
+
+    Returns:
+      Mean loss in nats, with ln B by chance, and accuracy.
+    """
+    swap = lambda x: tf.transpose(x, [1, 0, 2])  # [T, B, S]
+    stats = {k: swap(v)[:, None] for k, v in stats.items()}
+    logits = self._latent.log_prob(swap(sample)[:, :, None], stats)
+    mask = tf.transpose(mask)  # [T, B]
+    labels = tf.broadcast_to(tf.range(mask.shape[1]), mask.shape)
+    values = losses.info_nce(logits, labels, mask, mask)
+    return [losses.masked_mean(x, mask) for x in values]

@@ -1,0 +1,115 @@
+"""Learns representations by clustering frames and states (DreamerPro).
+
+Shapes: B batch, V = 2B both views, T time, W = T - warm_up, N = B*W, P
+prototypes, D size of a projection.
+"""
+
+import tensorflow as tf
+
+from ..common import augment
+from ..common import layers
+from ..common import losses
+from ..common import tfutils
+from . import multistep
+from .base import Objective
+
+
+class Prototypes(Objective):
+  """Swapped and temporal predictions of balanced prototype assignments.
+
+  Both views of a batch go through the whole model, one below the other.
+
+  Losses: 'swav', frames predict the assignment of the other view's frames;
+  'temporal', states predict that of their own frame; 'norm', how far
+  projections are from unit length before they are normalised. Assignments are
+  Sinkhorn's, from a slow encoder and projection, one batch of N per view.
+  Prototypes are unit vectors; they get zero gradient while frozen.
+
+  Source: Deng et al. 2022 (DreamerPro).
+  """
+
+  views = 2
+
+  def __init__(self, config, latent, shapes):
+    c = self._config = config.prototypes
+    if not 0 <= c.warm_up < config.dataset.length:
+      raise ValueError(
+          f'prototypes.warm_up {c.warm_up} is not in '
+          f'0..{config.dataset.length - 1}, below dataset.length')
+    self._table = Table(c.count, c.size)
+    make = lambda: layers.Dense(c.size)
+    self._project_embed, self._project_feat = make(), make()
+    self._slow_embed = make()
+    self._slow_encoder = multistep.SlowEncoder(config, shapes, c.momentum)
+    self._follow_embed = tfutils.SlowCopy(c.momentum)
+    self._updates = tf.Variable(0, dtype=tf.int64, trainable=False)
+    self.modules = [self._project_embed, self._project_feat, self._table]
+
+  def augment(self, data):
+    """Stacks two independently shifted views of the batch, [2B, T, ...]."""
+    images = [k for k, v in data.items() if len(v.shape) == 5]
+    shift = lambda x: augment.bilinear_shift(x, self._config.shift)
+    return {
+        k: tf.concat([shift(v), shift(v)] if k in images else [v, v], 0)
+        for k, v in data.items()}
+
+  def loss(self, wm, data, embed, post, prior):
+    """Computes the three terms; see the base class."""
+    c = self._config
+    cut = lambda x: tf.cast(x[:, c.warm_up:], tf.float32)
+    feat = self._project_feat(cut(wm.rssm.get_feat(post)))
+    frame = self._project_embed(cut(embed))
+    slow = tf.stop_gradient(self._slow_embed(
+        cut(self._slow_encoder(data))))
+    table = self._table(frozen=self._updates < c.freeze)
+    score = lambda x: tf.matmul(  # [2, N, P]
+        tf.reshape(tf.math.l2_normalize(x, -1), [2, -1, c.size]),
+        tf.broadcast_to(table, [2, *table.shape]), transpose_b=True)
+    target = tf.stop_gradient(tf.stack([
+        losses.sinkhorn(x, c.sinkhorn_eps, c.sinkhorn_iters)
+        for x in tf.unstack(score(slow))]))
+    logp = lambda x: tf.nn.log_softmax(score(x) / c.temperature, -1)
+    cross = lambda target, logp: -tf.reduce_mean(
+        tf.reduce_sum(target * logp, -1))
+    terms = {
+        'swav': cross(target[::-1], logp(frame)),
+        'temporal': cross(target, logp(feat))}
+    norm = tf.add_n([
+        tf.reduce_mean((tf.norm(x, axis=-1) - 1) ** 2) for x in (frame, feat)])
+    if c.norm:
+      terms['norm'] = c.norm * norm
+    share = tf.reduce_mean(target, [0, 1])
+    used = tf.exp(-tf.reduce_sum(share * tf.math.log(share + 1e-12)))
+    return terms, {'prototype_norm': norm, 'prototypes_used': used}
+
+  def update(self, wm):
+    """Moves the slow parts; brings prototypes back to unit length."""
+    self._slow_encoder.update(wm.encoder)
+    self._follow_embed(self._project_embed, self._slow_embed)
+    self._table.normalize()
+    self._updates.assign_add(1)
+
+
+class Table(tfutils.Module):
+  """P unit vectors of size D."""
+
+  def __init__(self, count, size):
+    self._shape = [count, size]
+
+  def __call__(self, frozen):
+    """Returns the vectors [P, D]; those that are frozen get no gradient."""
+    table = self._get()
+    frozen = tf.cast(frozen, tf.float32)
+    # Zero instead of no gradient: the optimiser wants one for each variable.
+    return frozen * tf.stop_gradient(table) + (1 - frozen) * table
+
+  def normalize(self):
+    """Divides every vector by its length."""
+    table = self._get()
+    table.assign(tf.math.l2_normalize(table, -1))
+
+  def _get(self):
+    def init(shape, dtype):
+      x = tf.random.stateless_normal(shape, tfutils.next_seed(), dtype=dtype)
+      return tf.math.l2_normalize(x, -1)
+    return self.var('vectors', init, self._shape)

@@ -1,0 +1,61 @@
+import numpy as np
+
+from dreamingv2.common import tfutils
+
+
+def test_prior_chases_the_slow_posterior(make_model, pieces):
+  wm, data = make_model('blast', kl__free=0.0, model_opt__lr=1e-2)
+  for _ in range(3):  # Until slow and online differ.
+    wm.train(data)
+  data, embed, post, prior = pieces(wm, data)
+  found, value = wm.objective.kl_loss(wm, data, post, prior)
+  slow = wm.objective._slow_rssm.posterior(
+      post['deter'], wm.objective._slow_encoder(data))
+  right = wm.rssm.latent.kl(slow, prior)
+  np.testing.assert_allclose(value, right, rtol=1e-5)
+  np.testing.assert_allclose(found, np.mean(right), rtol=1e-5)
+  online = wm.rssm.latent.kl(post, prior)
+  assert np.abs(online - right).max() > 1e-4
+
+
+def test_posterior_of_a_copy_is_the_posterior(make_model, pieces):
+  wm, data = make_model('blast')
+  data, embed, post, _ = pieces(wm, data)
+  found = wm.objective._slow_rssm.posterior(post['deter'], embed)
+  np.testing.assert_allclose(found['logit'], post['logit'], atol=1e-5)
+
+
+def test_gradient_map(make_model, moved_by):
+  """The posterior moves by what its samples do to later priors alone."""
+  wm, data = make_model('blast', kl__free=0.0)
+  assert moved_by(wm, data, 'kl_loss') == {
+      'encoder', 'gru', 'posterior', 'prior'}
+  first = {k: v[:, :1] for k, v in data.items()}
+  assert moved_by(wm, first, 'kl_loss') == {'gru', 'prior'}
+
+
+def test_slow_posterior_copies_and_then_follows(make_model):
+  wm, data = make_model('blast', bootstrap__momentum=0.25)
+
+  def find():
+    slow, online = [
+        tfutils.named_variables(x.posterior_modules)
+        for x in (wm.objective._slow_rssm, wm.rssm)]
+    assert slow.keys() == online.keys() and len(slow) == 5
+    return [{k: v.numpy() for k, v in x.items()} for x in (slow, online)]
+
+  wm.train(data)
+  before, online = find()
+  for key in before:
+    np.testing.assert_array_equal(before[key], online[key])
+  wm.train(data)
+  slow, online = find()
+  for key in slow:
+    right = 0.75 * before[key] + 0.25 * online[key]
+    np.testing.assert_allclose(slow[key], right, rtol=1e-5, atol=1e-7)
+
+
+def test_nothing_slow_is_optimised(make_model):
+  wm, _ = make_model('blast')
+  assert wm.objective.modules == ()
+  assert not [k for k in tfutils.named_variables(wm.modules) if 'slow' in k]
