@@ -259,9 +259,7 @@ class WorldModel(Module):
         embed, data['action'], data['is_first'], state)
     feat = self.rssm.get_feat(post)
     terms, scales = self._likelihoods(feat, data)
-    kl_loss, kl = self.objective.kl_loss(self, data, post, prior)
-    if kl_loss is not None:
-      terms['kl'] = kl_loss
+    terms['kl'], kl = self.objective.kl_loss(self, data, post, prior)
     extra, metrics = self.objective.loss(self, data, embed, post, prior)
     clash = terms.keys() & extra.keys()
     assert not clash, f'losses produced twice: {clash}'

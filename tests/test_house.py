@@ -29,7 +29,8 @@ FLOORS = [
     ['objectives.*'],
     ['objectives'],
     ['agent', 'expl', 'probe'],
-    ['api', 'evaluate', 'figures', 'scores', 'sweep', 'tables', 'train'],
+    ['api', 'benchmark', 'evaluate', 'figures', 'scores', 'sweep', 'tables',
+     'train'],
 ]
 OBJECTIVES = 7
 
@@ -265,6 +266,19 @@ def block_keys(name):
     'method, suite', list(itertools.product(METHODS, SUITES)))
 def test_method_blocks_and_suite_blocks_set_disjoint_keys(method, suite):
   assert not block_keys(method) & block_keys(suite)
+
+
+def test_a_system_is_one_file_one_table_line_one_block_and_one_test_file():
+  table = (ROOT / 'dreamingv2/objectives/__init__.py').read_text()
+  shared = {'__init__', 'base', 'multistep', 'openloop', 'overshooting'}
+  files = {
+      x.stem for x in ROOT.glob('dreamingv2/objectives/*.py')} - shared
+  blocks = read_blocks()
+  used = {blocks[name]['objective'] for name in METHODS}
+  assert files == used
+  for name in files:
+    assert table.count(f"    '{name}': ") == 1
+    assert (ROOT / f'tests/dreamingv2/objectives/test_{name}.py').exists()
 
 
 def test_every_config_block_fits_the_defaults():

@@ -49,7 +49,7 @@ class Objective(tfutils.Module):
       prior: Prior statistics [B, T, ...].
 
     Returns:
-      Scalar or None for no such loss, and divergences [B, T] in nats.
+      Scalar, and divergences [B, T] in nats.
     """
     return wm.rssm.kl_loss(post, prior, **wm.config.kl)
 

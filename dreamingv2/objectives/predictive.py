@@ -36,8 +36,8 @@ class Predictive(Objective):
     self._latent = latent
 
   def kl_loss(self, wm, data, post, prior):
-    """Returns no loss; the divergence is only measured."""
-    return None, wm.rssm.latent.kl(post, prior)
+    """Returns 0 for a loss; the divergence is only measured."""
+    return tf.constant(0.0), wm.rssm.latent.kl(post, prior)
 
   def loss(self, wm, data, embed, post, prior):
     """Computes the three terms; see the base class."""

@@ -23,7 +23,7 @@ LOSSES = {
     'dreamingv2': {'aux', 'kl', 'nce', 'overshooting'},
     'hybrid': {'aux', 'kl', 'nce', 'overshooting'},
     'mssm': {'kl', 'nce'},
-    'tpc': {'consistency', 'static', 'tpc'},
+    'tpc': {'consistency', 'kl', 'static', 'tpc'},
 }
 # Some systems are another's objective with another latent.
 SYSTEMS = [
@@ -383,3 +383,12 @@ def test_noise_is_added_in_its_mode(noise, mode, make_config, make_agent):
 def test_agent_takes_whole_rows_as_longest_chunk(make_config, make_agent):
   # In replay.maxlen 0 stands for the length of a batch row.
   make_agent(make_config(updates={'replay.maxlen': 0}))
+
+
+@pytest.mark.parametrize('method', sorted(LOSSES))
+def test_small_fits_every_system(method, make_config, make_agent):
+  """What the size sets for all systems is an error for none of them."""
+  scales = make_config('small').loss_scales
+  config = make_config(method, vector=method != 'mssm', updates={
+      'loss_scales': dict(scales), 'replay_reward_norm.momentum': 0.99})
+  make_agent(config)  # Computes the loss once.

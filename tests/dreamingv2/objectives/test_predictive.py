@@ -105,9 +105,8 @@ def test_gradient_map(name, parts, make_model, moved_by):
 def test_there_is_no_divergence_but_it_is_measured(make_model):
   wm, data = make_model('tpc')
   _, _, _, metrics = wm.loss(data)
-  assert 'kl_loss' not in metrics and float(metrics['model_kl']) > 0
-  with pytest.raises(ValueError, match='loss_scales.kl is 0.2'):
-    make_model('tpc', loss_scales__kl=0.2)
+  assert float(metrics['kl_loss']) == 0 < float(metrics['model_kl'])
+  make_model('tpc', loss_scales__kl=0.2)  # As sizes set it for all systems.
 
 
 @pytest.mark.parametrize('key, value, text', [
