@@ -105,7 +105,7 @@ def _serve(pipe, names, precision):
   """Answers requests by CPU seconds, and ends with what it took."""
   agent, data = _build(names, precision)
   state = None
-  while (request := pipe.recv()) != 'close':
+  while pipe.recv() != 'close':
     start = time.process_time()
     state, metrics = agent.train(data, state)
     metrics['model_loss'].numpy()  # Waits for a GPU.
