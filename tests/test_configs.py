@@ -15,7 +15,7 @@ DEFAULTS = configlib.Config(BLOCKS['defaults'])
 METHODS = sorted(
     name for name, block in BLOCKS.items()
     if name != 'defaults' and 'method' in block)
-SUITES = ['dmc_proprio', 'dmc_vision', 'robosuite']
+SUITES = ['dmc_proprio', 'dmc_vision', 'robosuite', 'ur5']
 SIZES = ['debug', 'small']
 
 

@@ -45,7 +45,7 @@ METHODS = sorted(
     name for name, block in configlib.read_yaml(
         ROOT / 'configs.yaml').items()
     if name != 'defaults' and 'method' in block)
-SUITES = ['dmc_proprio', 'dmc_vision', 'robosuite']
+SUITES = ['dmc_proprio', 'dmc_vision', 'robosuite', 'ur5']
 
 
 def find_modules():

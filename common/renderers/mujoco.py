@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+
 # What costs time is the shadow map and multisampling, not the pixels. `full`
 # is what the model asks for; `medium` moves only the edges of shadows, 0.2% of
 # the pixels; `light` has jagged edges too, 1 of 255 on average.
@@ -139,7 +141,7 @@ class Renderer:
   """
 
   def __init__(self, size=(64, 64), quality='full', hide=()):
-    self._size = tuple(size)
+    self.size = tuple(size)
     self._quality = quality
     self._hide = hide
     self._renderer = None
@@ -151,6 +153,29 @@ class Renderer:
     self._renderer.update_scene(data, camera, self._option)
     return self._renderer.render()
 
+  def seed(self, number):
+    """Has nothing random; see `renderers.distractors`."""
+
+  def reset(self):
+    """Has nothing that changes with the episode."""
+
+  def background(self, model, data, camera):
+    """Tells where sky or the world's own geoms are seen, bool [H, W]."""
+    import mujoco
+    if self._renderer is None or self._renderer.model is not model:
+      self._build(model)
+    sites = self._option.sitegroup.copy()
+    self._option.sitegroup[:] = 0  # They count even where they are invisible.
+    self._renderer.enable_segmentation_rendering()
+    try:
+      self._renderer.update_scene(data, camera, self._option)
+      number, kind = np.moveaxis(self._renderer.render(), -1, 0)
+    finally:
+      self._renderer.disable_segmentation_rendering()
+      self._option.sitegroup[:] = sites
+    geom = kind == mujoco.mjtObj.mjOBJ_GEOM
+    return ~geom | (model.geom_bodyid[np.where(geom, number, 0)] == 0)
+
   def close(self):
     """Frees the OpenGL context; the next call makes a new one."""
     if self._renderer is not None:
@@ -160,10 +185,10 @@ class Renderer:
   def _build(self, model):
     import mujoco
     self.close()
-    apply_quality(model, self._quality, self._size)
+    apply_quality(model, self._quality, self.size)
     self._option = mujoco.MjvOption()
     # Beams of distance sensors are no part of the scene: dm_control's rule.
     self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = 0
     for group in self._hide:
       self._option.geomgroup[group] = 0
-    self._renderer = mujoco.Renderer(model, *self._size)
+    self._renderer = mujoco.Renderer(model, *self.size)

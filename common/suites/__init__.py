@@ -1,6 +1,7 @@
 """Suites: one file per simulator, imported when one of its tasks is made.
 
-A suite module has `OPTIONS` (its config keys and their defaults),
+A suite module has `OPTIONS` (its config keys and their defaults, and
+'distractors' if it can draw them),
 `tasks()` (the names it offers), `make(task, seed, size, action_repeat,
 **options)`, `validate(task, options)`, and `prepare()` if its processes need
 environment variables.
@@ -10,11 +11,13 @@ import importlib
 
 from .. import envs
 from ..config import known
+from ..renderers import distractors as distractorlib
 
 SUITES = {
     'dmc': '.dmc',
     'robosuite': '.robosuite',
     'toy': '.toy',
+    'ur5': '.ur5',
 }
 
 
@@ -40,6 +43,18 @@ def parse(suite, task):
       f'--suite to one of: {", ".join(SUITES)}.')
 
 
+def options(suite, config):
+  """Returns the options of `suite` that a config holds.
+
+  Distractors are left out while they are off, which all suites can do.
+  """
+  found = dict(config[suite]) if suite in config else {}
+  distractors = dict(config['distractors'])
+  if distractors != distractorlib.OPTIONS:
+    found['distractors'] = distractors
+  return found
+
+
 def validate(suite, task, options):
   """Checks the names of a task and of its options without a simulator.
 
@@ -50,6 +65,8 @@ def validate(suite, task, options):
   module = _module(suite)
   for key in options:
     known(f'option of suite {suite}', key, module.OPTIONS)
+  distractorlib.validate(
+      options.get('distractors', distractorlib.OPTIONS))
   module.validate(task, {**module.OPTIONS, **options})
 
 

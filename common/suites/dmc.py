@@ -10,12 +10,15 @@ import gymnasium
 import numpy as np
 
 from .. import envs
+from ..renderers import distractors
+from ..renderers.distractors import wrap as distract
 from ..renderers import mujoco as renderer
 from ..config import known
 
 OPTIONS = {
     'camera': '-1',
     'render': 'full',
+    'distractors': distractors.OPTIONS,
 }
 
 # DreamerV2's short name of a domain -> dm_control's.
@@ -69,16 +72,19 @@ class DMC:
     camera: name or number, or several separated by commas (see
       `envs.cameras`); -1 takes the task's usual one.
     render: a key of `renderers.mujoco.QUALITIES`.
+    distractors: see `renderers.distractors`.
 
   Raises:
     ValueError: a camera that the task does not have.
   """
 
-  def __init__(self, domain, task, seed, size, action_repeat, camera, render):
+  def __init__(
+      self, domain, task, seed, size, action_repeat, camera, render,
+      distractors):
     self._env = _load(domain, task, seed)
     self._repeat = action_repeat
     self._size = tuple(size)
-    self._render = renderer.Renderer(size, render)
+    self._render = distract(renderer.Renderer(size, render), seed, distractors)
     self._manip = domain == 'manip'
     self._cameras = {
         key: self._find(name, CAMERAS.get(domain, 0))
@@ -104,6 +110,7 @@ class DMC:
 
   def reset(self):
     step = self._env.reset()
+    self._render.reset()
     if self._env.physics.model.nhfield:
       self._render.close()  # New terrain must be uploaded again.
     return self._obs(step, envs.flags(is_first=True))

@@ -9,6 +9,8 @@ import gymnasium
 import numpy as np
 
 from .. import envs
+from ..renderers import distractors
+from ..renderers.distractors import wrap as distract
 from ..renderers import mujoco as renderer
 from ..config import known
 
@@ -21,6 +23,7 @@ OPTIONS = {
     'reward_shaping': True,
     'proprio': False,
     'render': 'full',
+    'distractors': distractors.OPTIONS,
 }
 
 # The paper's name for a task -> robosuite's.
@@ -83,6 +86,7 @@ class Robosuite:
       (`object`) as vectors.
     render: a key of `renderers.mujoco.QUALITIES`; 'light' leaves
       reflections out as well.
+    distractors: see `renderers.distractors`.
 
   Raises:
     ValueError: robots, controller or camera that the task cannot have.
@@ -91,7 +95,7 @@ class Robosuite:
 
   def __init__(
       self, task, seed, size, action_repeat, robots, controller, camera,
-      horizon, control_freq, reward_shaping, proprio, render):
+      horizon, control_freq, reward_shaping, proprio, render, distractors):
     robosuite = _import()
     names = _robots(task, robots)
     self._env = robosuite.make(
@@ -110,7 +114,8 @@ class Robosuite:
       self._model.mat_reflectance[:] = 0
     self._repeat = action_repeat
     self._size = tuple(size)
-    self._render = renderer.Renderer(size, render, hide=[0])
+    self._render = distract(
+        renderer.Renderer(size, render, hide=[0]), seed, distractors)
     self._vectors = {
         key: key.replace('_proprio-state', '').replace('-state', '')
         for key in self._env.reset() if key.endswith('-state') and proprio}
@@ -131,6 +136,7 @@ class Robosuite:
     return {'action': gymnasium.spaces.Box(low, high)}
 
   def reset(self):
+    self._render.reset()
     return self._obs(self._env.reset(), envs.flags(is_first=True))
 
   def step(self, action):

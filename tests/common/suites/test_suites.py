@@ -1,12 +1,16 @@
 import functools
+import pathlib
 
 import numpy as np
 import pytest
+import ruamel.yaml
 from dreamingv2.common import envs, suites
 
-TASKS = [
-    'dmc_cartpole_balance', 'dmc_manip_reach_duplo', 'dmc_walker_walk',
-    'robosuite_Lift', 'toy_dummy', 'toy_reach']
+PAPER = ruamel.yaml.YAML(typ='safe').load(
+    pathlib.Path(__file__).parents[3] / 'dreamingv2' / 'tasks.yaml')
+TASKS = sorted({
+    *(x['task'] for x in PAPER.values()), 'dmc_cartpole_balance',
+    'toy_dummy', 'toy_reach'})
 
 
 def start(name, seed):
@@ -86,6 +90,14 @@ def test_task_image_shows_something_that_moves(name):
 def test_task_refuses_an_action_that_is_not_finite(name):
   _, _, answer = episodes(name)
   assert isinstance(answer, ValueError) and 'not finite' in str(answer)
+
+
+@pytest.mark.parametrize('name', sorted(PAPER))
+def test_presets_say_what_the_tasks_are(name):
+  preset = PAPER[name]
+  (_, act_space), _, _ = episodes(preset['task'])
+  assert act_space.shape == (preset['action'],)
+  assert preset['limit'] in (preset['steps'], 1000)
 
 
 def mean_row(mask):
@@ -208,3 +220,13 @@ def test_suites_have_one_interface():
     module = suites._module(suite)
     for name in module.tasks():
       module.validate(name, module.OPTIONS)
+
+
+def test_options_hold_distractors_only_if_they_are_on():
+  off = {'colors': 0.0, 'camera': 0.0, 'background': ''}
+  config = {'dmc': {'camera': '-1'}, 'distractors': off}
+  assert suites.options('dmc', config) == {'camera': '-1'}
+  assert suites.options('toy', config) == {}
+  config['distractors'] = {**off, 'colors': 0.5}
+  found = suites.options('dmc', config)
+  assert found == {'camera': '-1', 'distractors': config['distractors']}

@@ -1,0 +1,161 @@
+import types
+
+import numpy as np
+import PIL.Image
+import pytest
+from dreamingv2.common import envs, suites
+from dreamingv2.common.renderers import distractors
+
+OFF = distractors.OPTIONS
+
+
+def in_worker(function):
+  """Runs a function where MuJoCo does not meet TensorFlow."""
+  env = envs.Async(
+      lambda: types.SimpleNamespace(obs_space=function(), close=lambda: None),
+      environ=suites.prepare('dmc'))
+  try:
+    return env.obs_space
+  finally:
+    env.close()
+
+
+def play(task='dmc_cartpole_swingup', seed=1, steps=3, **options):
+  """Returns the observations of the start of two episodes."""
+  def run():
+    suite, name = suites.parse('', task)
+    given = {'distractors': {**OFF, **options}} if options else {}
+    env = suites.make(suite, name, seed=seed, **given)
+    obs = []
+    random = np.random.default_rng(0)
+    for _ in range(2):
+      obs.append(env.reset())
+      for _ in range(steps):
+        size = env.act_space['action'].shape
+        obs.append(env.step(
+            {'action': random.uniform(-1, 1, size).astype('f')}))
+    env.close()
+    return obs
+  return in_worker(run)
+
+
+def differs(lhs, rhs):
+  """Returns the mean difference of two images, of 255."""
+  return np.abs(lhs['image'].astype(int) - rhs['image'].astype(int)).mean()
+
+
+@pytest.fixture
+def picture(tmp_path):
+  """Returns the path of an image that is red above and blue below."""
+  image = np.zeros((40, 40, 3), np.uint8)
+  image[:20, :, 0] = image[20:, :, 2] = 255
+  PIL.Image.fromarray(image).save(tmp_path / 'a.png')
+  return tmp_path / 'a.png'
+
+
+@pytest.mark.parametrize('task', [
+    'dmc_cartpole_swingup', 'robosuite_Lift', 'ur5_reach'])
+def test_task_is_the_same_to_the_bit_and_looks_different(task, picture):
+  plain = play(task)
+  other = play(task, colors=0.8, camera=0.1, background=str(picture))
+  for one, two in zip(plain, other, strict=True):
+    for key in one:
+      if key != 'image':
+        np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+    assert differs(one, two) > 5
+
+
+def test_off_draws_the_plain_image():
+  for one, two in zip(play(), play(**OFF), strict=True):
+    np.testing.assert_array_equal(one['image'], two['image'])
+  renderer = object()
+  assert distractors.wrap(renderer, 0, OFF) is renderer
+
+
+def test_same_seed_gives_the_same_distractors(picture):
+  options = dict(colors=0.5, camera=0.05, background=str(picture))
+  first, same = play(**options), play(**options)
+  for one, two in zip(first, same, strict=True):
+    np.testing.assert_array_equal(one['image'], two['image'])
+
+
+def test_colors_change_with_the_episode_alone():
+  def draw():
+    from dreamingv2.common.suites import dmc
+    env = dmc.make('cartpole_swingup', seed=1, distractors={
+        **OFF, 'colors': 0.8})
+    model = lambda: env._env.physics.model
+    seen = []
+    for _ in range(2):
+      env.reset()
+      seen.append(model().mat_rgba.copy())
+      env.step({'action': np.zeros(1, np.float32)})
+      seen.append(model().mat_rgba.copy())
+    return seen
+  first, same, second, _ = in_worker(draw)
+  np.testing.assert_array_equal(first, same)
+  assert np.abs(first - second).max() > 0.05
+  assert (first[:, 3] == second[:, 3]).all()  # Transparency stays.
+
+
+def test_camera_moves_every_frame_and_is_put_back():
+  def draw():
+    from dreamingv2.common.renderers import mujoco as renderer
+    from dreamingv2.common.suites import dmc
+    env = dmc.make('cartpole_swingup', seed=1)
+    env.reset()
+    physics = env._env.physics
+    inner = renderer.Renderer((64, 64))
+    wrapped = distractors.wrap(inner, 3, {**OFF, 'camera': 0.1})
+    pose = physics.data.cam_xmat.copy()
+    images = [
+        wrapped(physics.model.ptr, physics.data.ptr, 0) for _ in range(3)]
+    same = np.array_equal(pose, physics.data.cam_xmat)
+    return images, inner(physics.model.ptr, physics.data.ptr, 0), same
+  images, plain, same = in_worker(draw)
+  assert same
+  assert all((x != plain).any() for x in images)
+  assert (images[0] != images[1]).any() and (images[1] != images[2]).any()
+
+
+def test_background_takes_the_place_of_sky_and_ground(picture):
+  plain, other = play('ur5_reach')[0], play(
+      'ur5_reach', background=str(picture))[0]
+  red, blue = [
+      (other['image'] == x).all(-1) for x in ([255, 0, 0], [0, 0, 255])]
+  assert red[:20].mean() > 0.6 and blue[-20:].mean() > 0.6
+  assert not red[33:].any() and not blue[:31].any()
+  kept = ~(red | blue)  # The arm and the target.
+  assert 0.02 < kept.mean() < 0.4
+  np.testing.assert_array_equal(other['image'][kept], plain['image'][kept])
+
+
+def test_videos_play_on_and_start_anywhere(tmp_path):
+  frames = [PIL.Image.new('RGB', (8, 8), (x, 0, 0)) for x in range(0, 250, 25)]
+  frames[0].save(
+      tmp_path / 'a.gif', save_all=True, append_images=frames[1:])
+  found = distractors.read_frames(tmp_path / 'a.gif', (4, 6))
+  assert found.shape == (10, 4, 6, 3)
+  assert (np.diff(found[:, 0, 0, 0].astype(int)) > 0).all()
+  obs = play(background=str(tmp_path), steps=4)
+  corner = [int(x['image'][0, 0, 0]) for x in obs]
+  assert len(set(corner[:5])) == 5 and corner[0] != corner[5]
+
+
+@pytest.mark.parametrize('options, text', [
+    ({'colors': 1.5}, 'distractors.colors is 1.5; it must be in 0..1'),
+    ({'camera': -0.1}, 'distractors.camera is -0.1'),
+    ({'background': '/nowhere'}, 'background /nowhere is no image')])
+def test_bad_options_are_named(options, text):
+  for suite, task in (('dmc', 'walker_walk'), ('ur5', 'reach')):
+    with pytest.raises(ValueError, match=text):
+      suites.validate(suite, task, {'distractors': {**OFF, **options}})
+  with pytest.raises(ValueError, match="'distractors'"):
+    suites.validate('toy', 'reach', {'distractors': OFF})
+
+
+def test_a_video_names_what_reads_it(tmp_path, monkeypatch):
+  (tmp_path / 'a.mp4').write_bytes(b'x')
+  monkeypatch.setitem(__import__('sys').modules, 'av', None)
+  with pytest.raises(ImportError, match='pip install "imageio'):
+    distractors.validate({**OFF, 'background': str(tmp_path)})

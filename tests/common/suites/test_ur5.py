@@ -1,0 +1,120 @@
+import functools
+
+import numpy as np
+import pytest
+from dreamingv2.common import envs, suites
+from dreamingv2.common.suites import ur5
+
+
+def start(constructor):
+  return envs.Async(constructor, environ=suites.prepare('ur5'))
+
+
+def in_worker(function):
+  """Runs a function where MuJoCo does not meet TensorFlow."""
+  import types
+  env = start(lambda: types.SimpleNamespace(
+      obs_space=function(), close=lambda: None))
+  try:
+    return env.obs_space
+  finally:
+    env.close()
+
+
+@pytest.fixture
+def make():
+  made = []
+
+  def make(**options):
+    made.append(start(functools.partial(
+        suites.make, 'ur5', 'reach', size=(16, 16), proprio=True,
+        render='light', **options)))
+    return made[-1]
+  yield make
+  for env in made:
+    env.close()
+
+
+def test_reward_is_that_of_the_distance(make):
+  env = make(seed=2)
+  env.reset()()
+  for _ in range(5):
+    obs = env.step({'action': np.ones(6, np.float32)})()
+    gap = np.linalg.norm(obs['tool'] - obs['target'])
+    # A Gaussian that is a tenth half a metre outside of the sphere.
+    outside = max(gap - 0.05, 0)
+    np.testing.assert_allclose(
+        obs['reward'], 0.1 ** ((outside / 0.5) ** 2), rtol=1e-3)
+
+
+def test_action_is_a_joint_velocity(make):
+  env = make(seed=0, max_speed=0.5)
+  start = env.reset()()
+  action = np.float32([0.8, 0, 0, -0.4, 0, 0])
+  for _ in range(20):  # One second.
+    obs = env.step({'action': action})()
+  np.testing.assert_allclose(obs['joint_vel'], 0.5 * action, atol=0.02)
+  # The servo lags by a fifth of a second.
+  np.testing.assert_allclose(
+      obs['joint_pos'] - start['joint_pos'], 0.8 * 0.5 * action, atol=0.03)
+
+
+def test_targets_can_be_reached():
+  """Descent on the joints brings the tool into the sphere, for all targets.
+
+  Twenty targets, from the home pose.
+  """
+  def reach():
+    import mujoco
+    from dreamingv2.common.suites import ur5
+    env = ur5.make('reach', seed=0, size=(8, 8), render='light')
+    gaps = []
+    for _ in range(20):
+      env.reset()
+      data, model = env._data, env._model
+      for _ in range(300):
+        jacobian = np.zeros((3, 6))
+        mujoco.mj_jacSite(model, data, jacobian, None, env._tool)
+        gap = data.mocap_pos[env._target] - data.site_xpos[env._tool]
+        data.qpos += 0.2 * np.linalg.lstsq(jacobian, gap, rcond=1e-2)[0]
+        mujoco.mj_forward(model, data)
+      gaps.append(np.linalg.norm(gap))
+      assert env._reward() == 1
+    return gaps
+  assert max(in_worker(reach)) < 0.05
+
+
+def test_episode_ends_at_the_horizon_and_is_not_terminal(make):
+  env = make(seed=0, horizon=5, action_repeat=2)
+  env.reset()()
+  obs = [env.step({'action': np.zeros(6, np.float32)})() for _ in range(3)]
+  assert [x['is_last'] for x in obs] == [False, False, True]
+  assert not any(x['is_terminal'] for x in obs)
+  assert obs[0]['reward'] > obs[2]['reward'] > 0  # Two steps, then one.
+
+
+def test_targets_stay_in_sight():
+  def look():
+    from dreamingv2.common.suites import ur5
+    env = ur5.make('reach', seed=0, render='light')
+    found = []
+    for _ in range(30):
+      image = env.reset()['image'].astype(int)
+      # The arm may stand before it, but never covers all of it at the start.
+      red = image[..., 0] > 1.7 * image[..., 1]
+      found.append(red.sum())
+      assert not red[0].any() and not red[-1].any()
+      assert not red[:, 0].any() and not red[:, -1].any()
+    return found
+  assert min(in_worker(look)) >= 3  # Pixels of 64 x 64.
+
+
+@pytest.mark.parametrize('options, text', [
+    ({'horizon': 0}, 'ur5.horizon is 0; it must be positive'),
+    ({'control_freq': -1}, 'ur5.control_freq is -1'),
+    ({'render': 'nice'}, "ur5.render 'nice'; known: ")])
+def test_bad_options_are_named(options, text):
+  with pytest.raises(ValueError, match=text):
+    suites.validate('ur5', 'reach', options)
+  with pytest.raises(ValueError, match="ur5 task 'push'; known: reach"):
+    ur5.validate('push', ur5.OPTIONS)
