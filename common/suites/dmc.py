@@ -12,6 +12,7 @@ import numpy as np
 from .. import envs
 from ..renderers import mujoco as renderer
 from ..config import known
+from ..worker import Diverged
 
 OPTIONS = {
     'camera': -1,
@@ -98,6 +99,11 @@ class DMC:
         for x in (spec.minimum, spec.maximum))
     return {'action': gymnasium.spaces.Box(low, high)}
 
+  def seed(self, number):
+    # The tasks of the suite hold their generator, those of composer do not.
+    owner = self._env if self._manip else self._env.task
+    (owner.random_state if self._manip else owner.random).seed(number)
+
   def reset(self):
     step = self._env.reset()
     if self._env.physics.model.nhfield:
@@ -107,7 +113,7 @@ class DMC:
   def step(self, action):
     reward = 0.0
     for _ in range(self._repeat):
-      step = self._env.step(action['action'])
+      step = self._advance(action['action'])
       reward += step.reward or 0.0
       if step.last():
         break
@@ -117,6 +123,13 @@ class DMC:
   def close(self):
     self._render.close()
     self._env.close()
+
+  def _advance(self, action):
+    from dm_control.rl import control
+    try:
+      return self._env.step(action)
+    except control.PhysicsError as error:
+      raise Diverged(f'dm_control: {error}') from None
 
   def _obs(self, step, ends):
     physics = self._env.physics
