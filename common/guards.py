@@ -191,7 +191,10 @@ class Watchdog:
     """Returns the innermost line of this package in the watched thread."""
     frame = sys._current_frames().get(self._owner)
     package = str(pathlib.Path(__file__).parents[1])
-    while frame and not frame.f_code.co_filename.startswith(package):
+    while frame:
+      _, ours, rest = frame.f_code.co_filename.partition(package)
+      if ours and 'site-packages' not in rest:  # A checkout may hold .venv.
+        break
       frame = frame.f_back
     if not frame:
       return ''

@@ -183,6 +183,7 @@ class Process:
 
   def close(self):
     self._stop()
+    self._stderr.close()
 
   def _start(self, fd, environ):
     environ = {**os.environ, **self._ENVIRON, **environ}
