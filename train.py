@@ -16,7 +16,6 @@ import time
 import warnings
 
 import numpy as np
-import tqdm
 
 import dreamingv2
 from dreamingv2.common import checkpoint as checkpoints
@@ -224,14 +223,12 @@ class Run:
     if self._env_step >= total and not self._due:
       self._print(f'Nothing to do: step {self._env_step} of {total}.')
       return
-    with self._signals, self._timer, tqdm.tqdm(
-        total=total, initial=self._env_step, unit='step',
-        dynamic_ncols=True, smoothing=0.05, desc='prefill',
-        disable=None) as self._bar:  # None: off where nobody watches.
+    with self._signals, self._timer, loggers.Progress(
+        total, self._env_step, 'prefill') as self._bar:
       try:
         self._prefill()
         self._pretrain()
-        self._bar.set_description('train')
+        self._bar.describe('train')
         self._work()
         while self._env_step < total:
           self._driver(self._policy, steps=1)
@@ -403,8 +400,7 @@ class Run:
 
   def _count(self, transition, worker):
     self.step.increment()
-    with contextlib.suppress(OSError):  # The terminal may be gone.
-      self._bar.update(self._repeat)
+    self._bar.update(self._repeat)
 
   def _update(self):
     with self._timer.section('data'):
@@ -418,10 +414,8 @@ class Run:
     self._skips.check(
         metrics, data, self.agent.save,
         f'{self._env_step:012d}_{self.updates}')
-    self._bar.set_postfix_str(
-        f'updates {self.updates}, ' + ' '.join(
-            f'{k} {v:.0%}' for k, v in self._timer.shares().items()),
-        refresh=False)
+    self._bar.note(f'updates {self.updates}, ' + ' '.join(
+        f'{k} {v:.0%}' for k, v in self._timer.shares().items()))
 
   def _log(self):
     if not self._metrics:

@@ -146,6 +146,42 @@ def say(text):
     tqdm.tqdm.write(text, file=sys.stderr)
 
 
+class Progress:
+  """Shows a progress bar, off where nobody watches.
+
+  Args:
+    total, initial: Environment steps.
+    desc: What goes on.
+  """
+
+  def __init__(self, total, initial, desc):
+    self._bar = tqdm.tqdm(
+        total=total, initial=initial, desc=desc, unit='step',
+        dynamic_ncols=True, smoothing=0.05, disable=None)
+
+  def update(self, steps):
+    """Moves on."""
+    self._try(self._bar.update, steps)
+
+  def describe(self, desc):
+    """Says what goes on, from the next update on."""
+    self._try(self._bar.set_description, desc, refresh=False)
+
+  def note(self, text):
+    """Puts a text behind the bar, from the next update on."""
+    self._try(self._bar.set_postfix_str, text, refresh=False)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *args):
+    self._try(self._bar.close)
+
+  def _try(self, fn, *args, **kwargs):
+    with contextlib.suppress(OSError, ValueError):  # No terminal any more.
+      fn(*args, **kwargs)
+
+
 class TerminalOutput:
   """Prints a line of the scalars whose whole names match `pattern`.
 
