@@ -11,7 +11,7 @@ from .config import Config
 RESUMABLE = (
     'deterministic', 'env_restarts', 'env_timeout', 'envs', 'eval_eps',
     'eval_every', 'jit', 'keep', 'log_every', 'log_keys_video', 'logdir',
-    'max_skipped', 'save_every', 'stall_after', 'steps')
+    'max_skipped', 'replay.max_gib', 'save_every', 'stall_after', 'steps')
 # Keys that shape the episodes in the logdir; without a checkpoint there, only
 # these must stay.
 DATA = (

@@ -6,6 +6,7 @@ The short forms run always; the long ones (-m slow) start whole programs.
 import importlib.util
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,12 @@ import pytest
 
 from dreamingv2 import train
 from dreamingv2.common import checkpoint as checkpoints
+from dreamingv2.common import config as configlib
 from dreamingv2.common import guards
+from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import replay as replays
 from dreamingv2.common import suites
+from dreamingv2.common import worker
 from tests.helpers import assert_equal
 
 _spec = importlib.util.spec_from_file_location(
@@ -110,10 +114,36 @@ def test_run_of_an_older_version_is_taken_up(tmp_path):
   for key in ('newest', 'oldest', 'dropped', 'loaded_episodes'):
     del meta['replay'][key]
   store.save(snapshot.step, snapshot.arrays, meta)
+  path = tmp_path / 'config.yaml'
+  path.write_text(re.sub(  # Keys of this version are not in there.
+      r'\n *(env_restarts|env_timeout|keep|max_gib|max_skipped|stall_after):.*',
+      '', path.read_text()))
+  config = train.load_config([*ARGV, '--logdir', str(tmp_path)])
+  assert len(config.diff(configlib.Config.load(path))) > 3
+  logdirs.prepare(config, 'toy', 'reach')
   run = make_run(tmp_path, '--steps', '75')
   assert (int(run.step), run.updates) == (60, 2)
   run.train()
   assert (int(run.step), run.updates) == (75, 3)
+
+
+@pytest.mark.parametrize('error, code', [
+    (guards.Stopped(signal.SIGTERM), 143),
+    (guards.Stopped(signal.SIGUSR1), 138),
+    (guards.Stopped(signal.SIGINT), 130), (KeyboardInterrupt(), 130),
+    (guards.NotFinite('bad'), 3), (worker.GaveUp('bad'), 3),
+    (replays.TooShort('bad'), 2)])
+def test_exit_code_says_how_a_run_ended(error, code, monkeypatch):
+  class Run:
+    def __init__(self, *args):
+      pass
+
+    def train(self):
+      raise error
+  monkeypatch.setattr(train, 'Run', Run)
+  with pytest.raises(SystemExit) as ending:
+    train.train(None, None, [], [])
+  assert ending.value.code == code
 
 
 def test_run_in_use_is_refused_before_anything_starts(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 
 import gymnasium
 import numpy as np
@@ -272,3 +273,20 @@ def test_action_that_is_not_finite_never_reaches_the_environment(config):
       api.train(env, config)
   assert len(env.actions) == 45  # The random ones.
   assert np.isfinite(np.stack(env.actions)).all()
+
+
+def test_ctrl_c_saves_and_is_what_the_caller_sees(config):
+  env = vector_env()
+  inner = env.step
+
+  def step(action):
+    if len(env.actions) == 20:
+      signal.raise_signal(signal.SIGINT)
+    return inner(action)
+  env.step = step
+  config = config.update(VECTOR)
+  with pytest.raises(KeyboardInterrupt):
+    api.train(env, config)
+  assert not (pathlib.Path(config.logdir) / 'lock').exists()
+  checkpoint, = pathlib.Path(config.logdir).glob('checkpoints/*.npz')
+  assert int(checkpoint.stem) == 21
