@@ -290,6 +290,8 @@ class Run:
     if not snapshot:
       # What a run that was killed early has collected counts.
       self.step.restore(self.replay.stats['total_steps'])
+      if self.step > 0:
+        self._print(f'No checkpoint; episodes of {self._env_step} steps.')
       for every in list(self._every.values())[1:]:
         every(self.step)
       return
@@ -310,9 +312,11 @@ class Run:
       np.random.set_state(meta['random']['numpy'])
       self._random_agent.restore(meta['random']['agent'])
     done = self.replay.load_state_dict(meta['replay'])
+    stats = self.replay.stats
+    later = stats['total_episodes'] - meta['replay']['total_episodes']
     self._print(
         f'Resumed at step {self._env_step} after {self.updates} updates, '
-        f'{self.replay.stats["loaded_episodes"]} episodes.')
+        f'{stats["loaded_episodes"]} episodes, {later} of them later.')
     self._restore_drivers(meta.get('drivers', {}), done)
 
   def _restore_drivers(self, state, done):
@@ -329,9 +333,10 @@ class Run:
           train['policy'], self.agent.initial_state(number))
     again, failed = self._driver.load_state_dict(train, done)
     if again or failed:
+      cut = ', as the simulator did not repeat itself' if failed else ''
       self._print(
           f'Episodes in progress: {len(again)} made again to the bit, '
-          f'{len(failed)} cut, as the simulator did not repeat itself.')
+          f'{len(failed)} cut{cut}.')
 
   def _save(self):
     """Writes a checkpoint; a full disk leaves the one before."""

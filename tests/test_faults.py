@@ -116,8 +116,8 @@ def test_run_of_an_older_version_is_taken_up(tmp_path):
   store.save(snapshot.step, snapshot.arrays, meta)
   path = tmp_path / 'config.yaml'
   path.write_text(re.sub(  # Keys of this version are not in there.
-      r'\n *(env_restarts|env_timeout|keep|max_gib|max_skipped|stall_after):.*',
-      '', path.read_text()))
+      r'\n *(env_restarts|env_timeout|keep|max_gib|max_skipped|stall_after)'
+      r':.*', '', path.read_text()))
   config = train.load_config([*ARGV, '--logdir', str(tmp_path)])
   assert len(config.diff(configlib.Config.load(path))) > 3
   logdirs.prepare(config, 'toy', 'reach')
