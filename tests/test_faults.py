@@ -324,7 +324,7 @@ def test_fifty_kills_lose_no_episode_and_no_checkpoint(tmp_path):
 def test_workers_that_are_killed_or_hang_are_started_again(tmp_path):
   logdir = tmp_path / 'run'
   process = launch(
-      logdir, '--steps', '1e6', '--envs', '2', '--env_timeout', '4',
+      logdir, '--steps', '1e6', '--envs', '2', '--env_timeout', '20',
       '--stall_after', '1', '--eval_eps', '0')
   runs.wait_for(lambda: saved(logdir) > 90, process)
   first, second = runs.children(process.pid)[:2]
@@ -337,8 +337,9 @@ def test_workers_that_are_killed_or_hang_are_started_again(tmp_path):
   runs.wait_for(
       lambda: 'waited in vain for' in logged(process, logdir), process)
   text = logged(process, logdir)
-  assert "Stalled for 1 s in 'env', environment worker" in text
-  assert "to answer 'step' for 1 s, at worker.py:" in text
+  assert re.search(
+      r"Stalled for \d s in 'env', environment worker \d+ \(process "
+      rf"{second}\) to answer 'step' for \d s, at worker.py:", text), text
   place = saved(logdir)
   runs.wait_for(lambda: saved(logdir) > place, process)
   process.terminate()

@@ -1,6 +1,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -140,19 +141,18 @@ def test_watchdog_says_where_a_run_stalls_and_what_it_waits_for():
   dog = guards.Watchdog(Sections(), 0.2, said.append, lambda: 'worker 3')
   with dog, dog.section('env'):
     linger(0.5)
-  assert 1 <= len(said) <= 2
-  assert said[0].startswith('Stalled for 0 s in ')
-  assert "'env', worker 3, at test_guards.py:" in said[0]
-  assert said[0].endswith('(linger)')
+  assert re.fullmatch(
+      r"Stalled for \d s in 'env', worker 3, at test_guards.py:\d+ \(linger\)",
+      said[0])
 
 
 def test_watchdog_is_silent_while_things_happen_and_when_switched_off():
   said = []
-  for seconds, beats in ((0.3, 6), (0, 1)):
+  for seconds in (1, 0):
     dog = guards.Watchdog(Sections(), seconds, said.append)
     with dog:
-      for _ in range(beats):
-        time.sleep(0.1 if seconds else 0.4)
+      for _ in range(12):
+        time.sleep(0.1)
         dog.beat()
   assert not said
 

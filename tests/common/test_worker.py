@@ -1,6 +1,7 @@
 """Starts environments again that crashed, hung or raised."""
 
 import os
+import re
 import signal
 import time
 
@@ -50,8 +51,9 @@ def act(way):
     (2, r"waited in vain for .* to answer 'step' for 1 s .*--env_timeout 1"),
     (3, '(?s)Traceback.*ZeroDivisionError'), (4, "(?s)invalid literal.*'x'")])
 def test_kept_environment_is_started_again_with_the_reason(start, way, words):
-  env = start(Bad, restarts=2, timeout=1)
+  env = start(Bad, restarts=2, timeout=60)
   assert env.reset()()['is_first']
+  env._host._host._timeout = 1 if way == 2 else 60  # Starting takes longer.
   promise = env.step(act(way))
   with pytest.warns(UserWarning, match=words) as record:
     with pytest.raises(worker.Lost):
@@ -121,8 +123,9 @@ def test_async_tells_what_it_waits_for_and_since_when(start):
   assert env.waiting == ''
   env.step(act(2))
   time.sleep(1.1)
-  assert env.waiting.startswith('environment worker ')
-  assert env.waiting.endswith("to answer 'step' for 1 s")
+  assert re.fullmatch(
+      r"environment worker \d+ \(process \d+\) to answer 'step' for [1-9] s",
+      env.waiting)
 
 
 def test_async_seeds_an_environment_that_can_be_and_no_other(start):
