@@ -235,8 +235,8 @@ class Run:
           self._plan(*self._every)
           self._work()
       except guards.Stopped as stop:
-        self._save()
-        self._print(f'Stopped by {stop}; saved at step {self._env_step}.')
+        saved = 'saved' if self._save() else 'not saved'
+        self._print(f'Stopped by {stop}; {saved} at step {self._env_step}.')
         raise
 
   def _plan(self, *names):
@@ -339,7 +339,7 @@ class Run:
           f'{len(failed)} cut{cut}.')
 
   def _save(self):
-    """Writes a checkpoint; a full disk leaves the one before."""
+    """Writes a checkpoint and returns True; False where the disk is full."""
     with self._timer.section('save'):
       for attempt in range(2):
         try:
@@ -350,8 +350,9 @@ class Run:
         except OSError as error:
           self._print(f'Warning: no checkpoint was written: {error}')
           if attempt or not self.replay.forget():  # Which makes room.
-            return
+            return False
       self.replay.forget()
+    return True
 
   def _meta(self):
     """Returns all of the run that is neither a variable nor in a file."""

@@ -160,7 +160,8 @@ def _read(path):
 
 def check_values(episode, steps):
   """Raises ValueError for a file that its reader would regret."""
-  if episode.steps != steps or steps < 1:
+  # The first Dreamer's names count the rows.
+  if steps not in (episode.steps, episode.rows) or episode.steps < 1:
     raise ValueError(f'{episode.steps} steps where the name says {steps}')
   for key, values in episode.data.items():
     if values.dtype.kind == 'f' and not np.isfinite(values).all():

@@ -205,6 +205,7 @@ def test_run_goes_on_without_disk_for_logs_and_checkpoints(
   err = capfd.readouterr().err
   assert 'Warning: no checkpoint was written' in err
   assert 'JSONLOutput lost the log of step' in err
+  assert not run._save()
   assert not list(tmp_path.rglob('*.npz'))
 
 

@@ -379,6 +379,9 @@ BAD = {
     'loss that nobody produces': (
         '--loss_scales.decoder 2', 'loss_scales.decoder contrastive nce'),
     'no environment': ('--envs 0', 'envs 0'),
+    'no checkpoint': ('--keep 0', 'keep 0 1'),
+    'negative memory': ('--replay.max_gib -1', 'replay.max_gib -1 0'),
+    'negative seconds': ('--env_timeout -1', 'env_timeout -1 0'),
     'empty batch': ('--dataset.batch 0', 'dataset.batch 0 1'),
     'negative seed': ('--seed -1', 'seed -1 0'),
     'bad schedule': ('--actor_ent linear(1)', 'linear(1) warmup'),

@@ -125,6 +125,14 @@ def test_damaged_file_is_set_aside_counted_and_never_fatal(name, tmp_path):
   assert again.stats['damaged_episodes'] == 0 and held(again) == {2, 3}
 
 
+@pytest.mark.filterwarnings('error')
+def test_file_whose_name_counts_rows_is_read_too(tmp_path):
+  fill(tmp_path, [1])
+  path, = tmp_path.glob('*.npz')
+  path.rename(str(path).replace('-10.npz', '-11.npz'))
+  assert held(Replay(tmp_path)) == {1}
+
+
 def test_damaged_files_stay_counted_over_a_resume(tmp_path):
   fill(tmp_path, [1, 2])
   DAMAGES['noise'](sorted(tmp_path.glob('*.npz'))[0])
