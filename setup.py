@@ -42,6 +42,7 @@ setuptools.setup(
     packages=[
         'dreamingv2', 'dreamingv2.objectives', 'dreamingv2.common',
         'dreamingv2.common.renderers', 'dreamingv2.common.suites'],
+    package_data={'dreamingv2': ['tasks.yaml']},
     cmdclass={'build_py': BuildPy},
     entry_points={'console_scripts': ['dreamingv2 = dreamingv2.train:main']},
     # Tested: constraints.txt. TensorFlow 2.18 is the last that shares a

@@ -7,93 +7,76 @@ started: they live in processes of their own that must never load it.
 import collections
 import contextlib
 import functools
-import importlib.metadata
 import os
 import pathlib
-import platform
 import random
 import shlex
-import subprocess
 import sys
-import tempfile
 import time
+import warnings
 
 import numpy as np
-import tqdm
 
 import dreamingv2
+from dreamingv2 import presets
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import config as configs
 from dreamingv2.common import counter
 from dreamingv2.common import driver as drivers
 from dreamingv2.common import envs
+from dreamingv2.common import episodes
 from dreamingv2.common import flags
+from dreamingv2.common import guards
+from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import logger as loggers
+from dreamingv2.common import machine
+from dreamingv2.common import ranges
 from dreamingv2.common import replay as replays
 from dreamingv2.common import suites
 from dreamingv2.common import when
+from dreamingv2.common import worker
 
 ROOT = pathlib.Path(__file__).parent
-# Keys that may change when a run is resumed.
-RESUMABLE = (
-    'deterministic', 'envs', 'eval_eps', 'eval_every', 'jit', 'log_every',
-    'log_keys_video', 'logdir', 'save_every', 'steps')
-# Keys that shape the episodes in the logdir; without a checkpoint there, only
-# these must stay.
-DATA = (
-    'action_repeat', 'dmc', 'render_size', 'robosuite', 'suite', 'task',
-    'time_limit')
-# Least and greatest values, of which nothing else would complain early.
-RANGES = {
-    'action_repeat': (1, 1e9),
-    'contrastive.momentum': (0, 1),
-    'dataset.batch': (1, 1e9),
-    'dataset.length': (2, 1e9),
-    'disag_models': (1, 1e9),
-    'discount': (0, 1),
-    'discount_lambda': (0, 1),
-    'envs': (1, 1e9),
-    'eval_eps': (0, 1e9),
-    'imag_horizon': (2, 1e9),
-    'kl.balance': (0, 1),
-    'prefill': (0, 1e9),
-    'pretrain': (0, 1e9),
-    'rssm.deter': (1, 1e9),
-    'rssm.discrete': (2, 1e9),
-    'rssm.ensemble': (1, 1e9),
-    'rssm.hidden': (1, 1e9),
-    'rssm.stoch': (1, 1e9),
-    'seed': (0, 2 ** 31 - 1),
-    'train_every': (1, 1e9),
-    'train_steps': (1, 1e9),
-}
-PACKAGES = (
-    'dm_control', 'mujoco', 'numpy', 'robosuite', 'tensorflow',
-    'tensorflow-cpu', 'tensorflow-probability', 'tf_keras')
-
-# Scalars shown on the terminal; all of them are in metrics.jsonl.
-TERMINAL = (
-    r'(train|eval)_(return|length|return_mean|return_std)|fps|updates|'
-    r'train_(model|reward|kl|nce|overshooting|aux|image|actor|critic)_loss')
 
 
 def main(argv=None):
-  """Trains as the command line says; see --help."""
+  """Trains as the command line says.
+
+  Exit codes: 0 done; 1 an error of ours, with a traceback; 2 something to
+  mend, in one line; 3 the run gave up (environments that keep failing,
+  updates that are not finite); 128 + n stopped by signal n, after saving.
+  """
+  if '--list' in (sys.argv if argv is None else argv):
+    return print(presets.table())
+  warnings.formatwarning = lambda text, *args: f'Warning: {text}\n'
   with user_errors():
     config = load_config(argv)
     suite, task = suites.parse(config.suite, config.task)
     options = suites.options(suite, config)
     suites.validate(suite, task, options)
-    logdir = prepare_logdir(config, suite, task)
-    environ = suites.prepare(suite)
-  make = functools.partial(
-      suites.make, suite, task, size=config.render_size,
-      action_repeat=config.action_repeat, time_limit=config.time_limit,
-      **options)
-  start = lambda seed: envs.Async(
-      functools.partial(make, seed=seed), environ=environ)
-  train_envs = [start(config.seed + 1000 * i) for i in range(config.envs)]
-  eval_envs = [start(config.seed + 999)] if config.eval_eps else []
+    logdir = logdirs.prepare(config, suite, task)
+    lock = guards.Lock(logdir)
+  with lock:
+    with user_errors():
+      environ = suites.prepare(suite)
+    make = functools.partial(
+        suites.make, suite, task, size=config.render_size,
+        action_repeat=config.action_repeat, time_limit=config.time_limit,
+        **options)
+    start = lambda seed: envs.Async(
+        functools.partial(make, seed=seed), environ=environ,
+        restarts=config.env_restarts, timeout=config.env_timeout)
+    train_envs = [start(config.seed + 1000 * i) for i in range(config.envs)]
+    eval_envs = [start(config.seed + 999)] if config.eval_eps else []
+    try:
+      train(config, logdir, train_envs, eval_envs)
+    finally:
+      for env in train_envs + eval_envs:
+        env.close()
+
+
+def train(config, logdir, train_envs, eval_envs):
+  """Makes a Run and trains; what can be expected ends in an exit code."""
   try:
     with user_errors():
       run = Run(config, logdir, train_envs, eval_envs)
@@ -101,9 +84,11 @@ def main(argv=None):
       run.train()
   except KeyboardInterrupt:
     sys.exit(130)
-  finally:
-    for env in train_envs + eval_envs:
-      env.close()
+  except guards.Stopped as stop:
+    sys.exit(128 + stop.number)
+  except (guards.NotFinite, worker.GaveUp) as error:
+    loggers.say(f'Error: {error}')
+    sys.exit(3)
 
 
 @contextlib.contextmanager
@@ -124,113 +109,17 @@ def load_config(argv=None):
     ValueError: Unknown block or key, wrong type or size of a value.
   """
   blocks = configs.read_yaml(ROOT / 'configs.yaml')
-  chosen, remaining = flags.Flags(configs=['defaults']).parse(
+  chosen, remaining = flags.Flags(configs=['defaults'], task='').parse(
       argv, known_only=True)
+  task, names = presets.expand(chosen.task, chosen.configs)
   config = configs.Config(blocks['defaults'])
-  for name in chosen.configs:
+  for name in names:
     configs.known('config block', name, blocks)
     config = config.update(blocks[name])
   config = flags.Flags(config).parse(remaining)
-  for key, (low, high) in RANGES.items():
-    if not low <= config[key] <= high:
-      raise ValueError(
-          f'{key} is {config[key]}, but must lie in {low:g}..{high:g}; set '
-          f'--{key}')
-  if len(config.render_size) != 2:
-    raise ValueError(
-        f'render_size is {config.render_size}, but must be height and width; '
-        f'set --render_size 64 64')
+  config = config.update({'task': task or config.task})
+  ranges.check(config)
   return config
-
-
-def prepare_logdir(config, suite, task):
-  """Makes the logdir and checks that it can serve this config.
-
-  Raises:
-    ValueError: It cannot be written, or holds a run of another config.
-  """
-  logdir = pathlib.Path(config.logdir or os.path.join(
-      'logdir', f'{suite}_{task}', config.method, str(config.seed)))
-  logdir = logdir.expanduser()
-  path = logdir / 'config.yaml'
-  if path.exists():
-    started = any((logdir / 'checkpoints').glob('*.npz'))
-    diff = {
-        k: v for k, v in config.diff(configs.Config.load(path)).items()
-        if k not in RESUMABLE and (started or k.split('.')[0] in DATA)}
-    if diff:
-      differ = ', '.join(
-          f'{k} {old} there and {new} here'
-          for k, (new, old) in list(diff.items())[:5])
-      raise ValueError(
-          f'{logdir} holds a run of another config ({len(diff)} keys differ: '
-          f'{differ}); choose another --logdir, or the same settings')
-  try:
-    logdir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=logdir):
-      pass
-  except OSError as error:
-    raise ValueError(
-        f'logdir {logdir} cannot be written ({error}); choose another '
-        f'--logdir') from None
-  return logdir
-
-
-def save_config(config, logdir):
-  """Writes the config; who ran it and how stands on top, two lines each."""
-  path = logdir / 'config.yaml'
-  lines = path.read_text().splitlines() if path.exists() else []
-  heads = [x for x in lines if x.startswith('# ')]
-  program = pathlib.Path(sys.argv[0]).name
-  run = [f'# {versions()}', f'# {shlex.join([program, *sys.argv[1:]])}']
-  if heads[-2:] != run:
-    heads += run
-  config.save(path)
-  text = '\n'.join([*heads, path.read_text()])
-  checkpoints.write_atomic(path, lambda file: file.write(text.encode()))
-
-
-def versions():
-  """Returns one line with commit, machine and versions."""
-  try:
-    commit = subprocess.run(
-        ['git', 'describe', '--always', '--dirty', '--abbrev=40'], cwd=ROOT,
-        capture_output=True, text=True, check=True).stdout.strip()
-  except (OSError, subprocess.CalledProcessError):
-    commit = 'unknown'
-  found = [
-      f'dreamingv2 {dreamingv2.__version__}', f'commit {commit}',
-      f'{len(os.sched_getaffinity(0))} x {processor()}',
-      f'python {platform.python_version()}']
-  for name in PACKAGES:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found.append(f'{name} {importlib.metadata.version(name)}')
-  return ', '.join(found)
-
-
-def processor():
-  """Returns the name of the CPU."""
-  with contextlib.suppress(OSError):
-    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-      if line.startswith('model name'):
-        return line.partition(':')[2].strip().replace(',', ' ')
-  return platform.machine()
-
-
-@contextlib.contextmanager
-def quiet():
-  """Keeps what libraries print while they load off the terminal."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  sys.stderr.flush()
-  saved = os.dup(2)
-  with open(os.devnull, 'w') as null:
-    os.dup2(null.fileno(), 2)
-  try:
-    yield
-  finally:
-    sys.stderr.flush()
-    os.dup2(saved, 2)
-    os.close(saved)
 
 
 class Run:
@@ -262,63 +151,113 @@ class Run:
     self._load_libraries()
     spaces = train_envs[0].obs_space, train_envs[0].act_space
     self._say_memory(*spaces)
+    self._make_guards(train_envs + eval_envs)
+    self._checkpoint = checkpoints.Checkpoint(
+        logdir / 'checkpoints', config.keep)
+    snapshot = self._checkpoint.load()
+    # To make again to the bit what came after the checkpoint, it must go.
+    until = snapshot.meta['replay'].get('newest') if (
+        snapshot and config.deterministic) else None
     self.replay = replays.Replay(
-        logdir / 'train_episodes', seed=config.seed, **config.replay)
+        logdir / 'train_episodes', seed=config.seed, until=until,
+        **config.replay)
     self._random_agent = self._other.RandomAgent(spaces[1], config.seed)
     self.agent = self._agents.Agent(config, *spaces, self.step)
     self._logger = loggers.Logger(
-        self.step, outputs or default_outputs(logdir), self._repeat)
-    self._checkpoint = checkpoints.Checkpoint(logdir / 'checkpoints')
+        self.step, outputs or loggers.default_outputs(logdir), self._repeat)
     self._metrics = collections.defaultdict(list)
-    self._every = {'train': when.Every(config.train_every)}
-    for name in ('log', 'eval', 'save'):
-      every = config[f'{name}_every'] // self._repeat
-      self._every[name] = when.Every(every)
-      self._every[name].restore(0)  # Fire at multiples, but not at 0.
-    self._explore = when.Until(config.expl_until)
+    self._make_schedules()
     self._dataset = self.replay.dataset(**config.dataset)
     self._make_drivers(train_envs, eval_envs)
-    self._restore()
+    self._restore(snapshot)
     # Last, so that a run that could not start leaves nothing in the way.
-    save_config(config, logdir)
+    program = pathlib.Path(sys.argv[0]).name
+    logdirs.save_config(config, logdir, [
+        machine.versions(dreamingv2.__version__, ROOT),
+        shlex.join([program, *sys.argv[1:]])])
+
+  def _make_guards(self, envs_):
+    details = lambda: '; '.join(
+        x.waiting for x in envs_ if getattr(x, 'waiting', ''))
+    self._signals = guards.Signals()
+    self._timer = guards.Watchdog(
+        self._other.Timer(), self.config.stall_after, self._print, details)
+    self._skips = guards.Skips(
+        self.config.max_skipped, self.logdir / 'not_finite')
+
+  def _make_schedules(self):
+    self._every = {'train': when.Every(self.config.train_every)}
+    for name in ('log', 'eval', 'save'):
+      every = self.config[f'{name}_every'] // self._repeat
+      self._every[name] = when.Every(every)
+      self._every[name].restore(0)  # Fire at multiples, but not at 0.
+    self._explore = when.Until(self.config.expl_until)
+    self._jobs = {
+        'train': self._update, 'log': self._log, 'eval': self._evaluate,
+        'save': self._save}
+    self._due = []  # Names of jobs; a stop leaves them to the next process.
+    self._prefilled = False
+    self._best = -float('inf')  # Of the means of evaluations.
+    self._improved = False
 
   def _make_drivers(self, train_envs, eval_envs):
-    self._train_driver = drivers.Driver(train_envs, self._timer)
-    self._prefill_driver = drivers.Driver(train_envs, self._timer)
-    drivers_ = {'train': self._train_driver, 'random': self._prefill_driver}
-    for name, driver in drivers_.items():
-      driver.on_reset(self.replay.add_step)
-      driver.on_step(self.replay.add_step)
-      driver.on_episode(functools.partial(self._log_episode, name))
-    self._train_driver.on_step(self._on_step)
-    self._prefill_driver.on_step(self._count)
-    self._eval_driver = drivers.Driver(eval_envs) if eval_envs else None
+    seed = self.config.seed
+    self._driver = drivers.Driver(train_envs, self._timer, (seed, 0))
+    self._driver.on_reset(self.replay.add_step)
+    self._driver.on_step(self.replay.add_step)
+    self._driver.on_step(self._count)
+    self._driver.on_episode(self._log_episode)
+    self._eval_driver = None
     self._eval_episodes = []
-    self._evaluated = None
     if eval_envs:
+      self._eval_driver = drivers.Driver(eval_envs, seed=(seed, 1))
       self._eval_driver.on_episode(self._eval_episodes.append)
 
   def train(self):
-    """Trains until `steps`, from wherever the logdir stands."""
+    """Trains until `steps`, from wherever the logdir stands.
+
+    Raises:
+      Stopped: A signal asked for it; the run was saved.
+      NotFinite: Too many updates in a row were not.
+    """
     total = int(self.config.steps)
-    if self._env_step >= total:
+    if self._env_step >= total and not self._due:
       self._print(f'Nothing to do: step {self._env_step} of {total}.')
       return
-    with tqdm.tqdm(
-        total=total, initial=self._env_step, unit='step',
-        dynamic_ncols=True, smoothing=0.05, desc='prefill',
-        disable=None) as self._bar:  # None: off where nobody watches.
+    with self._signals, self._timer, loggers.Progress(
+        total, self._env_step, 'prefill') as self._bar:
       try:
         self._prefill()
         self._pretrain()
-        self._bar.set_description('train')
+        self._bar.describe('train')
+        self._work()
         while self._env_step < total:
-          self._train_driver(self._policy, steps=1)
-        self._finish()
-      except KeyboardInterrupt:
-        self._save()
-        self._print(f'Interrupted; saved at step {self._env_step}.')
-        sys.exit(130)
+          self._driver(self._policy, steps=1)
+          self._plan(*self._every)
+          self._work()
+      except guards.Stopped as stop:
+        saved = 'saved' if self._save() else 'not saved'
+        self._print(f'Stopped by {stop}; {saved} at step {self._env_step}.')
+        raise
+
+  def _plan(self, *names):
+    """Adds those of the jobs to what is due that the step calls for."""
+    due = [name for name in names if self._every[name](self.step)]
+    if self._prefilled and self._env_step >= int(self.config.steps):
+      due = [x for x in due if x == 'train'] + ['log', 'eval', 'save']
+    for name in due:
+      self._due += [name] * (self.config.train_steps if name == 'train' else 1)
+
+  def _work(self):
+    self._check()
+    while self._due:
+      self._jobs[self._due.pop(0)]()
+      self._check()
+
+  def _check(self):
+    """Raises Stopped between two jobs, where all is fit to be saved."""
+    self._timer.beat()
+    self._signals.check()
 
   @property
   def _env_step(self):
@@ -328,64 +267,130 @@ class Run:
     return time.time() - self._started
 
   def _load_libraries(self):
-    with quiet():
+    with machine.quiet():
       import tensorflow as tf
       from dreamingv2 import agent
       from dreamingv2.common import other
       from dreamingv2.common import tfutils
     tf.get_logger().setLevel('ERROR')
-    self._agents, self._other = agent, other
-    self._timer = other.Timer()
+    self._agents, self._other, self._tfutils = agent, other, tfutils
     gpus, precision = tfutils.setup(
         self.config.precision, self.config.deterministic, self.config.seed)
     where = ', '.join(gpus) or f'no GPU found: {os.cpu_count()} CPU cores'
     self._print(f'Training on {where}, precision {precision}.')
 
   def _say_memory(self, obs_space, act_space):
+    replay = self.config.replay
     capacity = min(
-        self.config.replay.capacity or self.config.steps,
-        self.config.steps / self._repeat)
-    size = replays.estimate_bytes(obs_space, act_space, int(capacity))
-    self._print(
-        f'Logdir {self.logdir}. Replay of {capacity:.0f} steps will take '
-        f'{size / 2 ** 30:.1f} GiB of memory.')
+        replay.capacity or self.config.steps, self.config.steps / self._repeat)
+    self._print(f'Logdir {self.logdir}. ' + episodes.describe_size(
+        obs_space, act_space, capacity, replay.max_gib, self.logdir))
 
-  def _restore(self):
-    """Loads the newest checkpoint, if there is one."""
-    snapshot = self._checkpoint.load()
+  def _restore(self, snapshot):
+    """Goes on from a checkpoint, if there is one."""
     if not snapshot:
       # What a run that was killed early has collected counts.
       self.step.restore(self.replay.stats['total_steps'])
+      if self.step > 0:
+        self._print(f'No checkpoint; episodes of {self._env_step} steps.')
+      for every in list(self._every.values())[1:]:
+        every(self.step)
       return
-    self.agent.load(snapshot.arrays)
     meta = snapshot.meta
+    self.agent.load(snapshot.arrays)
     self.step.restore(meta['step'])
     self.updates = meta['updates']
-    self._started -= meta['seconds']
+    self._started -= meta.get('seconds', 0)
     for name, state in meta['every'].items():
       self._every[name].restore(state)
-    self.replay.load_state_dict(meta['replay'])
+    self._prefilled = meta.get('prefilled', True)
+    self._due = meta.get('due', [])
+    self._best = meta.get('best', self._best)
+    self._metrics.update(meta.get('metrics', {}))
+    self._logger.restore(meta.get('logger', []))
+    if 'random' in meta:
+      random.setstate(meta['random']['python'])
+      np.random.set_state(meta['random']['numpy'])
+      self._random_agent.restore(meta['random']['agent'])
+    done = self.replay.load_state_dict(meta['replay'])
+    stats = self.replay.stats
+    later = stats['total_episodes'] - meta['replay']['total_episodes']
     self._print(
         f'Resumed at step {self._env_step} after {self.updates} updates, '
-        f'{self.replay.stats["loaded_episodes"]} episodes.')
+        f'{stats["loaded_episodes"]} episodes, {later} of them later.')
+    self._restore_drivers(meta.get('drivers', {}), done)
+
+  def _restore_drivers(self, state, done):
+    """Takes up unfinished episodes, but those of workers `done`."""
+    if state.get('eval') and self._eval_driver:
+      self._eval_driver.begun = state['eval']
+    if 'train' not in state:  # Of an older version.
+      return
+    train, number = state['train'], self.config.envs
+    for index in range(number, len(train['begun'])):
+      self.replay.cut(index)
+    if number == len(train['begun']):
+      train['policy'] = self._tfutils.from_arrays(
+          train['policy'], self.agent.initial_state(number))
+    again, failed = self._driver.load_state_dict(train, done)
+    if again or failed:
+      cut = ', as the simulator did not repeat itself' if failed else ''
+      self._print(
+          f'Episodes in progress: {len(again)} made again to the bit, '
+          f'{len(failed)} cut{cut}.')
 
   def _save(self):
-    meta = {
+    """Writes a checkpoint and returns True; False where the disk is full."""
+    with self._timer.section('save'):
+      for attempt in range(2):
+        try:
+          self._checkpoint.save(
+              self._env_step, self.agent.save(), self._meta(), self._improved)
+          self._improved = False
+          break
+        except OSError as error:
+          self._print(f'Warning: no checkpoint was written: {error}')
+          if attempt or not self.replay.forget():  # Which makes room.
+            return False
+      self.replay.forget()
+    return True
+
+  def _meta(self):
+    """Returns all of the run that is neither a variable nor in a file."""
+    train = self._driver.state_dict()
+    train['policy'] = self._tfutils.to_arrays(train['policy'])
+    return {
         'step': self.step.state(), 'updates': self.updates,
         'seconds': self._seconds(),
         'every': {k: v.state() for k, v in self._every.items()},
-        'replay': self.replay.state_dict()}
-    try:
-      self._checkpoint.save(self._env_step, self.agent.save(), meta)
-    except OSError as error:
-      self._print(f'Warning: no checkpoint was written: {error}')
+        'prefilled': self._prefilled, 'due': self._due, 'best': self._best,
+        'metrics': {
+            k: [float(x) for x in v] for k, v in self._metrics.items()},
+        'logger': self._logger.state(),
+        'random': {
+            'python': random.getstate(), 'numpy': np.random.get_state(),
+            'agent': self._random_agent.state()},
+        'replay': self.replay.state_dict(),
+        'drivers': {
+            'train': train,
+            'eval': self._eval_driver and self._eval_driver.begun}}
 
   def _prefill(self):
-    missing = self.config.prefill - self.replay.stats['total_steps']
-    if missing <= 0:
+    missing = self.config.prefill - int(self.step)
+    if self._prefilled:
       return
-    self._print(f'Prefill: {missing} steps with random actions.')
-    self._prefill_driver(self._random_agent, steps=missing, episodes=1)
+    if missing > 0:
+      self._print(f'Prefill: {missing} steps with random actions.')
+      while (int(self.step) < self.config.prefill
+             or not self.replay.stats['total_episodes']):
+        self._driver(self._random_agent, steps=1)
+        for name in ('log', 'eval', 'save'):
+          self._every[name](self.step)  # Nothing is learned yet.
+        self._check()
+    self._driver.reset()
+    self._prefilled = True
+    self._due.append('save')
+    self._plan()
 
   def _pretrain(self):
     missing = self.config.pretrain - self.updates
@@ -394,6 +399,7 @@ class Run:
     self._print(f'Pretraining: {missing} updates.')
     for _ in range(missing):
       self._update()
+      self._check()
 
   def _policy(self, obs, state):
     explore = self._explore(self.step)
@@ -403,18 +409,6 @@ class Run:
     self.step.increment()
     self._bar.update(self._repeat)
 
-  def _on_step(self, transition, worker):
-    self._count(transition, worker)
-    if self._every['train'](self.step):
-      for _ in range(self.config.train_steps):
-        self._update()
-    if self._every['log'](self.step):
-      self._log()
-    if self._every['eval'](self.step):
-      self._evaluate()
-    if self._every['save'](self.step):
-      self._save()
-
   def _update(self):
     with self._timer.section('data'):
       data = next(self._dataset)
@@ -423,10 +417,12 @@ class Run:
     for name, value in metrics.items():  # Fetched only when logged.
       self._metrics[name].append(value)
     self.updates += 1
-    self._bar.set_postfix_str(
-        f'updates {self.updates}, ' + ' '.join(
-            f'{k} {v:.0%}' for k, v in self._timer.shares().items()),
-        refresh=False)
+    # Costs no time, as the next action waits for this update anyway.
+    self._skips.check(
+        metrics, data, self.agent.save,
+        f'{self._env_step:012d}_{self.updates}')
+    self._bar.note(f'updates {self.updates}, ' + ' '.join(
+        f'{k} {v:.0%}' for k, v in self._timer.shares().items()))
 
   def _log(self):
     if not self._metrics:
@@ -443,7 +439,8 @@ class Run:
         'replay_gib': stats['bytes'] / 2 ** 30})
     self._logger.write(fps=True)
 
-  def _log_episode(self, name, episode):
+  def _log_episode(self, episode):
+    name = 'train' if self._prefilled else 'random'
     self._logger.add({
         f'{name}_return': float(episode['reward'].astype(np.float64).sum()),
         f'{name}_length': (len(episode['reward']) - 1) * self._repeat})
@@ -453,13 +450,26 @@ class Run:
     """Runs `eval_eps` episodes; every return gets a line of its own."""
     if not self._eval_driver or not self.config.eval_eps:
       return
-    self._evaluated = self._env_step
-    with self._timer.section('eval'):
-      self._eval_driver.reset()
-      self._eval_episodes.clear()
-      policy = functools.partial(self.agent.policy, mode='eval')
-      self._eval_driver(policy, episodes=self.config.eval_eps)
-      report = self.agent.report(next(self._dataset))
+    noise, begun = self.agent.generator.state, self._eval_driver.begun
+    before = noise.numpy(), list(begun)
+    try:
+      with self._timer.section('eval'):
+        self._eval_driver.reset()
+        self._eval_episodes.clear()
+        self._eval_driver(self._eval_policy, episodes=self.config.eval_eps)
+        report = self.agent.report(next(self._dataset))
+    except guards.Stopped:  # As if it had not begun.
+      noise.assign(before[0])
+      begun[:] = before[1]
+      self._due.insert(0, 'eval')
+      raise
+    self._log_evaluation(report)
+
+  def _eval_policy(self, obs, state):
+    self._check()  # Many episodes take longer than a signal leaves time.
+    return self.agent.policy(obs, state, 'eval')
+
+  def _log_evaluation(self, report):
     returns = [
         float(ep['reward'].astype(np.float64).sum())
         for ep in self._eval_episodes]
@@ -476,22 +486,12 @@ class Run:
         self._logger.video(f'eval_{key}', self._eval_episodes[0][key])
     self._logger.add(report)
     self._logger.write()
-
-  def _finish(self):
-    self._log()
-    if self._evaluated != self._env_step:
-      self._evaluate()
-    self._save()
+    if np.mean(returns) > self._best:
+      self._best, self._improved = float(np.mean(returns)), True
+      self._due += [] if 'save' in self._due else ['save']
 
   def _print(self, text):
-    tqdm.tqdm.write(text, file=sys.stderr)
-
-
-def default_outputs(logdir):
-  """Returns the outputs that every run has."""
-  return [
-      loggers.TerminalOutput(TERMINAL), loggers.JSONLOutput(logdir),
-      loggers.TensorBoardOutput(logdir), loggers.GIFOutput(logdir)]
+    loggers.say(text)
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import socket
 import time
 import warnings
@@ -13,6 +14,7 @@ import zipfile
 import numpy as np
 
 ARRAY, TUPLE = '__array__', '__tuple__'
+BEST = 'best.npz'
 DAY = 24 * 60 * 60  # seconds
 
 
@@ -31,7 +33,8 @@ class Checkpoint:
   A state is one file `{step:012d}.npz`: the arrays and, as `meta.json`, the
   rest. `np.load` and `unzip -p` read it too. Zip guards every member with a
   CRC-32, so that a damaged file is known when it is read. Only one process
-  may save to a directory; any number may load.
+  may save to a directory; any number may load. `best.npz` is one of the
+  states, which stays when others come.
   """
 
   def __init__(self, directory, keep=2):
@@ -51,7 +54,7 @@ class Checkpoint:
     """Returns the step of the newest file, good or not, or None."""
     return max((int(path.stem) for path in self._paths()), default=None)
 
-  def save(self, step, arrays, meta=None):
+  def save(self, step, arrays, meta=None, best=False):
     """Writes one state, then removes the oldest ones beyond keep.
 
     Args:
@@ -59,6 +62,7 @@ class Checkpoint:
       arrays: Dict from any name, such as 'agent/rssm/kernel', to an array.
       meta: Nested dicts with str keys, lists, tuples, numbers of any size,
         strings, None, and arrays, such as a NumPy generator's state.
+      best: Whether this state becomes the best one, too.
 
     Raises:
       ValueError: If a value would need pickle to be stored.
@@ -70,23 +74,32 @@ class Checkpoint:
     self._directory.mkdir(parents=True, exist_ok=True)
     path = self._directory / f'{int(step):012d}.npz'
     write_atomic(path, lambda file: write_npz(file, members))
+    if best:
+      _link(path, self._directory / BEST)
     for old in self._paths()[:-self._keep]:
       old.unlink(missing_ok=True)
 
-  def load(self):
+  def load(self, best=False):
     """Returns the newest good state as a Snapshot, or None if there is none.
 
     A damaged file is warned about and moved to `damaged/`; the one before it
-    is taken.
+    is taken, at last the best one.
+
+    Args:
+      best: Take the best one first.
     """
-    for path in reversed(self._paths()):
-      with path.open('rb') as file:
-        try:
+    paths = [self._directory / BEST, *self._paths()]
+    paths = paths[::-1] if not best else [paths[0], *paths[:0:-1]]
+    for path in paths:
+      if not os.path.lexists(path):
+        continue
+      try:
+        with path.open('rb') as file:
           return _snapshot(read_npz(file))
-        except MemoryError:  # Not the fault of the file.
-          raise
-        except Exception as error:  # Flipped bits raise almost anything.
-          reason = f'{type(error).__name__}: {error}'
+      except MemoryError:  # Not the fault of the file.
+        raise
+      except Exception as error:  # Flipped bits raise almost anything.
+        reason = f'{type(error).__name__}: {error}'
       set_aside(path, reason)
     return None
 
@@ -136,6 +149,19 @@ def write_atomic(path, write):
     temporary.unlink(missing_ok=True)
     raise
   _sync_directory(path.parent)
+
+
+def _link(path, target):
+  """Lets target be the same file as path, in one step."""
+  name = f'{target.name}.{socket.gethostname()}.{os.getpid()}.tmp'
+  temporary = target.with_name(name)
+  temporary.unlink(missing_ok=True)
+  try:
+    os.link(path, temporary)
+  except OSError:  # A file system without hard links.
+    shutil.copyfile(path, temporary)
+  os.replace(temporary, target)
+  temporary.unlink(missing_ok=True)  # It stays where both were one file.
 
 
 def remove_stale(directory):

@@ -2,10 +2,15 @@
 
 import collections
 import contextlib
+import functools
+import warnings
 
 import numpy as np
 
-from .replay import convert
+from .episodes import convert
+from .worker import GaveUp, Lost
+
+LOSSES = 10  # Of one environment without a good step between them.
 
 
 class Driver:
@@ -20,21 +25,32 @@ class Driver:
       callback      reset   step    step    step, then episode
 
   Environments have `act_space` (dict), `reset()` and `step(action)`; the two
-  return a dict, or a function without arguments that waits for it.
+  return a dict, or a function without arguments that waits for it. Where they
+  raise Lost, or observe what is not finite, the episode ends without another
+  row and a new one begins: nothing is made up.
+
+  With `seed`, environments that have `seed(number)` get a number before every
+  reset that depends on `seed`, their index and the count of their episodes
+  alone. Then an unfinished episode can be made again from its actions, which
+  is how `load_state_dict` goes on where a simulator cannot be stored.
   """
 
-  def __init__(self, envs, timer=None, **kwargs):
+  def __init__(self, envs, timer=None, seed=None, **kwargs):
     """Takes environments.
 
     Args:
       envs: List of environments.
       timer: Object whose `section(name)` is a context manager, to measure
         'env' and 'policy'.
+      seed: Tuple of integers, or None to leave seeds to the environments.
       **kwargs: Handed to the policy and to every callback.
     """
     self._envs = envs
     self._section = timer.section if timer else _unmeasured
+    self._seed = seed
     self._kwargs = kwargs
+    self.begun = [0] * len(envs)  # Episodes of every environment.
+    self._losses = [0] * len(envs)
     self._on_steps = []
     self._on_resets = []
     self._on_episodes = []
@@ -77,7 +93,7 @@ class Driver:
     """
     step, episode = 0, 0
     while step < steps or episode < episodes:
-      if not self._arrived:
+      while not self._arrived:
         self._advance(policy)
       worker, transition = self._arrived.popleft()
       self._hand_on_step(worker, transition)
@@ -86,29 +102,139 @@ class Driver:
         self._hand_on_episode(worker)
         episode += 1
 
+  def state_dict(self):
+    """Returns all that a later load_state_dict needs.
+
+    Checkpoint.save takes it once `policy`, the policy's state, is made of
+    arrays.
+    """
+    return {
+        'begun': list(self.begun),
+        'obs': list(self._obs),
+        'rows': [_stack(x) if x else None for x in self._eps],
+        'arrived': [{'worker': i, 'row': row} for i, row in self._arrived],
+        'policy': self._state}
+
+  def load_state_dict(self, state, skip=()):
+    """Goes on where state_dict was taken, also in the middle of an episode.
+
+    Unfinished episodes are made again: seed, reset and their actions. Where
+    what is observed then differs in a bit, the episode ends there.
+
+    Args:
+      state: What state_dict gave. Of another number of environments, only
+        the counts of episodes are taken.
+      skip: Workers that shall begin a new episode instead.
+
+    Returns:
+      Workers whose episode was made again, and those where that failed.
+    """
+    count = len(self._envs)
+    self.begun = (list(state['begun']) + [0] * count)[:count]
+    if len(state['begun']) != count:
+      return [], []
+    self._state = state['policy']
+    self._eps = [x and _unstack(x) for x in state['rows']]
+    self._arrived = collections.deque(
+        (x['worker'], x['row']) for x in state['arrived']
+        if x['worker'] not in skip)
+    self._obs = list(state['obs'])
+    for worker in skip:
+      self._obs[worker] = self._eps[worker] = None
+    # A finished episode leaves nothing behind that the next one could need.
+    going = [
+        i for i, obs in enumerate(self._obs) if obs and not obs['is_last']]
+    failed = self._remake({
+        i: [*self._eps[i], *(row for j, row in self._arrived if i == j)]
+        for i in going})
+    for worker in failed:
+      self._obs[worker] = None
+    return [i for i in going if i not in failed], failed
+
+  def _remake(self, episodes):
+    """Plays {worker: rows} again; returns the workers that did not agree."""
+    failed = []
+    for index in range(max(map(len, episodes.values()), default=0)):
+      rows = {i: x[index] for i, x in episodes.items() if index < len(x)}
+      waiting = {
+          i: self._send_step(i, row) if index else self._send_reset(i, 0)
+          for i, row in rows.items() if i not in failed}
+      for worker, promise in waiting.items():
+        row = rows[worker]
+        try:
+          obs = _receive(promise)
+          agrees = all(
+              np.array_equal(obs[k], row[k]) for k in obs
+              if not k.startswith('log_'))
+        except (KeyError, Lost):
+          agrees = False
+        if not agrees:
+          failed.append(worker)
+    return failed
+
   def _advance(self, policy):
     """Steps every environment once, after a reset where one is due."""
-    due = [
-        i for i, obs in enumerate(self._obs)
-        if obs is None or obs['is_last']]
     with self._section('env'):
-      waiting = {i: self._envs[i].reset() for i in due}
-      for worker, obs in waiting.items():
-        self._obs[worker] = _receive(obs)
+      fresh = self._reset_due()
     with self._section('policy'):
       outputs = self._act(policy)
     # Now that the policy's outputs are known the first row can have them all.
     zeros = {k: np.zeros_like(v[0]) for k, v in outputs.items()}
-    for worker in due:
+    for worker in fresh:
       self._hand_on_reset(worker, {**self._obs[worker], **convert(zeros)})
+    workers = range(len(self._envs))
+    rows = [{k: v[i] for k, v in outputs.items()} for i in workers]
     with self._section('env'):
-      waiting = [
-          env.step({k: outputs[k][i] for k in env.act_space})
-          for i, env in enumerate(self._envs)]
-      self._obs = [_receive(obs) for obs in waiting]
-    for worker, obs in enumerate(self._obs):
-      act = convert({k: v[worker] for k, v in outputs.items()})
-      self._arrived.append((worker, {**obs, **act}))
+      waiting = [self._send_step(i, rows[i]) for i in workers]
+      good = [i for i in workers if self._take(i, waiting[i])]
+    for worker in good:
+      self._losses[worker] = 0
+      row = {**self._obs[worker], **convert(rows[worker])}
+      self._arrived.append((worker, row))
+
+  def _reset_due(self):
+    """Resets where that is due, until it succeeds; returns the workers."""
+    fresh = due = [
+        i for i, obs in enumerate(self._obs)
+        if obs is None or obs['is_last']]
+    while due:
+      waiting = {i: self._send_reset(i, 1) for i in due}
+      due = [i for i, obs in waiting.items() if not self._take(i, obs)]
+    return fresh
+
+  def _send_reset(self, worker, episodes):
+    """Starts the next episode, or with 0 the same again."""
+    env = self._envs[worker]
+    self.begun[worker] += episodes
+    seeded = None
+    if self._seed is not None and hasattr(env, 'seed'):
+      sequence = np.random.SeedSequence(
+          [*self._seed, worker, self.begun[worker]])
+      seeded = env.seed(int(sequence.generate_state(1)[0]))
+    obs = _attempt(env.reset)
+    # Errors of seeding are told by the promise, too.
+    return lambda: (seeded() if callable(seeded) else None, _wait(obs))[1]
+
+  def _send_step(self, worker, row):
+    env = self._envs[worker]
+    return _attempt(env.step, {k: row[k] for k in env.act_space})
+
+  def _take(self, worker, promise):
+    """Waits for an observation; returns whether there was one."""
+    try:
+      self._obs[worker] = _receive(promise)
+      return True
+    except Lost as error:
+      self._obs[worker] = self._eps[worker] = None
+      self._losses[worker] += 1
+      if self._losses[worker] >= LOSSES:
+        raise GaveUp(
+            f'Environment {worker} failed {LOSSES} times in a row: {error}'
+            ) from error
+      warnings.warn(
+          f'Episode {self.begun[worker]} of environment {worker} was cut: '
+          f'{error}', stacklevel=2)
+      return False
 
   def _act(self, policy):
     keys = [k for k in self._obs[0] if not k.startswith('log_')]
@@ -128,15 +254,46 @@ class Driver:
 
   def _hand_on_episode(self, worker):
     rows, self._eps[worker] = self._eps[worker], None
-    episode = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
+    episode = _stack(rows)
     for callback in self._on_episodes:
       callback(episode, **self._kwargs)
 
 
+def _attempt(fn, *args):
+  """Calls a function; what it raises is raised by the promise instead."""
+  try:
+    return fn(*args)
+  except Lost as error:
+    return functools.partial(_raise, error)
+
+
+def _raise(error):
+  raise error
+
+
+def _wait(obs):
+  return obs() if callable(obs) else obs
+
+
 def _receive(obs):
-  obs = obs() if callable(obs) else obs
   # Copied, as an environment may fill the same image again and again.
-  return convert({k: np.array(v) for k, v in obs.items()})
+  obs = convert({k: np.array(v) for k, v in _wait(obs).items()})
+  for key, value in obs.items():
+    # What is only logged may say NaN for 'none'.
+    if value.dtype.kind == 'f' and not key.startswith('log_'):
+      if not np.isfinite(value).all():
+        raise Lost(f'its {key!r} is not finite')
+  return obs
+
+
+def _stack(rows):
+  return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
+
+
+def _unstack(episode):
+  return [
+      {k: np.asarray(v[i]) for k, v in episode.items()}
+      for i in range(len(episode['is_first']))]
 
 
 def _unmeasured(name):

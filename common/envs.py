@@ -6,6 +6,9 @@ An environment has `obs_space` and `act_space`, dicts of Gymnasium spaces,
 `reward` (float32), `is_first`, `is_last`, `is_terminal` (bool). After an
 observation with `is_last` comes `reset`. `is_terminal` says that the future is
 worth nothing; an episode cut by a time limit is last but not terminal.
+
+It may have `seed(number)`: the next episode depends on that number and on the
+actions only, to the bit. It raises `Diverged` where an episode cannot go on.
 """
 
 import functools
@@ -15,6 +18,7 @@ import gymnasium
 import numpy as np
 
 from . import worker
+from .worker import BadAction
 
 FLAGS = {
     'reward': gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
@@ -94,7 +98,8 @@ class GymWrapper(Wrapper):
   Args:
     obs_key: name of the observation if the space is not a Dict.
     act_key: name of the action.
-    seed: given to the environment at its first reset.
+    seed: given to the environment at its first reset, as `seed` does for
+      the next one.
 
   Raises:
     ValueError: a space that has no image, vector or action to give.
@@ -120,6 +125,9 @@ class GymWrapper(Wrapper):
   @property
   def act_space(self):
     return {self._act_key: self._act_space}
+
+  def seed(self, number):
+    self._seed = number
 
   def reset(self):
     result = self._seeded_reset()
@@ -227,6 +235,10 @@ class Dummy:
   def act_space(self):
     return {'action': self._space}
 
+  def seed(self, number):
+    self._random = np.random.default_rng(number)
+    self._episode = number
+
   def reset(self):
     self._episode += 1
     self._step = 0
@@ -316,7 +328,7 @@ class OneHotAction(Wrapper):
   The space is a Box whose attribute `discrete` is True.
 
   Raises:
-    ValueError: an action that is not one-hot.
+    BadAction: an action that is not one-hot.
   """
 
   def __init__(self, env, key='action'):
@@ -333,7 +345,7 @@ class OneHotAction(Wrapper):
   def step(self, action):
     index = int(np.argmax(action[self._key]))
     if not np.allclose(action[self._key], np.eye(self._space.shape[0])[index]):
-      raise ValueError(f'Action {action[self._key]} is not one-hot.')
+      raise BadAction(f'Action {action[self._key]} is not one-hot.')
     return self.env.step({**action, self._key: index})
 
 
@@ -414,17 +426,17 @@ class CheckAction(Wrapper):
   """Keeps a malformed action from the simulator, which may not survive it.
 
   Raises:
-    ValueError: an action of another shape than its space, or not finite.
+    BadAction: an action of another shape than its space, or not finite.
   """
 
   def step(self, action):
     for key, space in self.act_space.items():
       value = np.asarray(action[key])
       if value.shape != space.shape:
-        raise ValueError(
+        raise BadAction(
             f'Action {key!r} has shape {value.shape}, not {space.shape}.')
       if not np.isfinite(value).all():
-        raise ValueError(f'Action {key!r} is not finite: {value}.')
+        raise BadAction(f'Action {key!r} is not finite: {value}.')
     return self.env.step(action)
 
 
@@ -441,18 +453,29 @@ class Async:
     strategy: 'process', or 'none' for an environment in this process.
     environ: environment variables set before the simulator is imported; None
       removes one.
+    restarts: most restarts of a crashed or hung environment within an hour.
+    timeout: seconds without an answer that count as hung; 0 for any number.
 
   Raises:
     ValueError, ImportError, KeyError: as raised by the environment, when a
       space is read or a promise is called.
+    Lost: the environment was started again, or diverged; reset comes next.
     RuntimeError: anything else that went wrong there, with its traceback.
   """
 
-  def __init__(self, constructor, strategy='process', environ=None):
+  def __init__(
+      self, constructor, strategy='process', environ=None, restarts=0,
+      timeout=0):
     hosts = worker.STRATEGIES
     if strategy not in hosts:
       raise ValueError(f'Strategy {strategy!r} is none of {sorted(hosts)}.')
-    self._host = hosts[strategy](constructor, dict(environ or {}))
+    self._host = worker.Kept(
+        hosts[strategy], constructor, dict(environ or {}), restarts, timeout)
+
+  @property
+  def waiting(self):
+    """What it has not answered yet, and since when, or ''."""
+    return self._host.waiting
 
   @functools.cached_property
   def obs_space(self):
@@ -461,6 +484,9 @@ class Async:
   @functools.cached_property
   def act_space(self):
     return self._host.call('act_space')()
+
+  def seed(self, number):
+    return self._host.call('seed', number)
 
   def step(self, action):
     return self._host.call('step', action)

@@ -1,5 +1,6 @@
 """Collects metrics and writes them to the terminal and to the logdir."""
 
+import contextlib
 import io
 import json
 import pathlib
@@ -10,6 +11,18 @@ import time
 import numpy as np
 import PIL.Image
 import tqdm
+
+# Scalars shown on the terminal; all of them are in metrics.jsonl.
+TERMINAL = (
+    r'(train|eval)_(return|length|return_mean|return_std)|fps|updates|'
+    r'train_(model|reward|kl|nce|overshooting|aux|image|actor|critic)_loss')
+
+
+def default_outputs(logdir):
+  """Returns the outputs that every run has."""
+  return [
+      TerminalOutput(TERMINAL), JSONLOutput(logdir), TensorBoardOutput(logdir),
+      GIFOutput(logdir)]
 
 
 class Logger:
@@ -84,6 +97,24 @@ class Logger:
       except Exception as error:
         self._warn(output, error)
 
+  def state(self):
+    """Returns the state of every output that has one, for a checkpoint."""
+    return [
+        x.state() if hasattr(x, 'state') else None for x in self._outputs]
+
+  def restore(self, state):
+    """Takes back what `state` gave, of the same outputs.
+
+    What was written after that is taken out where that is possible, so that
+    the steps that come again do not appear twice.
+    """
+    for output, value in zip(self._outputs, state, strict=False):
+      if value is not None and hasattr(output, 'restore'):
+        try:
+          output.restore(value)
+        except OSError as error:
+          self._warn(output, error)
+
   def _add_rank(self, name, value, ranks):
     if np.ndim(value) not in ranks:
       raise ValueError(
@@ -101,10 +132,54 @@ class Logger:
   def _warn(self, output, error):
     if output not in self._failing:
       self._failing.add(output)
-      tqdm.tqdm.write(
+      say(
           f'Warning: {type(output).__name__} lost the log of step {self.step} '
-          f'and goes on trying: {type(error).__name__}: {error}',
-          file=sys.stderr)
+          f'and goes on trying: {type(error).__name__}: {error}')
+
+
+def say(text):
+  """Prints a line on the standard error, beside a live progress bar.
+
+  A terminal that is gone is not worth losing a training run for.
+  """
+  with contextlib.suppress(OSError, ValueError):
+    tqdm.tqdm.write(text, file=sys.stderr)
+
+
+class Progress:
+  """Shows a progress bar, off where nobody watches.
+
+  Args:
+    total, initial: Environment steps.
+    desc: What goes on.
+  """
+
+  def __init__(self, total, initial, desc):
+    self._bar = tqdm.tqdm(
+        total=total, initial=initial, desc=desc, unit='step',
+        dynamic_ncols=True, smoothing=0.05, disable=None)
+
+  def update(self, steps):
+    """Moves on."""
+    self._try(self._bar.update, steps)
+
+  def describe(self, desc):
+    """Says what goes on, from the next update on."""
+    self._try(self._bar.set_description, desc, refresh=False)
+
+  def note(self, text):
+    """Puts a text behind the bar, from the next update on."""
+    self._try(self._bar.set_postfix_str, text, refresh=False)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *args):
+    self._try(self._bar.close)
+
+  def _try(self, fn, *args, **kwargs):
+    with contextlib.suppress(OSError, ValueError):  # No terminal any more.
+      fn(*args, **kwargs)
 
 
 class TerminalOutput:
@@ -150,6 +225,19 @@ class JSONLOutput:
     with self._path.open('ab+') as file:
       _drop_partial_line(file)
       file.write(text.encode())
+
+
+  def state(self):
+    """Returns the length of the file in bytes."""
+    return self._path.stat().st_size if self._path.exists() else 0
+
+  def restore(self, state):
+    """Cuts the file off at a length, but never in the middle of a line."""
+    if self._path.exists():
+      with self._path.open('rb+') as file:
+        file.truncate(min(state, self._path.stat().st_size))
+        file.seek(0, io.SEEK_END)
+        _drop_partial_line(file)
 
 
 class TensorBoardOutput:

@@ -35,6 +35,14 @@ class RandomAgent:
           self._space.low, self._space.high, (N, A)).astype(np.float32)
     return {'action': action}, None
 
+  def state(self):
+    """Returns the state of the generator, for a checkpoint."""
+    return self._rng.bit_generator.state
+
+  def restore(self, state):
+    """Takes back what `state` gave."""
+    self._rng.bit_generator.state = state
+
 
 def scan(fn, inputs, start, unroll=False):
   """Applies a recurrent function over the first axis of `inputs`.
@@ -189,7 +197,9 @@ class StreamNorm(tfutils.Module):
   def update(self, x):
     """Moves the mean toward that of x."""
     mag = tf.reduce_mean(tf.abs(tf.cast(x, tf.float32)) ** self._order)
-    self.mag.assign(self._momentum * self.mag + (1 - self._momentum) * mag)
+    mag = self._momentum * self.mag + (1 - self._momentum) * mag
+    # Once it is not finite it would stay so, and with it every update.
+    self.mag.assign(tf.where(tf.math.is_finite(mag), mag, self.mag))
 
   def transform(self, x):
     """Normalises x without updating."""

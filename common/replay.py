@@ -1,23 +1,19 @@
 """Keeps episodes in memory and on disk, and samples sequences from them."""
 
 import datetime
+import os
 import pathlib
-import re
-import uuid
+import shutil
 import warnings
-from concurrent import futures
 
 import numpy as np
 
-from .checkpoint import read_npz, remove_stale, set_aside
+from .checkpoint import remove_stale, set_aside
 from .checkpoint import write_atomic, write_npz
+from .episodes import GIB, Episode, check_values, describe, parse_name
+from .episodes import read_all, storable
 
-# Keys whose values come in several types from environments and from files.
-DTYPES = {
-    'is_first': bool, 'is_last': bool, 'is_terminal': bool,
-    'reward': np.float32}
 REQUIRED = ('action', 'is_first', 'is_last')
-NAME = re.compile(r'(\d{8}T\d{6})(\d{0,6})-([^-]+)-(\d+)\.npz')
 
 
 class TooShort(RuntimeError):
@@ -34,12 +30,13 @@ class Replay:
 
   Every complete episode is a file `{time}-{id}-{steps}.npz`. The times grow
   strictly, whatever the clock does, so that the order of the names is the
-  order in which the episodes came. DreamerV2's files can be read.
+  order in which the episodes came. DreamerV2's files can be read. An episode
+  that the disk refuses stays in memory, and is written when there is room.
   """
 
   def __init__(
-      self, directory, capacity=0, ongoing=False, minlen=1, maxlen=0,
-      prioritize_ends=False, seed=0):
+      self, directory, capacity=0, max_gib=0.0, ongoing=False, minlen=1,
+      maxlen=0, prioritize_ends=False, seed=0, until=None):
     """Loads the newest episodes of a directory, up to the capacity.
 
     Older files stay on disk. Damaged ones, and ones that differ in keys or
@@ -48,7 +45,9 @@ class Replay:
     Args:
       directory: Where the episodes are; made if it does not exist.
       capacity: Most environment steps to hold, 0 for no limit. Beyond it the
-        oldest episode is dropped, from memory and from disk.
+        oldest episode is dropped, from memory and, by `forget`, from disk.
+      max_gib: Most memory in GiB, 0 for no limit, with the same consequence.
+        Files are compressed, so that they take no more than that either.
       ongoing: Whether to sample from unfinished episodes as well.
       minlen: Least environment steps of an episode to be sampled from, and
         least rows of a chunk that is not cut by the end of its batch row.
@@ -56,15 +55,18 @@ class Replay:
       prioritize_ends: Whether chunks that end with their episode come up more
         often: minlen more starting points mean the last one.
       seed: Of the sampling.
+      until: `newest` of a state_dict: what came later is moved to `later/`,
+        in the place of what was there, to be made again.
 
     Raises:
       ValueError: If the numbers contradict each other.
     """
-    _check_numbers(capacity, minlen, maxlen)
+    _check_numbers(capacity, max_gib, minlen, maxlen)
     self._directory = pathlib.Path(directory).expanduser()
     self._directory.mkdir(parents=True, exist_ok=True)
     remove_stale(self._directory)
-    self._capacity = int(capacity)
+    self._capacity = int(capacity) or float('inf')
+    self._max_bytes = max_gib * GIB or float('inf')
     self._ongoing = ongoing
     self._minlen = int(minlen)
     self._maxlen = int(maxlen)
@@ -74,12 +76,16 @@ class Replay:
     self._complete_eps = []  # Oldest first.
     self._sampled_eps = []  # Those of them that are long enough, also.
     self._ongoing_eps = {}  # worker -> Episode
+    self._unwritten = []  # Complete ones that the disk has refused.
+    self._dropped = []  # Files that a checkpoint may still need.
     self._loaded_steps = 0
     self._loaded_bytes = 0
     self._damaged = 0
-    self._newest = datetime.datetime.min
+    if until:
+      self._set_back(datetime.datetime.fromisoformat(until))
     self._load()
-    files = [_parse(path) for path in self._files()]
+    files = [parse_name(path) for path in self._files()]
+    self._newest = files[-1][0] if files else datetime.datetime.min
     self._total_episodes = len(files)
     self._total_steps = sum(steps for _, _, steps in files)
 
@@ -106,7 +112,7 @@ class Replay:
     Raises:
       ValueError: If keys or shapes differ from those stored before.
     """
-    row = _storable(transition)
+    row = storable(transition)
     self._check({k: (v.shape, v.dtype) for k, v in row.items()})
     if row['is_first'] and worker in self._ongoing_eps:
       self._complete(worker)
@@ -165,15 +171,27 @@ class Replay:
     while True:
       yield self.sample(batch, length)
 
+  def cut(self, worker):
+    """Completes the unfinished episode of a worker as cut, not terminal."""
+    if worker in self._ongoing_eps:
+      self._complete(worker)
+
   def state_dict(self):
     """Returns what files do not hold: the random state, unfinished episodes.
 
-    All of it is what Checkpoint.save takes as meta.
+    All of it is what Checkpoint.save takes as meta. Once it is saved, call
+    `forget`.
     """
+    self._write_again()
     return {
         'random': self._random.bit_generator.state,
         'total_steps': self._total_steps,
         'total_episodes': self._total_episodes,
+        'loaded_episodes': len(self._complete_eps),
+        'damaged_episodes': self._damaged,
+        'newest': self._newest.isoformat(),
+        'oldest': next((x.path.name for x in self._complete_eps), '9'),
+        'dropped': [x.name for x in self._dropped],
         'ongoing': [
             {'worker': worker, 'name': x.name, 'data': x.trimmed()}
             for worker, x in self._ongoing_eps.items()]}
@@ -184,16 +202,44 @@ class Replay:
     An episode that was unfinished then and is complete on disk now is not
     taken twice.
 
+    Returns:
+      The workers of such episodes.
+
     Raises:
       ValueError: If keys or shapes differ from those in the files.
     """
     self._random.bit_generator.state = state['random']
-    self._total_steps = max(self._total_steps, state['total_steps'])
-    self._total_episodes = max(self._total_episodes, state['total_episodes'])
-    stored = {_parse(path)[1] for path in self._files()}
+    files = {x.name: parse_name(x) for x in self._files()}
+    since = datetime.datetime.fromisoformat(
+        state.get('newest', datetime.datetime.max.isoformat()))
+    later = [steps for time, _, steps in files.values() if time > since]
+    self._total_steps = state['total_steps'] + sum(later)
+    self._total_episodes = state['total_episodes'] + len(later)
+    self._damaged += state.get('damaged_episodes', 0)
+    self._newest = max(self._newest, min(since, datetime.datetime.now()))
+    stored = {name for _, name, _ in files.values()}
     self._ongoing_eps = {
-        x['worker']: Episode(self._checked(x['data']), x['name'])
+        x['worker']: Episode.restored(self._checked(x['data']), x['name'])
         for x in state['ongoing'] if x['name'] not in stored}
+    self._drop_again(state, len(later))
+    return [x['worker'] for x in state['ongoing'] if x['name'] in stored]
+
+  def forget(self):
+    """Deletes the files of the episodes that were dropped.
+
+    Not before a checkpoint without them was saved: after a crash the one
+    before it would miss them.
+
+    Returns:
+      How many there were.
+    """
+    dropped, self._dropped = self._dropped, []
+    for path in dropped:
+      try:
+        path.unlink(missing_ok=True)
+      except OSError as error:
+        warnings.warn(f'Old episode stays on disk: {error}', stacklevel=2)
+    return len(dropped)
 
   def _chunk(self, rows, length, space):
     """Draws the start and the size of a chunk from so many rows."""
@@ -220,17 +266,32 @@ class Replay:
         datetime.datetime.now(),
         self._newest + datetime.timedelta(microseconds=1))
     stamp = self._newest.strftime('%Y%m%dT%H%M%S%f')
-    path = self._directory / f'{stamp}-{episode.name}-{episode.steps}.npz'
-    try:
-      write_atomic(path, lambda file: write_npz(file, episode.data, level=1))
-      episode.path = path
-    except OSError as error:
-      warnings.warn(
-          f'Episode kept in memory only, as writing it failed: {error}',
-          stacklevel=2)
+    name = f'{stamp}-{episode.name}-{episode.steps}.npz'
+    self._write_again()
+    self._write(episode, self._directory / name)
     self._total_steps += episode.steps
     self._total_episodes += 1
     self._hold(episode)
+
+  def _write(self, episode, path):
+    episode.path = path
+    try:
+      write_atomic(path, lambda file: write_npz(file, episode.data, level=1))
+      return True
+    except OSError as error:
+      self._unwritten.append(episode)
+      warnings.warn(
+          f'Episode kept in memory only, as writing it failed: {error}',
+          stacklevel=2)
+      return False
+
+  def _write_again(self):
+    """Writes what the disk has refused, until it refuses again."""
+    while self._unwritten:
+      episode = self._unwritten.pop(0)
+      if not self._write(episode, episode.path):
+        self._unwritten.insert(0, self._unwritten.pop())
+        return
 
   def _hold(self, episode):
     self._complete_eps.append(episode)
@@ -238,11 +299,12 @@ class Replay:
     self._loaded_bytes += episode.bytes
     if episode.steps >= self._minlen:
       self._sampled_eps.append(episode)
-    while self._beyond_capacity() and len(self._complete_eps) > 1:
+    while len(self._complete_eps) > 1 and self._exceeds(
+        self._loaded_steps, self._loaded_bytes):
       self._drop_oldest()
 
-  def _beyond_capacity(self):
-    return self._capacity and self._loaded_steps > self._capacity
+  def _exceeds(self, steps, size):
+    return steps > self._capacity or size > self._max_bytes
 
   def _drop_oldest(self):
     oldest = self._complete_eps.pop(0)
@@ -250,43 +312,65 @@ class Replay:
     self._loaded_bytes -= oldest.bytes
     if oldest.steps >= self._minlen:
       self._sampled_eps.pop(0)
-    try:
-      if oldest.path:
-        oldest.path.unlink(missing_ok=True)
-    except OSError as error:
-      warnings.warn(f'Old episode stays on disk: {error}', stacklevel=2)
+    if oldest in self._unwritten:
+      self._unwritten.remove(oldest)
+    else:
+      self._dropped.append(oldest.path)
+
+  def _drop_again(self, state, later):
+    """Drops the files of before that only the loading has left out."""
+    held = {x.path.name for x in self._complete_eps}
+    oldest, dropped = state.get('oldest', '9'), state.get('dropped', ())
+    rest = [x for x in self._files() if x.name not in held]
+    known = [x for x in rest if x.name >= oldest]
+    self._dropped = known + [x for x in rest if x.name in dropped]
+    missing = (
+        state.get('loaded_episodes', 0) + later - len(held) - len(known))
+    if missing > 0:
+      warnings.warn(
+          f'{missing} episodes that the checkpoint knows are not in '
+          f'{self._directory}.', stacklevel=2)
 
   def _files(self):
     """Returns the paths of the episodes, oldest first."""
-    return sorted(x for x in self._directory.glob('*.npz') if _parse(x))
+    return sorted(x for x in self._directory.glob('*.npz') if parse_name(x))
+
+  def _set_back(self, newest):
+    """Moves the episodes that came after the newest one out of the way."""
+    later = [x for x in self._files() if parse_name(x)[0] > newest]
+    if later:
+      target = self._directory / 'later'
+      shutil.rmtree(target, ignore_errors=True)
+      target.mkdir()
+      for path in later:
+        os.replace(path, target / path.name)
 
   def _load(self):
     for path in self._directory.glob('*.npz'):
-      if not _parse(path):
+      if not parse_name(path):
         self._set_aside(path, 'the name is not {time}-{id}-{steps}.npz')
-    chosen, steps = [], 0
-    for path in reversed(self._files()):
-      steps += _parse(path)[2]
-      if self._capacity and chosen and steps > self._capacity:
-        break
-      chosen.append(path)
-    if chosen:
-      self._newest = _parse(chosen[0])[0]
-    # Inflating leaves Python's lock, so threads load on all cores.
-    with futures.ThreadPoolExecutor() as pool:
-      files = list(pool.map(_read, chosen))
+    found, steps, size = [], 0, 0
     # Newest first, as the newest says which keys and shapes are right.
-    good = [self._accept(path, content) for path, content in files]
-    for episode in reversed(good):
-      if episode:
-        self._hold(episode)
+    for path, content in read_all(reversed(self._files())):
+      episode = self._accept(path, content)
+      if not episode:
+        continue
+      steps, size = steps + episode.steps, size + episode.bytes
+      if found and self._exceeds(steps, size):
+        break
+      found.append(episode)
+    for episode in reversed(found):
+      self._hold(episode)
 
   def _accept(self, path, content):
     """Returns a loaded episode, or None if its file had to be set aside."""
     try:
       if isinstance(content, Exception):
         raise content
-      return Episode(self._checked(content), _parse(path)[1], path)
+      _, name, steps = parse_name(path)
+      episode = Episode(self._checked(content), name, path)
+      check_values(episode, steps)
+      return episode
     except MemoryError:  # Not the fault of the file.
       raise
     except Exception as error:  # Flipped bits raise almost anything.
@@ -299,7 +383,7 @@ class Replay:
 
   def _checked(self, episode):
     """Returns a storable episode with the right keys and shapes."""
-    episode = _storable(episode)
+    episode = storable(episode)
     lengths = {k: len(v) if v.ndim else 0 for k, v in episode.items()}
     for key, length in lengths.items():
       if not length or length != lengths.get('action'):
@@ -319,8 +403,8 @@ class Replay:
       found, wanted = signature.get(key), self._signature.get(key)
       if found != wanted:
         raise ValueError(
-            f'Transition key {key!r} is {_describe(found)}, but in the '
-            f'episodes of {self._directory} it is {_describe(wanted)}.')
+            f'Transition key {key!r} is {describe(found)}, but in the '
+            f'episodes of {self._directory} it is {describe(wanted)}.')
 
   def _too_short(self):
     held = [*self._complete_eps, *self._ongoing_eps.values()]
@@ -332,108 +416,10 @@ class Replay:
         'where whole episodes are shorter.')
 
 
-class Episode:
-  """Holds the arrays of one episode, of which the first `rows` are filled."""
-
-  def __init__(self, data, name=None, path=None):
-    self.data = data
-    self.rows = len(data['action'])
-    self.name = name or uuid.uuid4().hex
-    self.path = path
-
-  @classmethod
-  def empty(cls, signature, allocated=64):
-    """Returns an episode without rows."""
-    episode = cls({
-        k: np.empty((allocated, *shape), dtype)
-        for k, (shape, dtype) in signature.items()})
-    episode.rows = 0
-    return episode
-
-  @property
-  def steps(self):
-    """Returns the environment steps: the first row is the reset."""
-    return self.rows - 1
-
-  @property
-  def bytes(self):
-    """Returns the memory taken."""
-    return sum(values.nbytes for values in self.data.values())
-
-  def append(self, row):
-    """Fills one more row, in twice the memory when it is full."""
-    if self.rows == len(self.data['action']):
-      self.data = {
-          k: np.concatenate([v, np.empty_like(v)])
-          for k, v in self.data.items()}
-    for key, value in row.items():
-      self.data[key][self.rows] = value
-    self.rows += 1
-
-  def trimmed(self):
-    """Returns copies of the filled rows."""
-    return {k: v[:self.rows].copy() for k, v in self.data.items()}
-
-
-def estimate_bytes(obs_space, act_space, capacity):
-  """Returns the memory that so many environment steps take in Replay."""
-  spaces = {**obs_space, **act_space}
-  row = _storable({k: np.zeros(v.shape, v.dtype) for k, v in spaces.items()})
-  return int(capacity) * sum(value.nbytes for value in row.values())
-
-
-def convert(values):
-  """Returns a dict of values as arrays of the types that are stored.
-
-  uint8 and bool stay, other integers become int32, floats float32; rewards
-  are float32 and flags bool always. Arrays of the right type are not copied.
-
-  Raises:
-    ValueError: If a value is neither a number nor a bool.
-  """
-  return {key: _convert(key, value) for key, value in values.items()}
-
-
-def _convert(key, value):
-  value = np.asarray(value)
-  if value.dtype.kind not in 'biuf':
+def _check_numbers(capacity, max_gib, minlen, maxlen):
+  if max_gib < 0:
     raise ValueError(
-        f'Key {key!r} holds {value.dtype}: must be numbers or bool.')
-  kinds = {
-      'b': bool, 'f': np.float32, 'i': np.int32,
-      'u': np.uint8 if value.dtype == np.uint8 else np.int32}
-  dtype = DTYPES.get(key, kinds[value.dtype.kind])
-  return value.astype(dtype, copy=False)
-
-
-def _storable(values):
-  return convert({k: v for k, v in values.items() if not k.startswith('log_')})
-
-
-def _parse(path):
-  """Returns the time, identifier and steps in a file name, None if foreign."""
-  match = NAME.fullmatch(path.name)
-  if not match:
-    return None
-  seconds, fraction, name, steps = match.groups()
-  try:
-    time = datetime.datetime.strptime(seconds, '%Y%m%dT%H%M%S')
-  except ValueError:
-    return None
-  time = time.replace(microsecond=int(fraction.ljust(6, '0')))
-  return time, name, int(steps)
-
-
-def _read(path):
-  """Returns a path with its arrays, or with what went wrong."""
-  try:
-    with path.open('rb') as file:
-      return path, read_npz(file)
-  except Exception as error:
-    return path, error
-
-
-def _check_numbers(capacity, minlen, maxlen):
+        f'replay.max_gib = {max_gib}: must be 0 (no limit) or more.')
   if capacity < 0:
     raise ValueError(
         f'replay.capacity = {capacity}: must be 0 (no limit) or more.')
@@ -443,10 +429,3 @@ def _check_numbers(capacity, minlen, maxlen):
     raise ValueError(
         f'replay.maxlen = {maxlen}: must be 0 (no limit) or at least '
         f'replay.minlen = {minlen}.')
-
-
-def _describe(signature):
-  if signature is None:
-    return 'absent'
-  shape, dtype = signature
-  return f'{np.dtype(dtype).name}{list(shape)}'

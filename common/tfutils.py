@@ -2,6 +2,7 @@
 
 import contextlib
 
+import numpy as np
 import tensorflow as tf
 from tf_keras import mixed_precision
 
@@ -41,6 +42,8 @@ def setup(precision='auto', deterministic=False, seed=0):
   mixed_precision.set_global_policy(PRECISIONS[precision])
   if deterministic:
     tf.config.experimental.enable_op_determinism()
+    # TensorFlow then refuses to make one of its own.
+    tf.random.set_global_generator(tf.random.Generator.from_seed(seed))
   tf.random.set_seed(seed)
   generator().reset_from_seed(seed)
   return [gpu.name for gpu in gpus], precision
@@ -62,6 +65,19 @@ def stored_dtype(dtype):
   if dtype.is_floating:
     return tf.float32
   return tf.int32 if dtype.is_integer and dtype != tf.uint8 else dtype
+
+
+def to_arrays(nest):
+  """Returns nested tensors as NumPy arrays, bfloat16 as float32; or None."""
+  half = lambda x: tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x
+  convert = lambda x: np.asarray(half(tf.convert_to_tensor(x)))
+  return None if nest is None else tf.nest.map_structure(convert, nest)
+
+
+def from_arrays(nest, like):
+  """Returns what `to_arrays` was given, of the dtypes of nested tensors."""
+  convert = lambda x, y: tf.cast(x, y.dtype)
+  return None if nest is None else tf.nest.map_structure(convert, nest, like)
 
 
 def compile(fn):

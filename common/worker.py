@@ -4,6 +4,7 @@ The process runs `serve`. It imports this module and what the object needs,
 never the script that started it, and so never TensorFlow.
 """
 
+import collections
 import functools
 import itertools
 import os
@@ -12,17 +13,111 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
+import warnings
 import weakref
 from multiprocessing import connection
 
 import cloudpickle
 
+HOUR = 60 * 60  # seconds
+
+
+class BadAction(ValueError):
+  """An action that the environment refuses: no fault of the environment."""
+
+
+class Lost(RuntimeError):
+  """The episode cannot go on; the environment can be reset."""
+
+
+class Diverged(Lost):
+  """The simulator reached a state that it cannot simulate."""
+
+
+class GaveUp(RuntimeError):
+  """An environment failed more often than is allowed."""
+
+
+class Kept:
+  """Keeps an environment going: starts it again where it crashed or hangs.
+
+  Until the first observation nothing is started again: what fails so early
+  would fail again. After that, the promise that met the failure raises Lost.
+
+  Args:
+    kind: A host, Here or Process.
+    constructor, environ: As of Async.
+    restarts: Most restarts within an hour; the failure after them is raised.
+    timeout: Seconds without an answer after which a process counts as hung
+      and is killed; 0 waits for ever.
+  """
+
+  def __init__(self, kind, constructor, environ, restarts=0, timeout=0):
+    self._start = functools.partial(kind, constructor, environ, timeout)
+    self._host = self._start()
+    self._restarts = restarts
+    self._times = collections.deque()
+    self._proven = False
+
+  @property
+  def waiting(self):
+    """Returns what has not been answered yet, and since when, or ''."""
+    return self._host.waiting
+
+  def call(self, name, *args):
+    """Returns a promise of the attribute, or of what the method returns."""
+    host = self._host
+    try:
+      promise = host.call(name, *args)
+    except Exception as error:
+      promise = functools.partial(_raise, error)
+    return functools.partial(self._wait, host, name, promise)
+
+  def close(self):
+    self._host.close()
+
+  def _wait(self, host, name, promise):
+    if host is not self._host:
+      raise Lost('the environment was started again meanwhile')
+    try:
+      value = promise()
+    except (BadAction, Diverged):
+      raise
+    except Exception as error:
+      if not self._proven:
+        raise
+      self._restart(error)
+      raise Lost('the environment was started again') from error
+    self._proven = self._proven or name == 'reset'
+    return value
+
+  def _restart(self, error):
+    now = time.monotonic()
+    while self._times and now - self._times[0] > HOUR:
+      self._times.popleft()
+    if not self._restarts:
+      raise error
+    if len(self._times) >= self._restarts:
+      raise GaveUp(
+          f'an environment failed after {self._restarts} restarts within an '
+          f'hour (--env_restarts): {error}') from error
+    self._times.append(now)
+    warnings.warn(
+        f'{error}\nThe environment is started again, '
+        f'{len(self._times)} of at most {self._restarts} times in an hour '
+        f'(--env_restarts); its episode is cut there.', stacklevel=2)
+    self._host.close()
+    self._host = self._start()
+
 
 class Here:
-  """Hosts an environment in this process."""
+  """Hosts an environment in this process, where no timeout can be kept."""
 
-  def __init__(self, constructor, environ):
+  waiting = ''
+
+  def __init__(self, constructor, environ, timeout=0):
     for key, value in environ.items():
       os.environ.pop(key, None)
       os.environ.update({} if value is None else {key: value})
@@ -48,15 +143,19 @@ class Process:
   _ENVIRON = {
       'MKL_NUM_THREADS': '1', 'NUMBA_NUM_THREADS': '1',
       'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
+  # Whoever signals the whole group means the run, which ends its workers.
   _MAIN = (
-      'import signal, sys, importlib; '
-      'signal.signal(signal.SIGINT, signal.SIG_IGN); '
+      'import signal as s, sys, importlib; '
+      '[s.signal(x, s.SIG_IGN) for x in '
+      '(s.SIGHUP, s.SIGINT, s.SIGTERM, s.SIGUSR1)]; '
       'sys.path[:] = {path!r}; '
       'importlib.import_module({module!r}).serve({fd})')
   _count = itertools.count()
 
-  def __init__(self, constructor, environ):
+  def __init__(self, constructor, environ, timeout=0):
     self._name = f'environment worker {next(self._count)}'
+    self._timeout = timeout or None
+    self._asked = collections.deque()  # [(name, when)], not answered yet.
     self._stderr = tempfile.TemporaryFile()
     ours, theirs = socket.socketpair()
     with theirs:
@@ -67,13 +166,24 @@ class Process:
     self._stop = weakref.finalize(self, _stop, self._process, self._pipe)
     self._send(cloudpickle.dumps(constructor))
 
+  @property
+  def waiting(self):
+    if not self._asked:
+      return ''
+    name, begin = self._asked[0]
+    return (
+        f'{self._name} (process {self._process.pid}) to answer {name!r} for '
+        f'{time.monotonic() - begin:.0f} s')
+
   def call(self, name, *args):
     self._send((name, args))
     self._sent += 1
+    self._asked.append((name, time.monotonic()))
     return functools.partial(self._result, self._sent)
 
   def close(self):
     self._stop()
+    self._stderr.close()
 
   def _start(self, fd, environ):
     environ = {**os.environ, **self._ENVIRON, **environ}
@@ -93,10 +203,13 @@ class Process:
   def _result(self, number):
     while self._received < number:
       try:
+        if not self._pipe.poll(self._timeout):
+          raise self._hang()
         self._replies[self._received + 1] = self._pipe.recv()
       except (EOFError, OSError):
         raise self._death() from None
       self._received += 1
+      self._asked.popleft()
     kind, value, trace = self._replies.pop(number)
     if not kind:
       return value
@@ -104,6 +217,13 @@ class Process:
     if kind in ERRORS:
       raise ERRORS[kind](value) from cause
     raise cause
+
+  def _hang(self):
+    waiting = self.waiting
+    self._process.kill()
+    return RuntimeError(
+        f'waited in vain for {waiting} (--env_timeout {self._timeout:g}); it '
+        f'was killed')
 
   def _death(self):
     if not self._stop.alive:
@@ -123,13 +243,20 @@ class Process:
 
 STRATEGIES = {'none': Here, 'process': Process}
 
-# Those that a user can cause, and whose message is for the user.
-ERRORS = {x.__name__: x for x in (ImportError, KeyError, ValueError)}
+# Those that are told apart, most of which a user can cause.
+ERRORS = {x.__name__: x for x in (
+    BadAction, Diverged, ImportError, KeyError, ValueError)}
 
 
 def _call(env, name, *args):
+  if name == 'seed' and not hasattr(env, name):  # It may do without.
+    return None
   value = getattr(env, name)
   return value(*args) if callable(value) else value
+
+
+def _raise(error):
+  raise error
 
 
 def _stop(process, pipe):

@@ -7,11 +7,15 @@
     api.train(env, config)
 """
 
+import signal
+
 import gymnasium
 import numpy as np
 
 from . import train as training
 from .common import envs
+from .common import guards
+from .common import logdir as logdirs
 
 
 def load(*names):
@@ -73,6 +77,9 @@ def train(env, config, outputs=None, eval_env=None):
 
   Raises:
     ValueError: A space or a config that cannot be handled.
+    KeyboardInterrupt: SIGINT came; the run was saved. Other signals that end
+      a process do so after saving, too, unless the caller handles them.
+    NotFinite: Too many updates in a row were not, see guards.Skips.
   """
   if not config.logdir:
     raise ValueError("logdir is ''; set it: config.update({'logdir': ...})")
@@ -84,7 +91,13 @@ def train(env, config, outputs=None, eval_env=None):
   if eval_env is not None:
     other = config.update({'seed': config.seed + 999})
     eval_envs = [wrap(eval_env, other)]
-  logdir = training.prepare_logdir(config, 'gym', 'env')
-  run = training.Run(config, logdir, train_envs, eval_envs, outputs)
-  run.train()
+  logdir = logdirs.prepare(config, 'gym', 'env')
+  with guards.Lock(logdir):
+    run = training.Run(config, logdir, train_envs, eval_envs, outputs)
+    try:
+      run.train()
+    except guards.Stopped as stop:
+      # The run is saved; what the signal means else is the caller's affair.
+      signal.raise_signal(stop.number)
+      raise
   return run.agent

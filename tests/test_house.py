@@ -16,11 +16,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A module imports from its own floor and from those below it.
 FLOORS = [
     ['dreamingv2', 'dreamingv2.common'],
-    ['common.config', 'common.counter', 'common.flags', 'common.when'],
-    ['common.envs', 'common.logger', 'common.plot', 'common.tfutils',
-     'common.worker'],
+    ['common.config', 'common.counter', 'common.flags', 'common.ranges',
+     'common.when'],
+    ['common.envs', 'common.logger', 'common.machine', 'common.plot',
+     'common.tfutils', 'common.worker'],
     ['common.augment', 'common.dists', 'common.losses'],
-    ['common.checkpoint', 'common.driver', 'common.latents', 'common.layers',
+    ['common.checkpoint', 'common.driver', 'common.episodes',
+     'common.guards', 'common.latents', 'common.layers', 'common.logdir',
      'common.other', 'common.renderers', 'common.renderers.*',
      'common.replay', 'common.suites', 'common.suites.*'],
     ['common.nets'],
@@ -29,17 +31,17 @@ FLOORS = [
     ['objectives.*'],
     ['objectives'],
     ['agent', 'expl', 'probe'],
-    ['api', 'benchmark', 'evaluate', 'figures', 'scores', 'sweep', 'tables',
-     'train'],
+    ['api', 'benchmark', 'evaluate', 'figures', 'presets', 'scores', 'sweep',
+     'tables', 'train'],
 ]
 OBJECTIVES = 7
 
 TENSORFLOW = {'keras', 'tensorflow', 'tensorflow_probability', 'tf_keras'}
 SIMULATORS = {'dm_control', 'gym', 'mujoco', 'robosuite'}
 NO_TENSORFLOW = [
-    'checkpoint', 'config', 'counter', 'driver', 'envs', 'flags', 'logger',
-    'renderers', 'renderers.*', 'replay', 'suites', 'suites.*', 'when',
-    'worker']
+    'checkpoint', 'config', 'counter', 'driver', 'envs', 'episodes', 'flags',
+    'guards', 'logdir', 'logger', 'machine', 'ranges', 'renderers',
+    'renderers.*', 'replay', 'suites', 'suites.*', 'when', 'worker']
 
 METHODS = sorted(
     name for name, block in configlib.read_yaml(

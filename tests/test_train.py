@@ -15,6 +15,7 @@ import pytest
 
 from dreamingv2 import train
 from dreamingv2.common import config as configlib
+from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import suites
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -202,7 +203,7 @@ def test_config_snapshot_names_versions_and_loads_back(dreamingv2):
 def test_checkpoints_end_with_the_last_step(dreamingv2):
   _, logdir, _, _ = dreamingv2
   names = sorted(path.name for path in (logdir / 'checkpoints').iterdir())
-  assert names == ['000000000100.npz', '000000000150.npz']
+  assert names == ['000000000100.npz', '000000000150.npz', 'best.npz']
 
 
 def test_gif_of_an_evaluation_is_not_black(dreamingv2):
@@ -245,7 +246,7 @@ def test_action_repeat_counts_environment_steps(dreamerv2):
   # An episode has 50 environment steps.
   assert {x for _, x in pick(lines, 'train_length')} == {50}
   steps = [step for step, _ in pick(lines, 'eval_return_mean')]
-  assert steps == [122, 200, 260]
+  assert steps == [200, 260]  # Not right after the prefill, at 122.
 
 
 def test_dreamerv2_logs_its_loss_and_an_open_loop_video(dreamerv2):
@@ -284,7 +285,7 @@ def test_run_resumes_after_interrupt_and_after_kill(tmp_path):
   os.killpg(process.pid, signal.SIGINT)
   _, err = finish(process, 130)
   stopped = saved(61)
-  assert f'Interrupted; saved at step {stopped}.' in err
+  assert f'Stopped by SIGINT; saved at step {stopped}.' in err
 
   process = start(tmp_path, *argv)
   wait_for(lambda: saved(stopped + 1), process)
@@ -318,35 +319,6 @@ def check_workers(pid):
   for text in maps.values():
     assert 'python' in text
     assert 'tensorflow' not in text
-
-
-def test_interrupt_during_prefill_leaves_pretraining_to_do(tmp_path):
-  config = train.load_config([
-      *DEBUG, *SMALL, '--pretrain', '3', '--steps', '120'])
-
-  class Interrupting:
-
-    def __init__(self, env, after):
-      self._env, self._left = env, after
-      self.obs_space, self.act_space = env.obs_space, env.act_space
-
-    def reset(self):
-      return self._env.reset()
-
-    def step(self, action):
-      self._left -= 1
-      if not self._left:
-        raise KeyboardInterrupt
-      return self._env.step(action)
-
-  env = suites.make('toy', 'reach')
-  with pytest.raises(SystemExit) as ending:
-    train.Run(config, tmp_path, [Interrupting(env, 30)], []).train()
-  assert ending.value.code == 130
-  run = train.Run(config, tmp_path, [env], [])
-  run.train()
-  # Prefill starts anew after the 29 steps; updates at 90 and 110.
-  assert (int(run.step), run.updates) == (120, 3 + 2)
 
 
 def test_seed_decides_every_number(tmp_path):
@@ -407,6 +379,9 @@ BAD = {
     'loss that nobody produces': (
         '--loss_scales.decoder 2', 'loss_scales.decoder contrastive nce'),
     'no environment': ('--envs 0', 'envs 0'),
+    'no checkpoint': ('--keep 0', 'keep 0 1'),
+    'negative memory': ('--replay.max_gib -1', 'replay.max_gib -1 0'),
+    'negative seconds': ('--env_timeout -1', 'env_timeout -1 0'),
     'empty batch': ('--dataset.batch 0', 'dataset.batch 0 1'),
     'negative seed': ('--seed -1', 'seed -1 0'),
     'bad schedule': ('--actor_ent linear(1)', 'linear(1) warmup'),
@@ -440,7 +415,7 @@ def test_bad_input_is_refused_in_one_line_that_helps(name, tmp_path, capfd):
     assert word in message, message
   # What is left must not be in the way of the corrected command.
   config = train.load_config([*DEBUG, *SMALL, *logdir])
-  train.prepare_logdir(config, 'toy', 'reach')
+  logdirs.prepare(config, 'toy', 'reach')
   assert not [x for x in (tmp_path / 'run').rglob('*') if x.is_file()]
 
 
@@ -452,10 +427,10 @@ def test_too_short_episodes_are_refused_and_leave_the_logdir_usable(
   message = refused([*DEBUG, *SMALL, *logdir, *long], capfd)
   assert 'replay.minlen is 60' in message and 'longest of 50' in message
   config = train.load_config([*DEBUG, *SMALL, *logdir])
-  train.prepare_logdir(config, 'toy', 'reach')
+  logdirs.prepare(config, 'toy', 'reach')
   other = train.load_config([*DEBUG, *SMALL, *logdir, '--action_repeat', '2'])
   with pytest.raises(ValueError, match='action_repeat 1 there and 2 here'):
-    train.prepare_logdir(other, 'toy', 'reach')
+    logdirs.prepare(other, 'toy', 'reach')
 
 
 @pytest.mark.parametrize('place', ['file', 'file/below'])

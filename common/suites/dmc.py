@@ -14,6 +14,7 @@ from ..renderers import distractors
 from ..renderers.distractors import wrap as distract
 from ..renderers import mujoco as renderer
 from ..config import known
+from ..worker import Diverged
 
 OPTIONS = {
     'camera': '-1',
@@ -108,6 +109,12 @@ class DMC:
         for x in (spec.minimum, spec.maximum))
     return {'action': gymnasium.spaces.Box(low, high)}
 
+  def seed(self, number):
+    # The tasks of the suite hold their generator, those of composer do not.
+    owner = self._env if self._manip else self._env.task
+    (owner.random_state if self._manip else owner.random).seed(number)
+    self._render.seed(number)
+
   def reset(self):
     step = self._env.reset()
     self._render.reset()
@@ -118,7 +125,7 @@ class DMC:
   def step(self, action):
     reward = 0.0
     for _ in range(self._repeat):
-      step = self._env.step(action['action'])
+      step = self._advance(action['action'])
       reward += step.reward or 0.0
       if step.last():
         break
@@ -128,6 +135,13 @@ class DMC:
   def close(self):
     self._render.close()
     self._env.close()
+
+  def _advance(self, action):
+    from dm_control.rl import control
+    try:
+      return self._env.step(action)
+    except control.PhysicsError as error:
+      raise Diverged(f'dm_control: {error}') from None
 
   def _obs(self, step, ends):
     physics = self._env.physics

@@ -13,6 +13,7 @@ from ..renderers import distractors
 from ..renderers.distractors import wrap as distract
 from ..renderers import mujoco as renderer
 from ..config import known
+from ..worker import Diverged
 
 OPTIONS = {
     'robots': 'auto',
@@ -135,6 +136,12 @@ class Robosuite:
     low, high = (np.asarray(x, np.float32) for x in self._env.action_spec)
     return {'action': gymnasium.spaces.Box(low, high)}
 
+  def seed(self, number):
+    # In place, as samplers of placements hold the same generator.
+    self._env.rng.bit_generator.state = np.random.default_rng(
+        number).bit_generator.state
+    self._render.seed(number)
+
   def reset(self):
     self._render.reset()
     return self._obs(self._env.reset(), envs.flags(is_first=True))
@@ -143,6 +150,7 @@ class Robosuite:
     reward = 0.0
     for _ in range(self._repeat):
       obs, value, done, _ = self._env.step(action['action'])
+      _check(self._env.sim.data._data)
       reward += value
       if done:
         break
@@ -161,6 +169,16 @@ class Robosuite:
         new: np.asarray(obs[old], np.float32)
         for old, new in self._vectors.items()}
     return {**images, **vectors, **ends}
+
+
+def _check(data):
+  """Raises Diverged where MuJoCo has reset a state it could not simulate."""
+  import mujoco
+  kinds = mujoco.mjtWarning
+  for kind in (
+      kinds.mjWARN_BADQACC, kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL):
+    if data.warning[kind].number:
+      raise Diverged(f'MuJoCo: {kind.name} after {data.time:.3f} s')
 
 
 def _import():

@@ -48,6 +48,9 @@ class Reach:
   def act_space(self):
     return {'action': gymnasium.spaces.Box(-1, 1, (2,), np.float32)}
 
+  def seed(self, number):
+    self._random = np.random.default_rng(number)
+
   def reset(self):
     self._step = 0
     self._dot, self._target = self._random.uniform(0.1, 0.9, (2, 2))

@@ -265,3 +265,68 @@ def test_assign_report_names_what_does_not_fit():
   assert report == (
       '8 missing: a, m0, m1, m2, m3 and 3 more; 1 unexpected: c; '
       '1 of another shape: b (2, 5) instead of (2, 2)')
+
+
+def test_checkpoint_keeps_the_best_beside_the_newest(tmp_path):
+  checkpoint = Checkpoint(tmp_path, keep=1)
+  for step, best in [(1, True), (2, False), (3, True), (3, True), (4, False)]:
+    checkpoint.save(step, arrays_for(step), best=best)
+  assert sorted(x.name for x in tmp_path.iterdir()) == [
+      '000000000004.npz', 'best.npz']
+  assert checkpoint.load().step == 4
+  assert checkpoint.load(best=True).step == 3
+
+
+def test_checkpoint_copies_the_best_where_links_are_not_to_be_had(
+    tmp_path, monkeypatch):
+  def refuse(source, target):
+    raise PermissionError(1, 'Operation not permitted')
+  monkeypatch.setattr(checkpoint_lib.os, 'link', refuse)
+  checkpoint = Checkpoint(tmp_path, keep=1)
+  for step, best in [(1, True), (2, False)]:
+    checkpoint.save(step, arrays_for(step), best=best)
+  assert checkpoint.load(best=True).step == 1
+
+
+def test_checkpoint_falls_back_on_the_best_at_last(tmp_path):
+  checkpoint = Checkpoint(tmp_path, keep=1)
+  checkpoint.save(1, arrays_for(1), best=True)
+  checkpoint.save(2, arrays_for(2))
+  (tmp_path / '000000000002.npz').write_bytes(b'')
+  with pytest.warns(UserWarning, match='000000000002.npz'):
+    assert checkpoint.load().step == 1
+
+
+def without(name):
+  def damage(path):
+    members = checkpoint_lib.read_npz(path.open('rb'))
+    members.pop(name)
+    checkpoint_lib.write_atomic(
+        path, lambda file: checkpoint_lib.write_npz(file, members))
+  return damage
+
+
+def folder(path):
+  path.unlink()
+  path.mkdir()
+
+
+def dangling(path):
+  path.unlink()
+  path.symlink_to('nowhere')
+
+
+@pytest.mark.parametrize('damage', [
+    lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    lambda path: path.write_bytes(path.read_bytes()[100:]),
+    lambda path: np.savez(path, x=np.zeros(3)),
+    lambda path: path.write_text('<html>404</html>'),
+    without('meta.json'), folder, dangling])
+def test_checkpoint_of_any_other_damage_is_set_aside(tmp_path, damage):
+  checkpoint = Checkpoint(tmp_path)
+  checkpoint.save(1, arrays_for(1))
+  checkpoint.save(2, arrays_for(2))
+  damage(tmp_path / '000000000002.npz')
+  with pytest.warns(UserWarning, match='Damaged file .*000000000002.npz'):
+    assert checkpoint.load().step == 1
+  assert len(list((tmp_path / 'damaged').iterdir())) == 1

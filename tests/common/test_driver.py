@@ -2,7 +2,11 @@ import contextlib
 import types
 
 import numpy as np
+import pytest
 
+from dreamingv2.common import checkpoint
+from dreamingv2.common import replay as replays
+from dreamingv2.common import worker
 from dreamingv2.common.driver import Driver
 
 
@@ -178,3 +182,179 @@ def test_driver_measures_env_and_policy():
   timer = Timer()
   Driver([CountEnv(3)], timer=timer)(policy, steps=1)
   assert timer.names == ['env', 'policy', 'env']
+
+
+class Walk:
+  """Sums up actions and noise of its own from a seed, as simulators do."""
+
+  def __init__(self, length, drift=0.0):
+    self.act_space = {'action': types.SimpleNamespace(shape=(2,))}
+    self._length, self._drift = length, drift
+    self._random = np.random.default_rng()
+    self.seeds = []
+
+  def seed(self, number):
+    self.seeds.append(number)
+    self._random = np.random.default_rng(number)
+
+  def reset(self):
+    self._step, self._sum = 0, self._random.random(2) + self._drift
+    return self._obs()
+
+  def step(self, action):
+    self._step += 1
+    self._sum = self._sum + action['action'] * self._random.random(2)
+    return self._obs()
+
+  def _obs(self):
+    return {
+        'sum': self._sum, 'log_none': np.nan, 'reward': 0.0,
+        'is_first': self._step == 0, 'is_last': self._step == self._length,
+        'is_terminal': False}
+
+
+def gather(envs, state=None, **kwargs):
+  """Returns a driver, the rows it hands on, and what loading returned."""
+  driver, rows = Driver(envs, **kwargs), []
+  loaded = driver.load_state_dict(state) if state else None
+  for event in (driver.on_reset, driver.on_step):
+    event(lambda row, worker: rows.append((worker, row)))
+  return driver, rows, loaded
+
+
+def steer(obs, state):
+  """Act on all that was observed, and on the number of calls."""
+  state = 0 if state is None else state + 1
+  return {'action': np.float32(obs['sum'][:, ::-1] + state)}, state
+
+
+def stored(state, folder):
+  """Returns a state after it was a file."""
+  checkpoint.Checkpoint(folder).save(1, {}, {'driver': state})
+  return checkpoint.Checkpoint(folder).load().meta['driver']
+
+
+def assert_same_rows(left, right):
+  assert len(left) == len(right)
+  for (index, row), (other, copy) in zip(left, right, strict=True):
+    assert index == other and row.keys() == copy.keys()
+    for key in row:
+      assert row[key].dtype == copy[key].dtype
+      np.testing.assert_array_equal(row[key], copy[key], err_msg=key)
+
+
+def test_driver_gives_every_episode_a_seed_of_its_own_that_repeats():
+  seeds = []
+  for seed in ((3, 0), (3, 0), (3, 1)):
+    driver, _, _ = gather([Walk(2), Walk(2)], seed=seed)
+    driver(steer, episodes=6)
+    seeds.append([x for env in driver._envs for x in env.seeds])
+  assert seeds[0] == seeds[1]
+  assert len({*seeds[0], *seeds[2]}) == len(seeds[0]) + len(seeds[2]) == 12
+
+
+@pytest.mark.parametrize('steps', range(1, 14))
+def test_driver_goes_on_to_the_bit_from_wherever_it_stood(steps, tmp_path):
+  lengths = [4, 3, 7]
+  make = lambda: [Walk(x) for x in lengths]
+  driver, rows, _ = gather(make(), seed=(1,))
+  driver(steer, steps=steps)
+  state = stored(driver.state_dict(), tmp_path)
+  before = len(rows)
+  driver(steer, steps=20)
+  again, others, (remade, failed) = gather(make(), state, seed=(1,))
+  assert not failed and set(remade) <= {0, 1, 2}
+  again(steer, steps=20)
+  assert_same_rows(rows[before:], others)
+
+
+def test_driver_hands_on_whole_episodes_after_it_went_on(tmp_path):
+  episodes = []
+  driver, _, _ = gather([Walk(5)], seed=(1,))
+  driver(steer, steps=3)
+  state = stored(driver.state_dict(), tmp_path)
+  again, _, _ = gather([Walk(5)], state, seed=(1,))
+  for one in (driver, again):
+    one.on_episode(episodes.append)
+    one(steer, episodes=1)
+  left, right = episodes
+  assert len(left['is_first']) == 6
+  for key in left:
+    np.testing.assert_array_equal(left[key], right[key])
+
+
+def test_driver_cuts_an_episode_that_a_simulator_does_not_repeat(tmp_path):
+  driver, _, _ = gather([Walk(5), Walk(5)], seed=(1,))
+  driver(steer, steps=7)  # The second step of worker 1 comes next.
+  state = stored(driver.state_dict(), tmp_path)
+  again, rows, loaded = gather([Walk(5), Walk(5, 1e-9)], state, seed=(1,))
+  assert loaded == ([0], [1])
+  again(steer, steps=3)
+  assert [(i, bool(row['is_first'])) for i, row in rows] == [
+      (1, False), (1, True), (0, False), (1, False)]
+
+
+def test_driver_begins_anew_with_workers_to_skip_or_of_another_number(
+    tmp_path):
+  driver, _, _ = gather([Walk(5), Walk(5)], seed=(1,))
+  driver(steer, steps=7)
+  state = stored(driver.state_dict(), tmp_path)
+  again, rows, _ = gather([Walk(5), Walk(5)], seed=(1,))
+  assert again.load_state_dict(state, skip=[1]) == ([0], [])
+  again(steer, steps=2)
+  assert [(i, bool(row['is_first'])) for i, row in rows] == [
+      (1, True), (0, False), (1, False)]
+  more, rows, loaded = gather([Walk(5)] * 3, state, seed=(1,))
+  assert loaded == ([], []) and more.begun == [1, 1, 0]
+  more(steer, steps=3)
+  assert sum(bool(row['is_first']) for _, row in rows) == 3
+
+
+class Failing(Walk):
+  """Fails at given calls of `step`, in one of several ways."""
+
+  def __init__(self, how, calls):
+    super().__init__(5)
+    self._how, self._calls, self._count = how, calls, 0
+
+  def step(self, action):
+    obs = super().step(action)
+    self._count += 1
+    if self._count not in self._calls:
+      return obs
+    if self._how in obs:
+      return {**obs, self._how: obs[self._how] * np.nan}
+    if self._how == 'promise':
+      return self._raise
+    self._raise()
+
+  def _raise(self):
+    raise worker.Lost('somehow')
+
+
+@pytest.mark.parametrize('how', ['promise', 'raise', 'reward', 'sum'])
+def test_driver_cuts_an_episode_that_cannot_go_on(how, tmp_path):
+  """NaN in reward or observation, or the environment lost."""
+  driver, rows, _ = gather([Failing(how, [3]), Walk(9)], seed=(1,))
+  replay = replays.Replay(tmp_path)
+  driver.on_reset(replay.add_step)
+  driver.on_step(replay.add_step)
+  episodes = []
+  driver.on_episode(episodes.append)
+  with pytest.warns(UserWarning, match='Episode 1 of environment 0 was cut'):
+    driver(steer, steps=14)
+  firsts = [bool(row['is_first']) for i, row in rows if i == 0]
+  # Two good steps, none made up; then a whole episode of five.
+  assert firsts[:9] == [True, False, False, True] + [False] * 5
+  assert all(np.isfinite(row['sum']).all() for _, row in rows)
+  assert len(episodes[0]['is_first']) == 6
+  with np.load(sorted(tmp_path.glob('*.npz'))[0]) as cut:
+    assert list(cut['is_last']) == [False, False, True]
+    assert not cut['is_terminal'].any()
+
+
+def test_driver_gives_up_where_nothing_but_failures_comes():
+  driver, _, _ = gather([Failing('sum', range(100))])
+  with pytest.warns(UserWarning), pytest.raises(
+      worker.GaveUp, match='failed 10 times in a row'):
+    driver(steer, steps=1)

@@ -340,7 +340,7 @@ def test_async_tells_that_the_worker_died(start, end, words):
 def test_async_worker_ignores_interrupts(start):
   env = start(lambda: envs.Dummy())
   env.reset()()
-  os.kill(env._host._process.pid, signal.SIGINT)
+  os.kill(env._host._host._process.pid, signal.SIGINT)
   assert env.reset()()['is_first']
 
 
@@ -348,7 +348,7 @@ def test_async_close_ends_the_process(start):
   env = start(lambda: envs.Dummy())
   env.reset()()
   env.close()
-  assert env._host._process.poll() == 0
+  assert env._host._host._process.poll() == 0
   with pytest.raises(RuntimeError, match='closed'):
     env.reset()()
 
@@ -360,7 +360,7 @@ def test_async_worker_ends_with_its_parent(tmp_path):
       'from dreamingv2.common import envs\n'
       'env = envs.Async(lambda: envs.Dummy())\n'
       'env.reset()()\n'
-      'print(env._host._process.pid, flush=True)\n'
+      'print(env._host._host._process.pid, flush=True)\n'
       'os.kill(os.getpid(), 9)\n')
   out = subprocess.run(
       [sys.executable, script], capture_output=True, text=True, timeout=60,

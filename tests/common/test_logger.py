@@ -212,3 +212,53 @@ def test_bfloat16_and_tensors_are_numbers(recorder):
   logger.scalar('y', tf.constant(2.5, tf.float16))
   logger.write()
   assert recorder.calls == [(0, [('x', 1.5), ('y', 2.5)])]
+
+
+def test_jsonl_is_cut_to_where_a_checkpoint_was_taken(tmp_path):
+  step = Counter(1)
+  logger = loggerlib.Logger(
+      step, [loggerlib.JSONLOutput(tmp_path), Recorder()])
+  assert logger.state() == [0, None]
+  for value in (1, 2, 3):
+    logger.scalar('x', value)
+    logger.write()
+    if value == 2:
+      state = logger.state()
+  logger.restore(state)
+  assert [x['x'] for x in read_lines(tmp_path)] == [1, 2]
+  logger.scalar('x', 4)
+  logger.write()
+  assert [x['x'] for x in read_lines(tmp_path)] == [1, 2, 4]
+
+
+def test_jsonl_that_is_shorter_or_gone_is_left_as_it_is(tmp_path):
+  output = loggerlib.JSONLOutput(tmp_path)
+  output.restore(100)
+  assert not list(tmp_path.iterdir())
+  output(1, [('x', 1)])
+  output.restore(1000)
+  assert read_lines(tmp_path) == [{'step': 1, 'x': 1}]
+  output.restore(output.state() - 3)  # In the middle of a line.
+  assert read_lines(tmp_path) == []
+
+
+def test_progress_and_say_survive_a_terminal_that_is_gone(monkeypatch):
+  class Gone:
+    encoding = 'utf-8'
+    alive = True
+
+    def write(self, *args):
+      if not self.alive:
+        raise BrokenPipeError(32, 'Broken pipe')
+    flush = write
+
+    def isatty(self):
+      return True
+  gone = Gone()
+  monkeypatch.setattr(loggerlib.sys, 'stderr', gone)
+  with loggerlib.Progress(10, 0, 'prefill') as progress:
+    gone.alive = False
+    progress.describe('train')
+    progress.note('text')
+    progress.update(5)
+    loggerlib.say('text')

@@ -261,3 +261,22 @@ def test_random_agent_draws_one_hots_for_discrete_actions():
   assert set(np.unique(action)) == {0, 1} and (action.sum(-1) == 1).all()
   # The standard deviation of a frequency is 0.006.
   np.testing.assert_allclose(action.mean(0), [1 / 3] * 3, atol=0.03)
+
+
+def test_random_agent_goes_on_from_its_state():
+  space = {'action': gymnasium.spaces.Box(-1, 1, (3,), np.float32)}
+  obs = {'is_first': np.zeros(2, bool)}
+  agent, again = other.RandomAgent(space, 1), other.RandomAgent(space, 2)
+  agent(obs)
+  again.restore(agent.state())
+  np.testing.assert_array_equal(
+      agent(obs)[0]['action'], again(obs)[0]['action'])
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_stream_norm_is_not_poisoned_by_what_is_not_finite(bad):
+  norm = other.StreamNorm(momentum=0.9)
+  norm.update(tf.constant([3.0, 3.0]))
+  before = norm.mag.numpy()
+  norm.update(tf.constant([3.0, bad]))
+  assert norm.mag.numpy() == before

@@ -11,7 +11,8 @@ import pytest
 from dreamingv2.common import checkpoint
 from dreamingv2.common import replay as replay_lib
 from dreamingv2.common.driver import Driver
-from dreamingv2.common.replay import Replay, convert, estimate_bytes
+from dreamingv2.common.episodes import convert, estimate_bytes
+from dreamingv2.common.replay import Replay
 
 
 def make_episode(steps, number=0, **values):
@@ -165,6 +166,8 @@ def test_replay_drops_the_oldest_beyond_capacity_here_and_on_disk(tmp_path):
   for number in range(6):
     replay.add_episode(make_episode(10, number))
   assert numbers(replay) == {3, 4, 5}
+  assert len(list(tmp_path.glob('*.npz'))) == 6  # For the last checkpoint.
+  replay.forget()
   assert len(list(tmp_path.glob('*.npz'))) == 3
   stats = replay.stats
   assert stats['loaded_steps'] == 30 and stats['loaded_episodes'] == 3
@@ -262,6 +265,7 @@ def test_replay_totals_survive_dropped_files(tmp_path):
   replay = Replay(tmp_path, capacity=20)
   for number in range(6):
     replay.add_episode(make_episode(10, number))
+  replay.forget()
   again = Replay(tmp_path, capacity=20)
   assert again.stats['total_steps'] == 20
   again.load_state_dict(replay.state_dict())

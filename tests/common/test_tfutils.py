@@ -1,11 +1,16 @@
 import math
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from dreamingv2.common import replay
+from dreamingv2.common import episodes
 from dreamingv2.common import tfutils
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -318,7 +323,7 @@ def test_optimizer_keeps_its_state_as_variables():
     bool, 'uint8', 'uint16', 'int32', 'int64', 'float16', 'float32',
     'float64'])
 def test_stored_dtype_is_what_the_replay_converts_to(dtype):
-  stored = replay.convert({'x': np.zeros(2, dtype)})['x'].dtype
+  stored = episodes.convert({'x': np.zeros(2, dtype)})['x'].dtype
   assert tfutils.stored_dtype(np.dtype(dtype)) == stored
 
 
@@ -332,3 +337,29 @@ def test_compile_traces_a_function_once():
   function = tfutils.compile(double)
   assert [function(tf.constant(i)).numpy() for i in range(3)] == [0, 2, 4]
   assert len(traces) == 1
+
+
+def test_arrays_of_nested_tensors_come_back_with_their_dtypes():
+  nest = (
+      {'a': tf.constant([1.5], tf.bfloat16), 'b': tf.constant([2], tf.int32)},
+      tf.constant([0.1], tf.float16))
+  arrays = tfutils.to_arrays(nest)
+  assert arrays[0]['a'].dtype == np.float32
+  again = tfutils.from_arrays(arrays, nest)
+  for one, two in zip(tf.nest.flatten(nest), tf.nest.flatten(again),
+                      strict=True):
+    assert one.dtype == two.dtype
+    np.testing.assert_array_equal(one.numpy(), two.numpy())
+  assert tfutils.to_arrays(None) is tfutils.from_arrays(None, nest) is None
+
+
+def test_setup_is_deterministic_in_a_fresh_process():
+  """There it must make the generator that TensorFlow refuses to make."""
+  code = (
+      'from dreamingv2.common import tfutils; '
+      'tfutils.setup("32", True, 3); print(tfutils.next_seed().numpy())')
+  outs = [
+      subprocess.run(
+          [sys.executable, '-c', code], capture_output=True, text=True,
+          cwd=ROOT).stdout for _ in range(2)]
+  assert outs[0] == outs[1] and outs[0].startswith('[')

@@ -1,0 +1,176 @@
+"""Episodes as arrays and as files."""
+
+import collections
+import datetime
+import re
+import shutil
+import uuid
+from concurrent import futures
+
+import numpy as np
+
+from .checkpoint import read_npz
+
+# Keys whose values come in several types from environments and from files.
+DTYPES = {
+    'is_first': bool, 'is_last': bool, 'is_terminal': bool,
+    'reward': np.float32}
+GIB = 2 ** 30  # bytes
+NAME = re.compile(r'(\d{8}T\d{6})(\d{0,6})-([^-]+)-(\d+)\.npz')
+
+
+class Episode:
+  """Holds the arrays of one episode, of which the first `rows` are filled."""
+
+  ALLOCATED = 64  # Rows at first.
+
+  def __init__(self, data, name=None, path=None):
+    self.data = data
+    self.rows = len(data['action'])
+    self.name = name or uuid.uuid4().hex
+    self.path = path
+
+  @classmethod
+  def empty(cls, signature):
+    """Returns an episode without rows."""
+    episode = cls({
+        k: np.empty((cls.ALLOCATED, *shape), dtype)
+        for k, (shape, dtype) in signature.items()})
+    episode.rows = 0
+    return episode
+
+  @classmethod
+  def restored(cls, data, name):
+    """Returns an unfinished episode with as much room as it had."""
+    rows, room = len(data['action']), cls.ALLOCATED
+    while room < rows:
+      room *= 2
+    episode = cls({
+        k: np.concatenate([v, np.empty((room - rows, *v.shape[1:]), v.dtype)])
+        for k, v in data.items()}, name)
+    episode.rows = rows
+    return episode
+
+  @property
+  def steps(self):
+    """Returns the environment steps: the first row is the reset."""
+    return self.rows - 1
+
+  @property
+  def bytes(self):
+    """Returns the memory taken."""
+    return sum(values.nbytes for values in self.data.values())
+
+  def append(self, row):
+    """Fills one more row, in twice the memory when it is full."""
+    if self.rows == len(self.data['action']):
+      self.data = {
+          k: np.concatenate([v, np.empty_like(v)])
+          for k, v in self.data.items()}
+    for key, value in row.items():
+      self.data[key][self.rows] = value
+    self.rows += 1
+
+  def trimmed(self):
+    """Returns copies of the filled rows."""
+    return {k: v[:self.rows].copy() for k, v in self.data.items()}
+
+
+def estimate_bytes(obs_space, act_space, capacity):
+  """Returns the memory that so many environment steps take in Replay."""
+  spaces = {**obs_space, **act_space}
+  row = storable({k: np.zeros(v.shape, v.dtype) for k, v in spaces.items()})
+  return int(capacity) * sum(value.nbytes for value in row.values())
+
+
+def describe_size(obs_space, act_space, capacity, max_gib, folder):
+  """Returns a sentence on what a replay will take, and what there is."""
+  size = estimate_bytes(obs_space, act_space, capacity) / GIB
+  size = min(size, max_gib or float('inf'))
+  free = shutil.disk_usage(folder).free / GIB
+  return (
+      f'Replay of {capacity:.0f} steps will take {size:.1f} GiB of memory, '
+      f'and at most that of the disk, where {free:.1f} GiB are free.')
+
+
+def convert(values):
+  """Returns a dict of values as arrays of the types that are stored.
+
+  uint8 and bool stay, other integers become int32, floats float32; rewards
+  are float32 and flags bool always. Arrays of the right type are not copied.
+
+  Raises:
+    ValueError: If a value is neither a number nor a bool.
+  """
+  return {key: _convert(key, value) for key, value in values.items()}
+
+
+def _convert(key, value):
+  value = np.asarray(value)
+  if value.dtype.kind not in 'biuf':
+    raise ValueError(
+        f'Key {key!r} holds {value.dtype}: must be numbers or bool.')
+  kinds = {
+      'b': bool, 'f': np.float32, 'i': np.int32,
+      'u': np.uint8 if value.dtype == np.uint8 else np.int32}
+  dtype = DTYPES.get(key, kinds[value.dtype.kind])
+  return value.astype(dtype, copy=False)
+
+
+def storable(values):
+  """Returns the part of a dict of values that is stored, converted."""
+  return convert({k: v for k, v in values.items() if not k.startswith('log_')})
+
+
+def parse_name(path):
+  """Returns the time, identifier and steps in a file name, None if foreign."""
+  match = NAME.fullmatch(path.name)
+  if not match:
+    return None
+  seconds, fraction, name, steps = match.groups()
+  try:
+    time = datetime.datetime.strptime(seconds, '%Y%m%dT%H%M%S')
+  except ValueError:
+    return None
+  time = time.replace(microsecond=int(fraction.ljust(6, '0')))
+  return time, name, int(steps)
+
+
+def read_all(paths, ahead=16):
+  """Yields what `_read` returns, in order; holds `ahead` files at most."""
+  # Inflating leaves Python's lock, so threads load on all cores.
+  with futures.ThreadPoolExecutor() as pool:
+    waiting = collections.deque()
+    for path in paths:
+      waiting.append(pool.submit(_read, path))
+      if len(waiting) == ahead:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+
+
+def _read(path):
+  """Returns a path with its arrays, or with what went wrong."""
+  try:
+    with path.open('rb') as file:
+      return path, read_npz(file)
+  except Exception as error:
+    return path, error
+
+
+def check_values(episode, steps):
+  """Raises ValueError for a file that its reader would regret."""
+  # The first Dreamer's names count the rows.
+  if steps not in (episode.steps, episode.rows) or episode.steps < 1:
+    raise ValueError(f'{episode.steps} steps where the name says {steps}')
+  for key, values in episode.data.items():
+    if values.dtype.kind == 'f' and not np.isfinite(values).all():
+      raise ValueError(f'{key!r} is not finite')
+
+
+def describe(signature):
+  """Returns dtype and shape in words."""
+  if signature is None:
+    return 'absent'
+  shape, dtype = signature
+  return f'{np.dtype(dtype).name}{list(shape)}'

@@ -1,0 +1,61 @@
+"""Says what a run runs on, and keeps libraries quiet."""
+
+import contextlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+PACKAGES = (
+    'dm_control', 'mujoco', 'numpy', 'robosuite', 'tensorflow',
+    'tensorflow-cpu', 'tensorflow-probability', 'tf_keras')
+
+
+def versions(version, root):
+  """Returns one line with commit, machine and versions.
+
+  Args:
+    version: Of this package.
+    root: Folder of the checkout, if it is one.
+  """
+  try:
+    commit = subprocess.run(
+        ['git', 'describe', '--always', '--dirty', '--abbrev=40'], cwd=root,
+        capture_output=True, text=True, check=True).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    commit = 'unknown'
+  found = [
+      f'dreamingv2 {version}', f'commit {commit}',
+      f'{len(os.sched_getaffinity(0))} x {processor()}',
+      f'python {platform.python_version()}']
+  for name in PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found.append(f'{name} {importlib.metadata.version(name)}')
+  return ', '.join(found)
+
+
+def processor():
+  """Returns the name of the CPU."""
+  with contextlib.suppress(OSError):
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip().replace(',', ' ')
+  return platform.machine()
+
+
+@contextlib.contextmanager
+def quiet():
+  """Keeps what libraries print while they load off the terminal."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  sys.stderr.flush()
+  saved = os.dup(2)
+  with open(os.devnull, 'w') as null:
+    os.dup2(null.fileno(), 2)
+  try:
+    yield
+  finally:
+    sys.stderr.flush()
+    os.dup2(saved, 2)
+    os.close(saved)

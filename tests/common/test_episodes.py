@@ -1,0 +1,294 @@
+"""Files of episodes: what is damaged, too much, later, or refused."""
+
+import os
+import pathlib
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+
+from dreamingv2.common import checkpoint
+from dreamingv2.common import replay as replays
+from dreamingv2.common.replay import Replay
+
+
+def make_episode(steps=10, number=1, **values):
+  rows = steps + 1
+  return {
+      'image': np.full((rows, 4, 4, 3), number, np.uint8),
+      'number': np.full(rows, number, np.int32),
+      'action': np.full((rows, 2), number, np.float32),
+      'reward': np.ones(rows, np.float32),
+      'is_first': np.arange(rows) == 0,
+      'is_last': np.arange(rows) == steps,
+      'is_terminal': np.zeros(rows, bool), **values}
+
+
+def fill(folder, numbers, steps=10, **kwargs):
+  replay = Replay(folder, **kwargs)
+  for number in numbers:
+    replay.add_episode(make_episode(steps, number))
+  return replay
+
+
+def held(replay):
+  return {int(x) for x in replay.sample(200, 1)['number'][:, 0]}
+
+
+def rewrite(change):
+  """Returns a damage that changes the dict of arrays of a file."""
+  def damage(path):
+    with np.load(path) as stored:
+      episode = dict(stored)
+    change(episode)
+    np.savez(path.with_suffix(''), **episode)
+  return damage
+
+
+def edit(change):
+  """Returns a damage that changes the bytes of a file."""
+  return lambda path: path.write_bytes(change(path.read_bytes()))
+
+
+def flip(content):
+  place = content.index(b'image.npy') + 60  # In what is compressed.
+  return content[:place] + bytes([content[place] ^ 255]) + content[place + 1:]
+
+
+def foreign_zip(path):
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('notes.txt', 'no episode')
+
+
+def folder(path):
+  path.unlink()
+  path.mkdir()
+
+
+def dangling(path):
+  path.unlink()
+  path.symlink_to('nowhere')
+
+
+def rename(name):
+  return lambda path: path.rename(path.with_name(name))
+
+
+DAMAGES = {
+    'cut at the end': edit(lambda x: x[:-30]),
+    'cut in half': edit(lambda x: x[:len(x) // 2]),
+    'cut at the start': edit(lambda x: x[50:]),
+    'no bytes': edit(lambda x: b''),
+    'one byte': edit(lambda x: b'P'),
+    'zeros of the same size': edit(lambda x: bytes(len(x))),
+    'noise': edit(lambda x: os.urandom(len(x))),
+    'text': edit(lambda x: b'<html>404</html>'),
+    'flipped byte': edit(flip),
+    'no zip directory': edit(lambda x: x.replace(b'PK\x05\x06', b'xxxx')),
+    'zip of something else': foreign_zip,
+    'folder': folder,
+    'dangling link': dangling,
+    'pickled objects': rewrite(
+        lambda x: x.update(action=np.array([{}] * 11, object))),
+    'dtype of text': rewrite(lambda x: x.update(action=np.array(['a'] * 11))),
+    'complex numbers': rewrite(
+        lambda x: x.update(action=x['action'].astype(complex))),
+    'key missing': rewrite(lambda x: x.pop('is_last')),
+    'key too many': rewrite(lambda x: x.update(extra=np.zeros(11))),
+    'another shape': rewrite(lambda x: x.update(action=np.zeros((11, 3)))),
+    'another dtype': rewrite(lambda x: x.update(number=np.zeros(11))),
+    'unequal lengths': rewrite(lambda x: x.update(reward=np.zeros(5))),
+    'no rows': rewrite(lambda x: x.update({k: v[:0] for k, v in x.items()})),
+    'only a reset': rewrite(
+        lambda x: x.update({k: v[:1] for k, v in x.items()})),
+    'NaN in rewards': rewrite(lambda x: x['reward'].__setitem__(3, np.nan)),
+    'name with other steps': rename('20200101T000000-ab-9.npz'),
+    'name without steps': rename('20200101T000000-ab.npz'),
+    'name with no such date': rename('20209999T000000-ab-10.npz'),
+}
+
+
+@pytest.mark.parametrize('name', DAMAGES)
+def test_damaged_file_is_set_aside_counted_and_never_fatal(name, tmp_path):
+  fill(tmp_path, [1, 2, 3])
+  DAMAGES[name](sorted(tmp_path.glob('*.npz'))[0])
+  with pytest.warns(UserWarning, match='Damaged file') as record:
+    replay = Replay(tmp_path)
+  assert len(record) == 1
+  assert replay.stats['damaged_episodes'] == 1
+  assert replay.stats['total_episodes'] == 2
+  assert held(replay) == {2, 3}
+  assert len(list((tmp_path / 'damaged').iterdir())) == 1
+  # Once is enough.
+  again = Replay(tmp_path)
+  assert again.stats['damaged_episodes'] == 0 and held(again) == {2, 3}
+
+
+@pytest.mark.filterwarnings('error')
+def test_file_whose_name_counts_rows_is_read_too(tmp_path):
+  fill(tmp_path, [1])
+  path, = tmp_path.glob('*.npz')
+  path.rename(str(path).replace('-10.npz', '-11.npz'))
+  assert held(Replay(tmp_path)) == {1}
+
+
+def test_damaged_files_stay_counted_over_a_resume(tmp_path):
+  fill(tmp_path, [1, 2])
+  DAMAGES['noise'](sorted(tmp_path.glob('*.npz'))[0])
+  with pytest.warns(UserWarning):
+    state = Replay(tmp_path).state_dict()
+  again = Replay(tmp_path)
+  again.load_state_dict(state)
+  assert again.stats['damaged_episodes'] == 1
+
+
+def test_memory_in_bytes_bounds_ram_and_disk(tmp_path):
+  one = sum(v.nbytes for v in make_episode().values())
+  replay = fill(tmp_path, range(6), max_gib=3.5 * one / 2 ** 30)
+  assert held(replay) == {3, 4, 5}
+  assert replay.stats['bytes'] == 3 * one
+  replay.forget()
+  files = list(tmp_path.glob('*.npz'))
+  assert len(files) == 3
+  assert held(Replay(tmp_path, max_gib=1.5 * one / 2 ** 30)) == {5}
+
+
+def test_loading_never_holds_two_copies(tmp_path):
+  """Also of files whose types must be converted, as DreamerV2's."""
+  rows, episodes = 201, 40
+  values = make_episode(rows - 1)
+  values['image'] = np.random.default_rng(0).integers(
+      0, 256, (rows, 32, 32, 3), np.uint8)
+  for number in range(episodes):
+    name = f'20210101T{number:06d}-{number:032x}-{rows - 1}'
+    np.savez_compressed(
+        tmp_path / name, **{**values, 'vector': np.zeros((rows, 200))})
+  tracemalloc.start()
+  replay = Replay(tmp_path)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  size = replay.stats['bytes']
+  assert replay.stats['loaded_episodes'] == episodes
+  assert size > 20 * 2 ** 20
+  # 16 files ahead of 40, each with some copies while it is read.
+  assert peak < 1.8 * size
+
+
+def test_files_are_smaller_than_the_memory_they_fill(tmp_path):
+  replay = fill(tmp_path, range(5), steps=100)
+  size = sum(x.stat().st_size for x in tmp_path.glob('*.npz'))
+  assert size < replay.stats['bytes']
+
+
+def test_dropped_episodes_stay_on_disk_for_the_last_checkpoint(tmp_path):
+  replay = fill(tmp_path, [1, 2], capacity=20)
+  state = replay.state_dict()
+  for number in (3, 4):
+    replay.add_episode(make_episode(10, number))
+  assert held(replay) == {3, 4}
+  again = Replay(tmp_path, capacity=20, until=state['newest'])
+  again.load_state_dict(state)
+  assert held(again) == {1, 2}
+  assert again.stats['total_steps'] == 20
+  assert len(list((tmp_path / 'later').iterdir())) == 2
+
+
+@pytest.mark.filterwarnings('error')
+def test_files_that_a_crash_left_undeleted_are_deleted_later(tmp_path):
+  replay = fill(tmp_path, [1, 2, 3, 4], capacity=20)
+  state = replay.state_dict()  # And no forget.
+  again = Replay(tmp_path, capacity=20)
+  again.load_state_dict(state)
+  assert held(again) == {3, 4}
+  assert again.forget() == 2
+  assert len(list(tmp_path.glob('*.npz'))) == 2
+
+
+def test_episodes_after_the_checkpoint_stay_in_the_replay(tmp_path):
+  replay = fill(tmp_path, [1, 2])
+  state = replay.state_dict()
+  replay.add_episode(make_episode(10, 3))
+  again = Replay(tmp_path)
+  again.load_state_dict(state)
+  assert held(again) == {1, 2, 3}
+  assert again.stats['total_steps'] == 30
+  assert again.stats['total_episodes'] == 3
+
+
+def test_replay_says_which_episodes_a_resume_misses(tmp_path):
+  replay = fill(tmp_path, [1, 2, 3])
+  state = replay.state_dict()
+  sorted(tmp_path.glob('*.npz'))[1].unlink()
+  with pytest.warns(UserWarning, match='1 episodes that the checkpoint knows'):
+    Replay(tmp_path).load_state_dict(state)
+
+
+def test_resumed_replay_takes_as_much_memory_as_before(tmp_path):
+  for rows in (1, 63, 64, 65, 130):
+    replay = fill(tmp_path / str(rows), [1])
+    episode = make_episode(200, 2)
+    for index in range(rows):
+      replay.add_step({k: v[index] for k, v in episode.items()})
+    again = Replay(tmp_path / str(rows))
+    assert again.load_state_dict(replay.state_dict()) == []
+    assert again.stats == replay.stats
+
+
+def test_replay_tells_whose_episode_was_completed_since(tmp_path):
+  replay = Replay(tmp_path)
+  episode = make_episode()
+  rows = [{k: v[i] for k, v in episode.items()} for i in range(11)]
+  for worker in (0, 1):
+    for row in rows[:5]:
+      replay.add_step(row, worker)
+  state = replay.state_dict()
+  for row in rows[5:]:
+    replay.add_step(row, 1)
+  again = Replay(tmp_path)
+  assert again.load_state_dict(state) == [1]
+  again.cut(0)
+  again.cut(0)  # Nothing is left to cut.
+  assert again.stats['total_steps'] == 10 + 4
+
+
+def test_full_disk_keeps_episodes_in_memory_and_writes_them_later(
+    tmp_path, monkeypatch):
+  replay = fill(tmp_path, [1])
+
+  def full(path, write):
+    raise OSError(28, 'No space left on device')
+  monkeypatch.setattr(replays, 'write_atomic', full)
+  for number in (2, 3):
+    with pytest.warns(UserWarning, match='No space left'):
+      replay.add_episode(make_episode(10, number))
+  assert held(replay) == {1, 2, 3}
+  assert len(list(tmp_path.glob('*.npz'))) == 1
+  monkeypatch.undo()
+  replay.state_dict()
+  assert held(Replay(tmp_path)) == {1, 2, 3}
+  replay.sample(1, 1)
+  replay.add_episode(make_episode(10, 4))
+  assert len(list(tmp_path.glob('*.npz'))) == 4
+
+
+def test_full_disk_of_few_bytes_is_survived_by_replay_and_checkpoint(tmp_path):
+  """A real one, where this process may mount."""
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  if os.system(f'mount -t tmpfs -o size=256k none {disk} 2>/dev/null'):
+    pytest.skip('may not mount')
+  try:
+    store = checkpoint.Checkpoint(disk / 'checkpoints')
+    store.save(1, {'w': np.zeros(1000)})
+    noise = np.random.default_rng(0).integers(0, 256, (11, 99, 99, 3), 'u1')
+    replay = Replay(disk / 'episodes')
+    with pytest.warns(UserWarning, match='No space left'):
+      replay.add_episode(make_episode(image=noise))
+    with pytest.raises(OSError, match='No space left'):
+      store.save(2, {'w': np.zeros(10 ** 6)})
+    assert replay.sample(1, 5)['image'].any()
+    assert store.load().step == 1
+    assert not list(pathlib.Path(disk).rglob('*.tmp'))
+  finally:
+    os.system(f'umount {disk}')
