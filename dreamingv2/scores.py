@@ -154,14 +154,26 @@ def save(curves, path):
 
 
 def table(curves):
-  """Returns a Markdown table: last evaluation of every seed, by task."""
+  """Returns a Markdown table: last evaluation of every seed, by task.
+
+  All runs of a task are compared after the same steps: those of its shortest
+  run.
+  """
   rows = [
       '| task | method | seeds | steps | return | each seed |',
       '|---|---|---|---|---|---|']
+  budgets = {}
+  for curve in curves:
+    if curve['method'] != 'random':
+      task, last = curve['task'], curve['xs'][-1]
+      budgets[task] = min(last, budgets.get(task, last))
   for (task, method), group in grouped(curves).items():
-    ends = [np.mean(c['ys']) if method == 'random' else c['ys'][-1]
-            for c in group]
-    steps = '' if method == 'random' else max(c['xs'][-1] for c in group)
+    steps = '' if method == 'random' else budgets[task]
+    ends = [
+        np.mean(c['ys']) if method == 'random' else
+        ([y for x, y in zip(c['xs'], c['ys'], strict=True) if x <= steps]
+         or [np.nan])[-1]
+        for c in group]
     spread = f' +- {np.std(ends):.1f}' if len(ends) > 1 else ''
     rows.append(
         f'| {task} | {method} | {len(group)} | {steps} | '

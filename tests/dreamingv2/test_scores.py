@@ -46,13 +46,27 @@ def test_run_becomes_a_curve_and_one_of_random_actions(tmp_path):
       **common, 'method': 'random', 'xs': [50, 100], 'ys': [3.0, 5.0]}
 
 
+def test_table_compares_after_the_steps_of_the_shortest_run():
+  curve = lambda method, seed, xs, ys: {
+      'task': 'toy_reach', 'method': method, 'seed': seed, 'xs': xs, 'ys': ys}
+  text = scores.table([
+      curve('dreamingv2', 0, [100, 200, 300], [1.0, 2.0, 3.0]),
+      curve('dreamingv2', 1, [100, 200], [3.0, 4.0]),
+      curve('dreamerv2', 0, [100, 210], [5.0, 6.0]),
+      curve('random', 0, [10, 20], [0.0, 1.0])])
+  assert text.splitlines()[2:] == [
+      '| toy_reach | dreamerv2 | 1 | 200 | 5.0 | 5.0 |',
+      '| toy_reach | dreamingv2 | 2 | 200 | 3.0 +- 1.0 | 2.0 4.0 |',
+      '| toy_reach | random | 1 |  | 0.5 | 0.5 |']
+
+
 def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
   write_run(tmp_path / 'runs' / '0', lines=LINES)
-  write_run(tmp_path / 'runs' / '1', seed=1, lines=evaluation(400, 8.0))
+  write_run(tmp_path / 'runs' / '1', seed=1, lines=evaluation(300, 8.0))
   first, second = tmp_path / 'new' / 'first.json', tmp_path / 'second.json'
   scores.main(['--indir', str(tmp_path / 'runs'), '--out', str(first)])
   out = capsys.readouterr().out
-  assert '| toy_reach | dreamingv2 | 2 | 400 | 6.5 +- 1.5 | 5.0 8.0 |' in out
+  assert '| toy_reach | dreamingv2 | 2 | 300 | 6.5 +- 1.5 | 5.0 8.0 |' in out
   assert '| toy_reach | random | 1 |  | 4.0 | 4.0 |' in out
   scores.main([
       '--scores', str(first), str(first), '--out', str(second)])
