@@ -212,8 +212,11 @@ class Driver:
           [*self._seed, worker, self.begun[worker]])
       seeded = env.seed(int(sequence.generate_state(1)[0]))
     obs = _attempt(env.reset)
-    # Errors of seeding are told by the promise, too.
-    return lambda: (seeded() if callable(seeded) else None, _wait(obs))[1]
+
+    def promise():
+      _wait(seeded)  # Tells errors of seeding, too.
+      return _wait(obs)
+    return promise
 
   def _send_step(self, worker, row):
     env = self._envs[worker]

@@ -79,6 +79,7 @@ def train(env, config, outputs=None, eval_env=None):
     ValueError: A space or a config that cannot be handled.
     KeyboardInterrupt: SIGINT came; the run was saved. Other signals that end
       a process do so after saving, too, unless the caller handles them.
+    Stopped: The same, where the caller ignores the signal or has handled it.
     NotFinite: Too many updates in a row were not, see guards.Skips.
   """
   if not config.logdir:

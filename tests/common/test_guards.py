@@ -81,14 +81,17 @@ def test_lock_warns_where_the_file_system_has_none(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('number', guards.Signals.STOPPING)
 def test_signal_is_noted_until_the_run_asks(number):
-  before = signal.getsignal(number)
-  with guards.Signals() as signals:
-    signals.check()
-    os.kill(os.getpid(), number)
-    with pytest.raises(guards.Stopped, match=number.name) as stop:
+  before = signal.signal(number, signal.SIG_DFL)  # Tests may run in nohup.
+  try:
+    with guards.Signals() as signals:
       signals.check()
-    assert stop.value.number == number
-  assert signal.getsignal(number) == before
+      os.kill(os.getpid(), number)
+      with pytest.raises(guards.Stopped, match=number.name) as stop:
+        signals.check()
+      assert stop.value.number == number
+    assert signal.getsignal(number) == signal.SIG_DFL
+  finally:
+    signal.signal(number, before)
 
 
 WAIT = '''

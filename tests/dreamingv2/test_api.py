@@ -285,8 +285,13 @@ def test_ctrl_c_saves_and_is_what_the_caller_sees(config):
     return inner(action)
   env.step = step
   config = config.update(VECTOR)
-  with pytest.raises(KeyboardInterrupt):
-    api.train(env, config)
+  # In the background of a script it is ignored, which is inherited.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      api.train(env, config)
+  finally:
+    signal.signal(signal.SIGINT, before)
   assert not (pathlib.Path(config.logdir) / 'lock').exists()
   checkpoint, = pathlib.Path(config.logdir).glob('checkpoints/*.npz')
   assert int(checkpoint.stem) == 21
