@@ -5,13 +5,14 @@ import math
 import tensorflow as tf
 
 
-def weighted_sum(terms, scales, names):
+def weighted_sum(terms, scales, names, objective):
   """Adds up losses by the weights of `loss_scales`.
 
   Args:
     terms: Name to scalar.
     scales: Entry to weight.
     names: Loss to its entry, where the two are not called the same.
+    objective: Name of the objective, for the message.
 
   Returns:
     Scalar.
@@ -23,8 +24,9 @@ def weighted_sum(terms, scales, names):
   idle = [k for k, v in scales.items() if v != 1.0 and k not in used.values()]
   if idle:
     raise ValueError(
-        f'loss_scales.{idle[0]} is {scales[idle[0]]}, but this system '
-        f"produces only {', '.join(sorted(set(used.values())))}")
+        f'loss_scales.{idle[0]} is {scales[idle[0]]}, but objective '
+        f"'{objective}' with this config produces only "
+        f"{', '.join(sorted(set(used.values())))}")
   return tf.add_n([scales[used[k]] * v for k, v in terms.items()])
 
 

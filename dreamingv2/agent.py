@@ -265,7 +265,8 @@ class WorldModel(Module):
     assert not clash, f'losses produced twice: {clash}'
     terms.update(extra)
     loss = losses.weighted_sum(
-        terms, self.config.loss_scales, {**scales, **self.objective.scales})
+        terms, self.config.loss_scales, {**scales, **self.objective.scales},
+        self.config.objective)
     entropy = self.rssm.latent.entropy
     metrics.update({f'{k}_loss': v for k, v in terms.items()})
     metrics.update({

@@ -154,10 +154,12 @@ def test_masked_mean_sends_no_gradient_behind_the_mask(bad):
 
 def test_weighted_sum_weighs_by_name_and_alias():
   terms = {'kl': tf.constant(2.0), 'far': tf.constant(3.0)}
-  found = losses.weighted_sum(terms, {'kl': 0.5, 'aux': 1.0}, {'far': 'kl'})
-  assert float(found) == 2.5
-  with pytest.raises(ValueError, match='loss_scales.aux is 2.0.*only kl'):
-    losses.weighted_sum(terms, {'kl': 0.5, 'aux': 2.0}, {'far': 'kl'})
+  total = lambda scales: losses.weighted_sum(
+      terms, scales, {'far': 'kl'}, 'mine')
+  assert float(total({'kl': 0.5, 'aux': 1.0})) == 2.5
+  with pytest.raises(
+      ValueError, match="loss_scales.aux is 2.0.*'mine'.*only kl"):
+    total({'kl': 0.5, 'aux': 2.0})
 
 
 def test_square_distances_equal_a_loop():
