@@ -226,7 +226,6 @@ class JSONLOutput:
       _drop_partial_line(file)
       file.write(text.encode())
 
-
   def state(self):
     """Returns the length of the file in bytes."""
     return self._path.stat().st_size if self._path.exists() else 0

@@ -1,8 +1,12 @@
 """What several tests need beside fixtures."""
 
+import types
+
 import numpy as np
 import tensorflow as tf
 
+from dreamingv2.common import envs
+from dreamingv2.common import suites
 from dreamingv2.common.tfutils import named_variables
 
 
@@ -16,6 +20,17 @@ def assert_equal(lhs, rhs):
 def copy(module):
   """Returns the values of a module's variables by path."""
   return {k: v.numpy().copy() for k, v in named_variables(module).items()}
+
+
+def in_worker(function, suite='dmc'):
+  """Returns what a function returns where MuJoCo does not meet TensorFlow."""
+  env = envs.Async(
+      lambda: types.SimpleNamespace(obs_space=function(), close=lambda: None),
+      environ=suites.prepare(suite))
+  try:
+    return env.obs_space
+  finally:
+    env.close()
 
 
 def normal(*shape, seed=0):

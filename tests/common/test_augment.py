@@ -3,12 +3,8 @@ import pytest
 import tensorflow as tf
 
 from dreamingv2.common import augment
-from dreamingv2.common import tfutils
 
-
-@pytest.fixture(autouse=True)
-def seed():
-  tfutils.generator().reset_from_seed(0)
+pytestmark = pytest.mark.usefixtures('seed')
 
 
 def make_images(shape, dtype='uint8'):

@@ -8,10 +8,7 @@ import tensorflow as tf
 from dreamingv2.common import dists
 from dreamingv2.common import tfutils
 
-
-@pytest.fixture(autouse=True)
-def seed():
-  tfutils.generator().reset_from_seed(0)
+pytestmark = pytest.mark.usefixtures('seed')
 
 
 def softmax(x):

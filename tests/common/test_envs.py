@@ -216,19 +216,6 @@ def strategy(request):
   return request.param
 
 
-@pytest.fixture
-def start():
-  """Makes Async environments and closes them after the test."""
-  made = []
-
-  def start(*args, **kwargs):
-    made.append(envs.Async(*args, **kwargs))
-    return made[-1]
-  yield start
-  for env in made:
-    env.close()
-
-
 def value(fn):
   """Makes a constructor through which a worker tells what `fn` returns."""
   return lambda: types.SimpleNamespace(obs_space=fn(), close=lambda: None)

@@ -5,20 +5,9 @@ import pytest
 import tensorflow as tf
 
 from dreamingv2.common import latents
-from dreamingv2.common import tfutils
 from tests.helpers import normal
 
-
-@pytest.fixture(autouse=True)
-def seed():
-  tfutils.generator().reset_from_seed(0)
-
-
-@pytest.fixture
-def half():
-  tfutils.setup('16')
-  yield
-  tfutils.setup('32')
+pytestmark = pytest.mark.usefixtures('seed')
 
 
 def softmax(x):
@@ -163,6 +152,7 @@ def test_categorical_from_vector_samples_its_softmax():
 
 def test_categorical_critic_is_centred_so_that_float16_can_tell_frames(half):
   """At -S ln C = -111, float16 has a spacing of 0.06, at 0 almost none."""
+  half()
   S = C = 32
   kind = latents.Categorical(S, C)
   x = 0.05 * normal(64, S * C)
@@ -253,6 +243,7 @@ def test_gaussian_zeros_are_standard_normal():
 
 
 def test_gaussian_score_is_the_inner_product(half):
+  half()
   kind = make_gaussian()
   sample, x = normal(3, 2), normal(4, 2, seed=1)
   expected = np.zeros((3, 4))
@@ -268,6 +259,7 @@ def test_gaussian_score_is_the_inner_product(half):
 @pytest.mark.parametrize('name', sorted(latents.LATENTS))
 def test_samples_are_half_and_statistics_float32_in_half_precision(
     half, name):
+  half()
   kind = latents.make(name, 2, 3, 4)
   stats = kind.stats(tf.zeros([4, kind.outputs], tf.float16))
   assert {v.dtype for v in stats.values()} == {tf.float32}

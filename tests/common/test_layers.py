@@ -6,17 +6,7 @@ from dreamingv2.common import layers
 from dreamingv2.common import tfutils
 from tests.helpers import normal
 
-
-@pytest.fixture(autouse=True)
-def seed():
-  tfutils.generator().reset_from_seed(0)
-
-
-@pytest.fixture
-def half():
-  tfutils.setup('16')
-  yield
-  tfutils.setup('32')
+pytestmark = pytest.mark.usefixtures('seed')
 
 
 def randomize(module):
@@ -97,6 +87,7 @@ def test_dense_part_needs_build():
 
 @pytest.mark.parametrize('norm', ['layer', 'none'])
 def test_layers_keep_half_precision_and_float32_variables(half, norm):
+  half()
   dense = layers.Dense(4, 'elu', norm)
   conv = layers.Conv2D(3, 2, 1, 'elu', norm)
   transpose = layers.Conv2DTranspose(3, 2, 1, 'elu', norm)
@@ -122,6 +113,7 @@ def test_layer_norm_equals_numpy_and_starts_as_the_identity():
 
 
 def test_layer_norm_computes_in_float32(half):
+  half()
   x = tf.constant(300 + 200 * normal(4, 7), tf.float16)
   out = layers.LayerNorm()(x)  # The squares exceed float16.
   assert out.dtype == tf.float16

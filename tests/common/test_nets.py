@@ -9,17 +9,7 @@ from dreamingv2.common import nets
 from dreamingv2.common import tfutils
 from tests.helpers import normal
 
-
-@pytest.fixture(autouse=True)
-def seed():
-  tfutils.generator().reset_from_seed(0)
-
-
-@pytest.fixture
-def half():
-  """Returns a function that switches to float16 until the test ends."""
-  yield lambda: tfutils.setup('16')
-  tfutils.setup('32')
+pytestmark = pytest.mark.usefixtures('seed')
 
 
 def randomize(module):

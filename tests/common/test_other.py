@@ -9,10 +9,7 @@ from dreamingv2.common import other
 from dreamingv2.common import tfutils
 from tests.helpers import normal
 
-
-@pytest.fixture(autouse=True)
-def seed():
-  tfutils.generator().reset_from_seed(0)
+pytestmark = pytest.mark.usefixtures('seed')
 
 
 def run_scan(inputs, start, weight, unroll):

@@ -6,23 +6,13 @@ from dreamingv2.common import nets
 from dreamingv2.common import tfutils
 from tests.helpers import normal
 
+pytestmark = pytest.mark.usefixtures('seed')
+
 B, T, E, A = 3, 5, 7, 2
 SIZES = {
     'ensemble': 1, 'stoch': 4, 'deter': 6, 'hidden': 8, 'act': 'elu',
     'norm': 'none', 'std_act': 'sigmoid2', 'min_std': 0.1}
 KINDS = pytest.mark.parametrize('discrete', [0, 3])
-
-
-@pytest.fixture(autouse=True)
-def seed():
-  tfutils.generator().reset_from_seed(0)
-
-
-@pytest.fixture
-def half():
-  """Returns a function that switches to float16 until the test ends."""
-  yield lambda: tfutils.setup('16')
-  tfutils.setup('32')
 
 
 def build(discrete, **sizes):

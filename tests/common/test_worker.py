@@ -29,19 +29,6 @@ class Bad(envs.Dummy):
     return super().step(action)
 
 
-@pytest.fixture
-def start():
-  """Makes Async environments and closes them after the test."""
-  made = []
-
-  def start(*args, **kwargs):
-    made.append(envs.Async(*args, **kwargs))
-    return made[-1]
-  yield start
-  for env in made:
-    env.close()
-
-
 def act(way):
   return {'action': np.full(6, way, np.float32)}
 

@@ -1,23 +1,12 @@
-import types
-
 import numpy as np
 import PIL.Image
 import pytest
-from dreamingv2.common import envs, suites
+
+from dreamingv2.common import suites
 from dreamingv2.common.renderers import distractors
+from tests.helpers import in_worker
 
 OFF = distractors.OPTIONS
-
-
-def in_worker(function):
-  """Runs a function where MuJoCo does not meet TensorFlow."""
-  env = envs.Async(
-      lambda: types.SimpleNamespace(obs_space=function(), close=lambda: None),
-      environ=suites.prepare('dmc'))
-  try:
-    return env.obs_space
-  finally:
-    env.close()
 
 
 def play(task='dmc_cartpole_swingup', seed=1, steps=3, **options):

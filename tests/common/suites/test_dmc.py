@@ -1,21 +1,10 @@
 import functools
-import types
 
 import numpy as np
 import pytest
-from dreamingv2.common import envs, suites
+
 from dreamingv2.common.suites import dmc
-
-
-def in_worker(fn):
-  """Returns what `fn` returns in a worker that can render."""
-  env = envs.Async(
-      lambda: types.SimpleNamespace(obs_space=fn(), close=lambda: None),
-      environ=suites.prepare('dmc'))
-  try:
-    return env.obs_space
-  finally:
-    env.close()
+from tests.helpers import in_worker
 
 
 def test_tasks_are_those_of_dm_control():

@@ -2,23 +2,15 @@ import functools
 
 import numpy as np
 import pytest
-from dreamingv2.common import envs, suites
+
+from dreamingv2.common import envs
+from dreamingv2.common import suites
 from dreamingv2.common.suites import ur5
+from tests.helpers import in_worker
 
 
 def start(constructor):
   return envs.Async(constructor, environ=suites.prepare('ur5'))
-
-
-def in_worker(function):
-  """Runs a function where MuJoCo does not meet TensorFlow."""
-  import types
-  env = start(lambda: types.SimpleNamespace(
-      obs_space=function(), close=lambda: None))
-  try:
-    return env.obs_space
-  finally:
-    env.close()
 
 
 @pytest.fixture
@@ -81,7 +73,7 @@ def test_targets_can_be_reached():
       gaps.append(np.linalg.norm(gap))
       assert env._reward() == 1
     return gaps
-  assert max(in_worker(reach)) < 0.05
+  assert max(in_worker(reach, 'ur5')) < 0.05
 
 
 def test_episode_ends_at_the_horizon_and_is_not_terminal(make):
@@ -106,7 +98,7 @@ def test_targets_stay_in_sight():
       assert not red[0].any() and not red[-1].any()
       assert not red[:, 0].any() and not red[:, -1].any()
     return found
-  assert min(in_worker(look)) >= 3  # Pixels of 64 x 64.
+  assert min(in_worker(look, 'ur5')) >= 3  # Pixels of 64 x 64.
 
 
 @pytest.mark.parametrize('options, text', [
