@@ -252,10 +252,11 @@ class TensorBoardOutput:
     import tensorflow as tf
     if self._writer is None:
       self._writer = tf.summary.create_file_writer(self._logdir)
-    with self._writer.as_default(step):
+    # NumPy's types: TensorFlow keeps a tensor of every Python number it saw.
+    with self._writer.as_default(np.int64(step)):
       for name, value in entries:
         if np.ndim(value) == 0:
-          tf.summary.scalar(name, value)
+          tf.summary.scalar(name, np.float32(value))
         elif np.ndim(value) == 3:
           tf.summary.image(name, value[None])
         else:

@@ -76,7 +76,8 @@ class Agent(Module):
     """
     if state is None:
       state = self.initial_state(len(obs['is_first']))
-    self.tfstep.assign(int(self.step))
+    # TensorFlow keeps a tensor of every Python number that it has seen.
+    self.tfstep.assign(np.int64(int(self.step)))
     obs = {k: tf.convert_to_tensor(v) for k, v in obs.items()}
     outputs, state = self._policies[mode](obs, state)
     return {k: v.numpy() for k, v in outputs.items()}, state

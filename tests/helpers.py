@@ -1,5 +1,6 @@
 """What several tests need beside fixtures."""
 
+import pathlib
 import types
 
 import numpy as np
@@ -31,6 +32,12 @@ def in_worker(function, suite='dmc'):
     return env.obs_space
   finally:
     env.close()
+
+
+def memory():
+  """Returns the resident memory of this process in MiB."""
+  text = pathlib.Path('/proc/self/status').read_text()
+  return int(text.partition('VmRSS:')[2].split()[0]) / 1024
 
 
 def normal(*shape, seed=0):

@@ -205,6 +205,17 @@ def test_tensorboard_reads_back_scalars_images_and_videos(tmp_path):
   assert (video.width, video.height) == gif.size == (6, 8)
 
 
+def test_tensorboard_is_given_no_python_numbers(tmp_path, monkeypatch):
+  """TensorFlow keeps a tensor of each for ever, 0.7 KiB."""
+  import tensorflow as tf
+  seen = []
+  monkeypatch.setattr(tf.summary, 'scalar', lambda name, value: seen.extend(
+      [value, tf.summary.experimental.get_step()]))
+  loggerlib.TensorBoardOutput(tmp_path)(3, [('x', 1.5), ('y', np.float64(2))])
+  assert seen == [1.5, 3, 2.0, 3]
+  assert not any(isinstance(x, (float, int)) for x in seen)
+
+
 def test_bfloat16_and_tensors_are_numbers(recorder):
   import tensorflow as tf
   logger = loggerlib.Logger(Counter(), [recorder])

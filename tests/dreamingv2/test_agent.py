@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -323,6 +325,15 @@ def test_policy_is_traced_once_per_mode(make_config, make_agent):
       _, state = agent.policy(observe(2, seed), state, mode)
     policy = agent._policies[mode]
     assert policy.experimental_get_tracing_count() == 1
+
+
+def test_acting_gives_tensorflow_no_python_numbers(make_config, make_agent):
+  """TensorFlow keeps a tensor of each for ever, 0.7 KiB."""
+  agent, seen = make_agent(make_config()), []
+  agent.tfstep = types.SimpleNamespace(assign=seen.append)
+  agent.step.increment()
+  agent.policy(observe(1, 0))
+  assert seen == [1] and not isinstance(seen[0], int)
 
 
 def test_is_first_resets_the_acting_state(make_config, make_agent):
