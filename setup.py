@@ -71,6 +71,9 @@ setuptools.setup(
     extras_require={
         'gpu': ['tensorflow[and-cuda]>=2.18.1,<2.19'],
         'plot': ['matplotlib>=3.9,<4'],
-        'test': ['gym==0.26.2', 'matplotlib>=3.9,<4', 'pytest>=8,<10', 'ruff'],
+        'test': [
+            'av>=14', 'gym==0.26.2', 'imageio>=2.37,<3', 'matplotlib>=3.9,<4',
+            'pytest>=8,<10', 'ruff'],
+        'video': ['av>=14', 'imageio>=2.37,<3'],
     },
 )

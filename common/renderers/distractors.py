@@ -145,7 +145,8 @@ def read_frames(path, size):
   """Reads an image or video as uint8 [N, H, W, 3], N at most FRAMES."""
   if path.suffix.lower() in VIDEOS:
     frames = (
-        PIL.Image.fromarray(x) for x in _imageio().imiter(path))
+        PIL.Image.fromarray(x)
+        for x in _imageio().imiter(path, plugin='pyav'))
   else:
     frames = PIL.ImageSequence.Iterator(PIL.Image.open(path))
   height, width = size
@@ -167,6 +168,6 @@ def _imageio():
     import imageio.v3 as imageio
   except ImportError as error:
     raise ImportError(
-        'distractors.background names a video; pip install "imageio[pyav]", '
-        'or give images or GIFs') from error
+        'distractors.background names a video; pip install '
+        "'dreamingv2[video]', or give images or GIFs") from error
   return imageio
