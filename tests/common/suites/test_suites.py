@@ -1,10 +1,14 @@
 import functools
 import pathlib
+import resource
 
 import numpy as np
 import pytest
 import ruamel.yaml
-from dreamingv2.common import envs, suites
+
+from dreamingv2.common import envs
+from dreamingv2.common import suites
+from tests.helpers import in_worker
 
 PAPER = ruamel.yaml.YAML(typ='safe').load(
     pathlib.Path(__file__).parents[3] / 'dreamingv2' / 'tasks.yaml')
@@ -230,3 +234,22 @@ def test_options_hold_distractors_only_if_they_are_on():
   config['distractors'] = {**off, 'colors': 0.5}
   found = suites.options('dmc', config)
   assert found == {'camera': '-1', 'distractors': config['distractors']}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', sorted(PAPER))
+def test_memory_is_flat_over_50_resets(name):
+  suite, task = suites.parse('', PAPER[name]['task'])
+
+  def peaks():
+    env = suites.make(suite, task, seed=0)
+    action = np.zeros(env.act_space['action'].shape, np.float32)
+    found = []
+    for _ in range(51):
+      env.reset()
+      env.step({'action': action})
+      found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return found
+  found = in_worker(peaks, suite)
+  print(f'{name}: {found[10]:.0f} MiB after 10 resets, {found[-1]:.0f} at 51')
+  assert found[-1] - found[10] < 0.02 * found[10]
