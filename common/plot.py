@@ -44,14 +44,13 @@ def palette(names):
       for i, name in enumerate(sorted(names))}
 
 
-def grid(count, columns=3, height=2.2, **kwargs):
+def grid(count, columns=3, height=2.2):
   """Makes a figure of so many panels.
 
   Args:
     count: Panels.
     columns: Most panels side by side.
     height: Of a row, inches.
-    **kwargs: Of Figure.subplots.
 
   Returns:
     Figure, and the list of its axes.
@@ -60,7 +59,7 @@ def grid(count, columns=3, height=2.2, **kwargs):
   rows = math.ceil(count / columns)
   width = WIDTH if columns > 1 else WIDTH / 1.5
   fig = library().Figure((width, height * rows + 0.4), layout='constrained')
-  axes = fig.subplots(rows, columns, squeeze=False, **kwargs).ravel()
+  axes = fig.subplots(rows, columns, squeeze=False).ravel()
   for ax in axes[count:]:
     ax.remove()
   return fig, list(axes[:count])
@@ -79,16 +78,19 @@ def legend(fig, columns=4):
 
 
 def save(fig, path):
-  """Writes a figure; the ending says how: png, pdf, svg.
-
-  Raises:
-    ValueError: An ending that cannot be written.
-  """
-  kinds = fig.canvas.get_supported_filetypes()
-  kind = path.suffix[1:].lower()
-  if kind not in kinds:
-    raise ValueError(
-        f'{path} cannot be written: its ending is none of '
-        f'{", ".join(sorted(kinds))}')
+  """Writes a figure; the ending says how, see `check`."""
+  check(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  fig.savefig(path, format=kind)
+  fig.savefig(path)
+
+
+def check(path, kinds=()):
+  """Raises ValueError for a file whose ending is none of `kinds`.
+
+  By default those that pictures may have.
+  """
+  kinds = kinds or ('pdf', 'png', 'svg')
+  if path.suffix[1:].lower() not in kinds:
+    raise ValueError(
+        f'{path} cannot be written: its ending must be one of '
+        f'{", ".join(kinds)}')

@@ -129,16 +129,6 @@ def score(curve, steps):
   return float(np.mean(near)) if near else None
 
 
-def common_steps(curves):
-  """Returns, by task, the last step that all of its runs have reached."""
-  found = {}
-  for curve in curves:
-    if curve['method'] != 'random':
-      last = curve['xs'][-1]
-      found[curve['task']] = min(last, found.get(curve['task'], last))
-  return found
-
-
 def cell(curves, task, method, steps):
   """Makes the cell of curves that go by one name.
 
@@ -148,22 +138,26 @@ def cell(curves, task, method, steps):
     steps: Environment steps.
   """
   made = Cell(task, method, steps)
+  values = [(c, score(c, steps)) for c in curves]
+  made.notes = [_absence(c, steps) for c, value in values if value is None]
+  groups = setups([c for c, value in values if value is not None])
+  made.groups = [
+      sorted((str(c['seed']), score(c, steps)) for c in x) for x in groups]
+  made.notes += _doubts(groups, method)
+  return made
+
+
+def setups(curves):
+  """Returns lists of those curves whose settings do not differ."""
   groups = []
   for curve in curves:
-    value = score(curve, steps)
-    if value is None:
-      made.notes.append(_absence(curve, steps))
-      continue
     for group in groups:
-      if not any(differences(other, curve) for other, _ in group):
-        group.append((curve, value))
+      if not any(differences(other, curve) for other in group):
+        group.append(curve)
         break
     else:
-      groups.append([(curve, value)])
-  made.groups = [
-      sorted((str(c['seed']), value) for c, value in x) for x in groups]
-  made.notes += list(_doubts(groups, method))
-  return made
+      groups.append([curve])
+  return groups
 
 
 def _absence(curve, steps):
@@ -182,7 +176,7 @@ def _doubts(groups, method):
   """Yields in words why a cell's runs may not be comparable."""
   for index, group in enumerate(groups[1:], 1):
     keys = next(
-        x for c, _ in groups[0] for d, _ in group if (x := differences(c, d)))
+        x for c in groups[0] for d in group if (x := differences(c, d)))
     shown = ', '.join(
         f'{k} {new} instead of {old}'
         for k, (old, new) in list(keys.items())[:4])
@@ -190,11 +184,11 @@ def _doubts(groups, method):
     yield (
         f'setup {index + 1} differs from setup 1, not averaged: {shown}{more}')
   for group in groups:
-    seeds = [str(c['seed']) for c, _ in group]
+    seeds = [str(c['seed']) for c in group]
     again = sorted({x for x in seeds if seeds.count(x) > 1})
     if again and method != 'random':
       yield f'seed {", ".join(again)} was run more than once; all runs count'
-    commits = {c['commit'] for c, _ in group if 'commit' in c}
+    commits = {c['commit'] for c in group if 'commit' in c}
     if len(commits) > 1:
       yield f'{len(commits)} commits: {", ".join(sorted(commits))}'
     dirty = sorted(x for x in commits if x.endswith('-dirty'))
@@ -210,8 +204,9 @@ def differences(one, two):
   """
   if 'settings' in one and 'settings' in two:
     one, two = one['settings'], two['settings']
-    return {
-        k: (one[k], two[k]) for k in one if k in two and one[k] != two[k]}
+    return {  # Older code wrote some numbers where now are strings.
+        k: (one[k], two[k]) for k in one
+        if k in two and one[k] != two[k] and str(one[k]) != str(two[k])}
   if 'command' in one and 'command' in two:
     # What a block of configs.yaml says may differ from commit to commit.
     one, two = (
@@ -260,8 +255,8 @@ def belongs(curve, column):
   """
   method, wanted = column['method'], column.get('settings', {})
   own = next(
-      x for x in published()['tables']['I']['columns'].values()
-      if x['method'] == method)
+      (x for x in published()['tables']['I']['columns'].values()
+       if x['method'] == method), column)
   named = curve['method'] == method or (
       column != own and curve['method'].startswith(f'{method}_'))
   return named and all(
@@ -287,6 +282,30 @@ def limit(curve):
       (setting(curve, 'time_limit') or np.inf)
       * (setting(curve, 'action_repeat') or 1))
   return most * min(steps) / steps[0]
+
+
+def shares(cells, curves):
+  """Divides scores by the most return that their task allows.
+
+  Args:
+    cells: Cell by (task, label).
+    curves: Those that the cells are of.
+
+  Returns:
+    {label: {task: array of its runs}} without random actions, and notes on
+    the tasks that are left out.
+  """
+  limits, samples = {}, {}
+  for curve in curves:
+    limits.setdefault(curve['task'], set()).add(limit(curve))
+  for (task, label), found in cells.items():
+    most = limits[task]
+    if found.values and label != 'random' and len(most) == 1 and all(most):
+      samples.setdefault(label, {})[task] = np.array(found.values) / max(most)
+  return samples, [
+      f'{task}: left out of statistics over tasks, as no one upper limit of '
+      f'its return is known' for task, most in sorted(limits.items())
+      if len(most) > 1 or None in most]
 
 
 def mean(*samples, axis=-1):

@@ -1,7 +1,6 @@
-"""Collects the learning curves of runs, as JSON and as a picture.
+"""Collects the learning curves of runs, as JSON.
 
 python -m dreamingv2.scores --indir logdir --out scores/small.json
-python -m dreamingv2.scores --scores scores/small.json --plot curves.png
 
 A curve is what DreamerV2 and its peers ship: a dict with `task`, `method`,
 `seed`, `xs` (environment steps) and `ys` (mean return of an evaluation). Ours
@@ -24,7 +23,7 @@ import numpy as np
 from .common import checkpoint
 from .common import config as configs
 from .common import logdir as logdirs
-from .common import plot as plots
+from .common import suites
 
 # Keys that change no result, or that a curve tells elsewhere.
 IGNORED = (
@@ -32,7 +31,7 @@ IGNORED = (
 
 
 def main(argv=None):
-  """Collects, saves and draws as the command line says; see --help."""
+  """Collects and saves as the command line says; see --help."""
   parser = argparse.ArgumentParser(
       prog='python -m dreamingv2.scores',
       description='Collects the learning curves of runs.')
@@ -43,7 +42,6 @@ def main(argv=None):
       '--scores', nargs='*', default=[], type=pathlib.Path,
       help='JSON files with curves to add')
   parser.add_argument('--out', type=pathlib.Path, help='JSON file to write')
-  parser.add_argument('--plot', type=pathlib.Path, help='picture to write')
   args = parser.parse_args(argv)
   try:
     curves = [c for path in args.scores for c in load(path)]
@@ -53,8 +51,6 @@ def main(argv=None):
                        'a JSON file by --scores')
     if args.out:
       save(curves, args.out)
-    if args.plot:
-      plot(curves, args.plot)
   except (OSError, ValueError) as error:
     sys.exit(f'Error: {error}')
   print(table(curves))
@@ -117,9 +113,11 @@ def read_run(logdir, notes=None):
     last.update({k: values[k] for k in ('updates', 'seconds') if k in values})
   if notes is not None:
     notes += [f'{logdir}: {x}' for x in _gaps(evals, means, config, last)]
+  others = {*suites.SUITES} - {config.get('suite'), *config['task'].split('_')}
   settings = {
       k: list(v) if isinstance(v, tuple) else v
-      for k, v in config.items() if k not in IGNORED}
+      for k, v in config.items()
+      if k not in IGNORED and k.split('.')[0] not in others}
   common = {'task': config['task'], 'seed': config['seed'], **_origin(logdir)}
   curves = [{
       **common, 'method': config['method'], 'xs': sorted(means),
@@ -262,36 +260,6 @@ def grouped(curves):
   for curve in curves:
     groups[curve['task'], curve['method']].append(curve)
   return dict(sorted(groups.items()))
-
-
-def plot(curves, path):
-  """Draws one panel per task: a line per seed, and what random actions get.
-
-  Raises:
-    ValueError: Matplotlib is not installed.
-  """
-  tasks = sorted({c['task'] for c in curves})
-  colors = plots.palette({c['method'] for c in curves} - {'random'})
-  fig, axes = plots.grid(len(tasks))
-  for ax, task in zip(axes, tasks, strict=True):
-    _panel(ax, task, curves, colors)
-  plots.legend(fig)
-  plots.save(fig, path)
-
-
-def _panel(ax, task, curves, styles):
-  ax.set(title=task, xlabel='environment steps', ylabel='return')
-  for method, style in styles.items():
-    for curve in curves:
-      if (curve['task'], curve['method']) == (task, method):
-        ax.plot(curve['xs'], curve['ys'], label=method, **style)
-  returns = [y for c in curves for y in c['ys']
-             if (c['task'], c['method']) == (task, 'random')]
-  if returns:
-    ax.axhspan(
-        *np.percentile(returns, [5, 95]), color='0.85', lw=0,
-        label='random, 5 to 95%')
-    ax.axhline(np.mean(returns), color='0.5', lw=1, ls='--')
 
 
 if __name__ == '__main__':

@@ -17,6 +17,7 @@ import re
 import sys
 
 from . import results
+from . import scores
 from .common import checkpoint
 
 STATISTICS = {
@@ -107,7 +108,7 @@ def build(curves, steps, notes=()):
     Tables, footnotes to their entries, and notes on the whole.
   """
   cells, footnotes, notes = {}, [], list(notes)
-  common = results.common_steps(curves)
+  common = scores.shortest(curves)
   at = lambda task: common.get(task, 0) if steps is None else steps
   tables = []
   for name, spec in results.published()['tables'].items():
@@ -120,8 +121,9 @@ def build(curves, steps, notes=()):
         for task, found in _by_task(curves, column).items()}
     tables.append(_table(name, spec, columns, cells[name], footnotes, steps))
     notes += _missing(name, spec, cells[name])
-  notes += _unplaced(curves)
-  tables.append(_aggregates(cells['I'], curves, steps))
+  samples, left_out = results.shares(cells['I'], curves)
+  notes += [*left_out, *_unplaced(curves)]
+  tables.append(_aggregates(samples, steps))
   return tables, footnotes, notes + _commands(curves)
 
 
@@ -138,15 +140,10 @@ def _others(curves):
 
 def _by_task(curves, column):
   """Returns lists of a column's curves by task."""
-  if 'settings' in column or column['method'] in {
-      x['method'] for x in results.published()['tables']['I'][
-          'columns'].values()}:
-    mine = [c for c in curves if results.belongs(c, column)]
-  else:
-    mine = [c for c in curves if c['method'] == column['method']]
   found = {}
-  for curve in mine:
-    found.setdefault(curve['task'], []).append(curve)
+  for curve in curves:
+    if results.belongs(curve, column):
+      found.setdefault(curve['task'], []).append(curve)
   return found
 
 
@@ -275,17 +272,8 @@ def _commands(curves):
       for (command, commit), ends in sorted(lines.items())]
 
 
-def _aggregates(cells, curves, steps):
+def _aggregates(samples, steps):
   """Makes the table of statistics over tasks, of normalised scores."""
-  samples = {}
-  limits = {}
-  for curve in curves:
-    limits.setdefault(curve['task'], set()).add(results.limit(curve))
-  for (task, label), cell in cells.items():
-    most = limits[task]
-    if cell.values and label != 'random' and len(most) == 1 and all(most):
-      shares = [x / max(most) for x in cell.values]
-      samples.setdefault(label, {})[task] = shares
   own = [
       x for x in results.published()['tables']['I']['columns'] if x in samples]
   sets = [set(samples[x]) for x in own or samples]
@@ -315,20 +303,22 @@ def _aggregates(cells, curves, steps):
       f'aggregated so.')
 
 
-def _number(value):
+def _number(value, mean=None):
+  """Formats a number; a deviation no finer than its mean."""
   if isinstance(value, int):  # As published.
     return str(value)
-  digits = 0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 3
+  mean = value if mean is None else mean
+  digits = 0 if abs(value) >= 10 else 1 if abs(mean) >= 1 else 3
   return f'{value:.{digits}f}'
 
 
-def _text(entry, plus='±'):
+def _text(entry):
   """Returns an entry without marks, '–' where there is nothing."""
   if entry.text or not math.isfinite(entry.mean):
     return entry.text or '–'
   text = _number(entry.mean)
   if math.isfinite(entry.std):
-    text += f' {plus} {_number(entry.std)}'
+    text += f' ± {_number(entry.std, entry.mean)}'
   if math.isfinite(entry.low):
     text += f' [{_number(entry.low)}, {_number(entry.high)}]'
   return text

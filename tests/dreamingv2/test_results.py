@@ -36,7 +36,7 @@ def test_cell_has_mean_and_deviation_over_runs():
 def test_cell_never_averages_runs_of_several_settings():
   curves = [
       make_curve(seed=0, settings={'rssm.deter': 8, 'new.key': 1}),
-      make_curve(seed=1, settings={'rssm.deter': 8}),
+      make_curve(seed=1, settings={'rssm.deter': '8'}),
       make_curve(seed=2, settings={'rssm.deter': 9})]
   cell = results.cell(curves, 'Lift', 'dreamingv2', 1000)
   assert [len(group) for group in cell.groups] == [2, 1]

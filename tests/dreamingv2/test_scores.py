@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from dreamingv2 import scores
@@ -18,7 +17,8 @@ def write_run(folder, method='dreamingv2', seed=0, lines=()):
   (folder / 'config.yaml').write_text(
       f'{HEAD}method: {method}\nseed: {seed}\ntask: toy_reach\n'
       f'steps: 300.0\nlogdir: {folder}\n'
-      f'rssm: {{deter: 8}}\naction_repeat: 2\nrender_size: [64, 64]\n')
+      f'rssm: {{deter: 8}}\naction_repeat: 2\nrender_size: [64, 64]\n'
+      f'dmc: {{camera: 0}}\n')  # Says nothing of another suite's task.
   (folder / 'metrics.jsonl').write_text(
       ''.join(json.dumps(line) + '\n' for line in lines))
 
@@ -117,18 +117,6 @@ def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
   scores.main([
       '--scores', str(first), str(first), '--out', str(second)])
   assert scores.load(second) == 2 * scores.load(first)
-
-
-def test_plot_shows_lines_and_the_band_of_random_actions(tmp_path):
-  write_run(tmp_path / 'runs' / '0', lines=LINES)
-  write_run(
-      tmp_path / 'runs' / '1', method='dreamerv2', lines=evaluation(200, 8.0))
-  path = tmp_path / 'curves.png'
-  scores.plot(scores.collect(tmp_path / 'runs'), path)
-  image = np.asarray(PIL.Image.open(path).convert('RGB'))
-  for color in ['#0072b2', '#d55e00', '#d9d9d9']:
-    rgb = [int(color[i: i + 2], 16) for i in (1, 3, 5)]
-    assert (image == rgb).all(-1).sum() > 20, color
 
 
 @pytest.mark.parametrize('argv, text', [
