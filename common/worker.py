@@ -249,7 +249,7 @@ ERRORS = {x.__name__: x for x in (
 
 
 def _call(env, name, *args):
-  if name == 'seed' and not hasattr(env, name):  # It may do without.
+  if name in ('seed', 'success') and not hasattr(env, name):  # Both optional.
     return None
   value = getattr(env, name)
   return value(*args) if callable(value) else value

@@ -18,6 +18,11 @@ class Probe(tfutils.Module):
     self._decoder = nets.Decoder(shapes, **config.decoder)
     self._opt = tfutils.Optimizer('probe', **config.model_opt)
 
+  @property
+  def decoder(self):
+    """The network that maps features to distributions by key."""
+    return self._decoder
+
   def build(self, outputs):
     """Creates the variables, given outputs of the world model's loss."""
     with tfutils.keep_generator():

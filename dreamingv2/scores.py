@@ -1,13 +1,13 @@
-"""Collects the learning curves of runs, as JSON and as a picture.
+"""Collects the learning curves of runs, as JSON.
 
 python -m dreamingv2.scores --indir logdir --out scores/small.json
-python -m dreamingv2.scores --scores scores/small.json --plot curves.png
 
 A curve is what DreamerV2 and its peers ship: a dict with `task`, `method`,
 `seed`, `xs` (environment steps) and `ys` (mean return of an evaluation). Ours
 also tell `returns` (of each episode behind a y), `command`, `commit`,
-`machine`, `updates` and `seconds` (wall time). A run's random steps before
-training make a curve of their own, whose method is 'random'.
+`machine`, `updates` and `seconds` (wall time), `budget` (steps wanted), `at`
+(steps done) and `settings` (those that make a result). A run's random steps
+before training make a curve of their own, whose method is 'random'.
 """
 
 import argparse
@@ -22,13 +22,16 @@ import numpy as np
 
 from .common import checkpoint
 from .common import config as configs
+from .common import logdir as logdirs
+from .common import suites
 
-# Wong 2011, Nature Methods 8:441: told apart by all kinds of colour vision.
-COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
+# Keys that change no result, or that a curve tells elsewhere.
+IGNORED = (
+    *logdirs.RESUMABLE, 'method', 'probe', 'seed', 'suite', 'task')
 
 
 def main(argv=None):
-  """Collects, saves and draws as the command line says; see --help."""
+  """Collects and saves as the command line says; see --help."""
   parser = argparse.ArgumentParser(
       prog='python -m dreamingv2.scores',
       description='Collects the learning curves of runs.')
@@ -39,7 +42,6 @@ def main(argv=None):
       '--scores', nargs='*', default=[], type=pathlib.Path,
       help='JSON files with curves to add')
   parser.add_argument('--out', type=pathlib.Path, help='JSON file to write')
-  parser.add_argument('--plot', type=pathlib.Path, help='picture to write')
   args = parser.parse_args(argv)
   try:
     curves = [c for path in args.scores for c in load(path)]
@@ -49,15 +51,18 @@ def main(argv=None):
                        'a JSON file by --scores')
     if args.out:
       save(curves, args.out)
-    if args.plot:
-      plot(curves, args.plot)
   except (OSError, ValueError) as error:
     sys.exit(f'Error: {error}')
   print(table(curves))
 
 
-def collect(folder):
+def collect(folder, notes=None):
   """Returns the curves of all runs below a folder.
+
+  Args:
+    folder: Path.
+    notes: List to which is added, in words, what is wrong with a run, which
+      is then read as far as that goes. Without it that raises.
 
   Raises:
     ValueError: There is no such folder, or a run in it that cannot be read.
@@ -66,46 +71,105 @@ def collect(folder):
     raise ValueError(f'there is no folder {folder}')
   curves = []
   for path in sorted(folder.rglob('metrics.jsonl')):
-    curves += read_run(path.parent)
+    try:
+      curves += read_run(path.parent, notes)
+    except (KeyError, OSError, ValueError) as error:
+      if notes is None:
+        raise
+      notes.append(f'{path.parent} cannot be read: {error}')
+  if notes is not None:
+    notes += [
+        f'{x.parent} has no metrics yet' for x in folder.rglob('config.yaml')
+        if not (x.parent / 'metrics.jsonl').exists()]
   return curves
 
 
-def read_run(logdir):
+def read_run(logdir, notes=None):
   """Returns the curves of one run: evaluations, and random actions.
 
-  Steps that were run twice, after a resume, count as they were last.
+  Steps that were run twice, after a resume, count as they were last. A y is
+  the mean that the run logged; with `notes`, an evaluation with a damaged
+  line is still counted if that mean is whole.
+
+  Args:
+    logdir: Path.
+    notes: As of `collect`.
 
   Raises:
     ValueError: A line is no JSON, or the config names no commit.
   """
-  config = configs.read_yaml(logdir / 'config.yaml')
-  evals, randoms, last, pending = {}, {}, {}, []
-  for values in _lines(logdir / 'metrics.jsonl'):
-    step = values['step']
+  config = configs.Config(configs.read_yaml(logdir / 'config.yaml')).flat
+  evals, means, randoms, last = collections.defaultdict(list), {}, {}, {}
+  for values in lines(logdir / 'metrics.jsonl', notes):
+    step = last['at'] = values['step']
     if 'random_return' in values:
       randoms[step] = values['random_return']
     if 'eval_return' in values:
-      pending.append(values['eval_return'])
+      evals[step] = [] if step in means else evals[step]
+      means.pop(step, None)
+      evals[step].append(values['eval_return'])
     if 'eval_return_mean' in values:
-      evals[step], pending = pending, []
+      means[step] = float(values['eval_return_mean'])
     last.update({k: values[k] for k in ('updates', 'seconds') if k in values})
-  common = {
-      'task': config['task'], 'seed': config['seed'], **_origin(logdir)}
+  if notes is not None:
+    notes += [f'{logdir}: {x}' for x in _gaps(evals, means, config, last)]
+  others = {*suites.SUITES} - {config.get('suite'), *config['task'].split('_')}
+  settings = {
+      k: list(v) if isinstance(v, tuple) else v
+      for k, v in config.items()
+      if k not in IGNORED and k.split('.')[0] not in others}
+  common = {'task': config['task'], 'seed': config['seed'], **_origin(logdir)}
   curves = [{
-      **common, 'method': config['method'], 'xs': sorted(evals),
-      'ys': [float(np.mean(evals[x])) for x in sorted(evals)],
-      'returns': [evals[x] for x in sorted(evals)], **last}, {
+      **common, 'method': config['method'], 'xs': sorted(means),
+      'ys': [means[x] for x in sorted(means)],
+      'returns': [evals[x] for x in sorted(means)], **last,
+      'budget': config.get('steps'), 'settings': settings}, {
       **common, 'method': 'random', 'xs': sorted(randoms),
-      'ys': [randoms[x] for x in sorted(randoms)]}]
+      'ys': [randoms[x] for x in sorted(randoms)],
+      'settings': {  # Of the task; random actions know no others.
+          k: v for k, v in settings.items()
+          if k.split('.')[0] in logdirs.DATA}}]
   return [c for c in curves if c['xs']]
 
 
-def _lines(path):
-  for number, line in enumerate(path.read_text().splitlines(), 1):
+def lines(path, notes=None):
+  """Yields the lines of a metrics.jsonl as dicts; `notes` as of `collect`."""
+  damaged = []
+  text = path.read_text(errors='replace')
+  for number, line in enumerate(text.splitlines(), 1):
     try:
-      yield json.loads(line)
+      values = json.loads(line)
+      if not isinstance(values, dict) or not isinstance(
+          values.get('step'), int):
+        raise ValueError(f'no step in {line[:40]!r}')
     except ValueError as error:
-      raise ValueError(f'{path}:{number} is no JSON: {error}') from error
+      if notes is None:
+        raise ValueError(f'{path}:{number} is no JSON: {error}') from error
+      damaged.append(number)
+    else:
+      yield values
+  if damaged:
+    notes.append(
+        f'{path}: {len(damaged)} damaged line{"s"[:len(damaged) > 1]} left '
+        f'out, the first at {damaged[0]}')
+
+
+def _gaps(evals, means, config, last):
+  """Yields in words what a run's evaluations lack."""
+  for step in sorted({*evals, *means}):
+    if step not in means:
+      yield f'the evaluation at {step:,} has no mean and was left out'
+    elif not np.isfinite(means[step]):
+      yield f'the evaluation at {step:,} is not finite'
+    elif evals[step] and not np.isclose(
+        np.mean(evals[step]), means[step], 1e-4, 1e-4):
+      yield (
+          f'the returns of the evaluation at {step:,} are not those of its '
+          f'mean, which counts')
+  if not means:
+    yield (
+        f"no evaluation yet, after {last.get('at', 0):,} of "
+        f"{config.get('steps', 0):,.0f} steps")
 
 
 def _origin(logdir):
@@ -140,6 +204,8 @@ def load(path):
     for curve in curves:
       for key in ('task', 'method', 'seed', 'xs', 'ys'):
         curve[key]
+      if len(curve['xs']) != len(curve['ys']) or not curve['xs']:
+        raise ValueError(f"{len(curve['xs'])} xs, {len(curve['ys'])} ys")
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(f'{path} holds no list of curves: {error!r}') from error
   return curves
@@ -162,11 +228,7 @@ def table(curves):
   rows = [
       '| task | method | seeds | steps | return | each seed |',
       '|---|---|---|---|---|---|']
-  budgets = {}
-  for curve in curves:
-    if curve['method'] != 'random':
-      task, last = curve['task'], curve['xs'][-1]
-      budgets[task] = min(last, budgets.get(task, last))
+  budgets = shortest(curves)
   for (task, method), group in grouped(curves).items():
     steps = '' if method == 'random' else budgets[task]
     ends = [
@@ -182,57 +244,22 @@ def table(curves):
   return '\n'.join(rows)
 
 
+def shortest(curves):
+  """Returns the last step of each task's shortest run."""
+  budgets = {}
+  for curve in curves:
+    if curve['method'] != 'random':
+      task, last = curve['task'], curve['xs'][-1]
+      budgets[task] = min(last, budgets.get(task, last))
+  return budgets
+
+
 def grouped(curves):
   """Returns lists of curves by (task, method), both sorted."""
   groups = collections.defaultdict(list)
   for curve in curves:
     groups[curve['task'], curve['method']].append(curve)
   return dict(sorted(groups.items()))
-
-
-def plot(curves, path):
-  """Draws one panel per task: a line per seed, and what random actions get.
-
-  Raises:
-    ValueError: Matplotlib is not installed.
-  """
-  try:
-    from matplotlib import figure
-  except ImportError as error:
-    raise ValueError(
-        "pictures need Matplotlib: pip install 'dreamingv2[plot]'") from error
-  tasks = sorted({c['task'] for c in curves})
-  methods = sorted({c['method'] for c in curves} - {'random'})
-  colors = {m: COLORS[i % len(COLORS)] for i, m in enumerate(methods)}
-  fig = figure.Figure((3.2 * len(tasks) + 2, 2.8), layout='constrained')
-  for ax, task in zip(
-      fig.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-    _panel(ax, task, curves, colors)
-  handles = {}
-  for ax in fig.axes:
-    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-      handles.setdefault(label, handle)
-  fig.legend(
-      handles.values(), handles.keys(), loc='outside right upper',
-      frameon=False)
-  fig.savefig(path, dpi=150)
-
-
-def _panel(ax, task, curves, colors):
-  ax.set(title=task, xlabel='environment steps', ylabel='return')
-  ax.spines[['top', 'right']].set_visible(False)
-  for method, color in colors.items():
-    for curve in curves:
-      if (curve['task'], curve['method']) == (task, method):
-        ax.plot(
-            curve['xs'], curve['ys'], color=color, label=method, marker='.')
-  returns = [y for c in curves for y in c['ys']
-             if (c['task'], c['method']) == (task, 'random')]
-  if returns:
-    ax.axhspan(
-        *np.percentile(returns, [5, 95]), color='0.85', lw=0,
-        label='random, 5 to 95%')
-    ax.axhline(np.mean(returns), color='0.5', lw=1, ls='--')
 
 
 if __name__ == '__main__':

@@ -53,3 +53,29 @@ def scalars(metrics):
 def to_tensors(data):
   """Turns a dict of arrays into one of tensors."""
   return {k: tf.convert_to_tensor(v) for k, v in data.items()}
+
+
+def make_curve(**values):
+  """Makes a curve of scores.py, of an evaluation at 500 and one at 1000."""
+  return {
+      'task': 'Lift', 'method': 'dreamingv2', 'seed': 0, 'xs': [500, 1000],
+      'ys': [0.0, 1.0], **values}
+
+
+def run_toy(logdir, *argv):
+  """Trains on toy_reach for 100 steps with environments in this process.
+
+  Returns:
+    The Run; checkpoints of steps 50, before any update, and 100 stay.
+  """
+  from dreamingv2 import train
+  from dreamingv2.common import suites
+  config = train.load_config([
+      *(argv or ['--configs', 'debug']), '--task', 'toy_reach', '--steps',
+      '100', '--prefill', '50', '--log_every', '50', '--save_every', '50',
+      '--eval_eps', '1', '--logdir', str(logdir)])
+  logdir.mkdir(parents=True, exist_ok=True)
+  envs = [suites.make('toy', 'reach', seed=seed) for seed in (0, 999)]
+  run = train.Run(config, logdir, envs[:1], envs[1:])
+  run.train()
+  return run

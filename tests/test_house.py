@@ -31,8 +31,8 @@ FLOORS = [
     ['objectives.*'],
     ['objectives'],
     ['agent', 'expl', 'probe'],
-    ['api', 'benchmark', 'evaluate', 'figures', 'presets', 'scores', 'sweep',
-     'tables', 'train'],
+    ['api', 'benchmark', 'dashboard', 'evaluate', 'export', 'figures',
+     'presets', 'results', 'scores', 'sweep', 'tables', 'train', 'views'],
 ]
 OBJECTIVES = 7
 

@@ -157,6 +157,9 @@ class Robosuite:
     terminal = done and self._env.timestep < self._env.horizon
     return self._obs(obs, envs.flags(reward, False, done, terminal))
 
+  def success(self):
+    return bool(self._env._check_success())
+
   def close(self):
     self._render.close()
     self._env.close()

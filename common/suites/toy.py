@@ -27,6 +27,7 @@ class Reach:
   Action [2]: velocity to the right and down in [-1, 1], of which 1 is a tenth
   of the image per step. Reward in [0, 1] per step: 1 on the target, 0 from a
   distance of half the image on. Episodes last 50 steps and never terminate.
+  Success is a distance below a tenth of the image.
   A random policy earns 10 of 50, going straight there 48 (200 episodes).
   """
 
@@ -66,6 +67,9 @@ class Reach:
       if self._step >= self.LENGTH:
         break
     return self._obs(envs.flags(reward, is_last=self._step >= self.LENGTH))
+
+  def success(self):
+    return bool(np.linalg.norm(self._dot - self._target) < 0.1)
 
   def close(self):
     pass

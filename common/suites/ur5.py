@@ -14,6 +14,7 @@ kind of robot and observation, and nothing that makes numbers comparable.
                 of the target's centre, else a Gaussian that falls to 0.1 at
                 0.5 m more
     end         at the horizon, never terminal; most return: `horizon`
+    success     a reward of 1
     image       one fixed camera in front of the arm
     vectors     with `proprio`: joint positions (rad) and velocities (rad/s),
                 tool and target (m, from the base)
@@ -152,6 +153,9 @@ class Reach:
       if last:
         break
     return self._obs(envs.flags(reward, is_last=last))
+
+  def success(self):
+    return self._reward() == 1
 
   def close(self):
     self._render.close()

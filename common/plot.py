@@ -1,0 +1,96 @@
+"""Draws figures that read well in print and in all kinds of colour vision.
+
+Matplotlib is imported when something is drawn.
+"""
+
+import math
+
+# Wong 2011, Nature Methods 8:441: told apart by all kinds of colour vision.
+COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
+# Beside colours, so that lines stay apart in grey too.
+MARKERS = 'osD^vPX*'
+DASHES = ('-', (0, (4, 1)), (0, (1, 1)), (0, (4, 1, 1, 1)))
+STYLE = {
+    'axes.spines.right': False, 'axes.spines.top': False,
+    'axes.titlesize': 'medium', 'font.size': 9, 'legend.frameon': False,
+    'lines.linewidth': 1.4, 'lines.markersize': 4, 'savefig.dpi': 200,
+    'svg.fonttype': 'none'}
+WIDTH = 7.0  # inches, the text of a page with two columns
+
+
+def library():
+  """Returns matplotlib.figure, and sets our style for all that is drawn.
+
+  Raises:
+    ValueError: It is not installed.
+  """
+  try:
+    import matplotlib
+    from matplotlib import figure
+  except ImportError as error:
+    raise ValueError(
+        "pictures need Matplotlib: pip install 'dreamingv2[plot]'") from error
+  matplotlib.rcParams.update(STYLE)
+  return figure
+
+
+def palette(names):
+  """Maps names, sorted, to the colour, marker and dashes of their lines."""
+  return {
+      name: {
+          'color': COLORS[i % len(COLORS)],
+          'marker': MARKERS[i % len(MARKERS)],
+          'ls': DASHES[(i // len(COLORS)) % len(DASHES)]}
+      for i, name in enumerate(sorted(names))}
+
+
+def grid(count, columns=3, height=2.2):
+  """Makes a figure of so many panels.
+
+  Args:
+    count: Panels.
+    columns: Most panels side by side.
+    height: Of a row, inches.
+
+  Returns:
+    Figure, and the list of its axes.
+  """
+  columns = min(count, columns)
+  rows = math.ceil(count / columns)
+  width = WIDTH if columns > 1 else WIDTH / 1.5
+  fig = library().Figure((width, height * rows + 0.4), layout='constrained')
+  axes = fig.subplots(rows, columns, squeeze=False).ravel()
+  for ax in axes[count:]:
+    ax.remove()
+  return fig, list(axes[:count])
+
+
+def legend(fig, columns=4):
+  """Puts one legend for all panels above them."""
+  handles = {}
+  for ax in fig.axes:
+    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+      handles.setdefault(label, handle)
+  if handles:
+    fig.legend(
+        handles.values(), handles.keys(), loc='outside upper center',
+        ncols=min(columns, len(handles)))
+
+
+def save(fig, path):
+  """Writes a figure; the ending says how, see `check`."""
+  check(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  fig.savefig(path)
+
+
+def check(path, kinds=()):
+  """Raises ValueError for a file whose ending is none of `kinds`.
+
+  By default those that pictures may have.
+  """
+  kinds = kinds or ('pdf', 'png', 'svg')
+  if path.suffix[1:].lower() not in kinds:
+    raise ValueError(
+        f'{path} cannot be written: its ending must be one of '
+        f'{", ".join(kinds)}')

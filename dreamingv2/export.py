@@ -1,0 +1,108 @@
+"""Exports the policy of an agent as a SavedModel that needs TensorFlow alone.
+
+    import tensorflow as tf
+    policy = tf.saved_model.load('policy')
+    state = policy.initial_state()
+    state = policy.act(image=image[None], is_first=[True], **state)
+    action = state['action'][0]  # -1..1, of the environment's bounds
+    state = policy.act(image=image[None], is_first=[False], **state)
+
+Observations are those that the encoder reads, one row each: images uint8
+[1, H, W, C], vectors float32 [1, N]. `is_first` clears the state.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from .common import other
+from .common import tfutils
+
+
+class Policy(tf.Module):
+  """Acts as the agent does in evaluations, for one environment.
+
+  Noise of the latent state comes from a generator that is saved along.
+  """
+
+  def __init__(self, agent):
+    super().__init__()
+    keys = [*agent.wm.encoder.cnn_keys, *agent.wm.encoder.mlp_keys]
+    spec = {
+        k: tf.TensorSpec(
+            [1, *agent.obs_space[k].shape],
+            tfutils.stored_dtype(agent.obs_space[k].dtype), k) for k in keys}
+    latent, action = agent.initial_state(1)
+    state = {**latent, 'action': action}
+    spec['is_first'] = tf.TensorSpec([1], tf.bool, 'is_first')
+    spec.update({
+        k: tf.TensorSpec(v.shape, v.dtype, k) for k, v in state.items()})
+    self.act = tf.function(
+        lambda **values: act(agent, keys, values), autograph=False)
+    self.initial_state = tf.function(
+        lambda: {k: tf.zeros(v.shape, v.dtype) for k, v in state.items()},
+        input_signature=[], autograph=False)
+    self._traced = self.act.get_concrete_function(**spec)
+    # All that is saved: neither decoder nor critic nor optimisers.
+    self._kept = list(self._traced.graph.variables)
+
+  @property
+  def signatures(self):
+    """Functions by name, for programs that serve models."""
+    return {
+        'serving_default': self._traced,
+        'initial_state': self.initial_state.get_concrete_function()}
+
+
+def act(agent, keys, values):
+  """Takes one step: returns the next state, of which 'action' is a part."""
+  wm, config = agent.wm, agent.config
+  obs = {k: values[k] for k in keys}
+  zero = tf.zeros([1])
+  data = wm.preprocess({
+      **obs, 'reward': zero, 'is_terminal': tf.zeros([1], tf.bool)})
+  latent = {
+      k: v for k, v in values.items()
+      if k not in obs and k not in ('action', 'is_first')}
+  latent = wm.rssm.obs_step(
+      latent, values['action'], wm.encoder(data), values['is_first'],
+      not config.eval_state_mean)
+  action = agent.task_behavior.actor(wm.rssm.get_feat(latent)).mode()
+  if config.eval_noise:
+    action = other.action_noise(action, config.eval_noise, agent.act_space)
+  return {**latent, 'action': tf.cast(action, tf.float32)}
+
+
+def save(agent, folder, episode):
+  """Writes the policy and checks it against the agent.
+
+  Args:
+    agent: Agent; its generator of noise is where it was, afterwards.
+    folder: Path that does not exist.
+    episode: Arrays [T, ...] to act on.
+
+  Returns:
+    Largest difference between the actions of both.
+  """
+  policy = Policy(agent)
+  tf.saved_model.save(policy, str(folder), policy.signatures)
+  ours, state = [], None
+  with tfutils.keep_generator():
+    for index in range(len(episode['is_first'])):
+      obs = {k: episode[k][index: index + 1] for k in agent.obs_space}
+      outputs, state = agent.policy(obs, state, 'eval')
+      ours.append(outputs['action'])
+  theirs = replay(tf.saved_model.load(str(folder)), episode)
+  return float(np.abs(np.concatenate(ours) - theirs).max())
+
+
+def replay(policy, episode):
+  """Returns the actions [T, A] of a loaded policy on stored observations."""
+  state, actions = policy.initial_state(), []
+  names = policy.signatures['serving_default'].structured_input_signature[1]
+  for index in range(len(episode['is_first'])):
+    obs = {
+        k: tf.constant(v[index: index + 1]) for k, v in episode.items()
+        if k in names and k != 'action'}
+    state = policy.act(**obs, **state)
+    actions.append(state['action'].numpy())
+  return np.concatenate(actions)

@@ -1,0 +1,287 @@
+"""Draws the paper's figures from runs.
+
+python -m dreamingv2.figures curves --indir logdir --out fig3.png
+python -m dreamingv2.figures reconstructions --logdir A B --out fig4.png
+python -m dreamingv2.figures latents --logdir A --out fig5.png
+python -m dreamingv2.figures profiles --indir logdir --out profiles.png
+python -m dreamingv2.figures dashboard --indir logdir --out runs.html
+
+Pictures are PNG, PDF or SVG, as the ending of the file says. The figures of
+what a model sees use the episodes and the checkpoint in its logdir; they need
+no simulator.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import numpy as np
+
+from . import results
+from . import scores
+from . import tables
+from . import train as training
+from .common import plot as plots
+
+BAND = (5, 95)  # Percentiles.
+THRESHOLDS = 41  # Of a performance profile.
+FAR = 2.5  # Limits that many times above all returns would flatten them.
+
+
+def main(argv=None):
+  """Draws what the command line says; see --help."""
+  parser = argparse.ArgumentParser(
+      prog='python -m dreamingv2.figures',
+      description="Draws the paper's figures from runs.")
+  kinds = parser.add_subparsers(dest='kind', required=True)
+  for name, draw in KINDS.items():
+    sub = kinds.add_parser(name, help=draw.__doc__.splitlines()[0])
+    for flag, options in FLAGS[name].items():
+      sub.add_argument(flag, **options)
+    sub.add_argument('--out', type=pathlib.Path, required=True)
+  args = parser.parse_args(argv)
+  with training.user_errors((ImportError, OSError, ValueError)):
+    plots.check(args.out, ('html',) if args.kind == 'dashboard' else ())
+    for note in KINDS[args.kind](args):
+      print(f'Note: {note}')
+  print(args.out)
+
+
+def curves(args):
+  """Draws learning curves: median, 5 to 95 percentiles, upper limit (Fig. 3).
+  """
+  found, notes = results.read(args.indir, args.scores)
+  plots.save(draw_curves(results.choose(found, args.methods), notes), args.out)
+  return notes
+
+
+def draw_curves(found, notes):
+  """Returns the figure of curves, one panel per task; adds to the notes."""
+  tasks = sorted({c['task'] for c in found}, key=_rank)
+  groups = {}
+  for name in sorted({(c['task'], c['method']) for c in found}):
+    mine = [c for c in found if (c['task'], c['method']) == name]
+    if name[1] == 'random':
+      groups[name] = mine
+      continue
+    for index, group in enumerate(results.setups(mine)):
+      label = name[1] + f' [{index + 1}]' * bool(index)
+      groups[name[0], label] = group
+      if index:
+        notes.append(
+            f'{name[0]}: the runs called {name[1]} have several settings, '
+            f'drawn apart')
+  styles = plots.palette({label for _, label in groups} - {'random'})
+  fig, axes = plots.grid(len(tasks))
+  for ax, task in zip(axes, tasks, strict=True):
+    mine = {k[1]: v for k, v in groups.items() if k[0] == task}
+    notes += _panel(ax, task, mine, styles)
+  plots.legend(fig)
+  return fig
+
+
+def _rank(task):
+  names = list(results.published()['tables']['I']['rows'])
+  return (names.index(task) if task in names else len(names), task)
+
+
+def _panel(ax, task, groups, styles):
+  """Draws one task; yields notes."""
+  ax.set(
+      title=task, xlabel='environment steps', ylabel='return', ymargin=0.12)
+  for label, group in groups.items():
+    if label == 'random':
+      returns = [y for c in group for y in c['ys']]
+      ax.axhspan(
+          *np.percentile(returns, BAND), color='0.88', lw=0,
+          label='random, 5 to 95%')
+      ax.axhline(np.mean(returns), color='0.6', lw=1, ls=':')
+      continue
+    xs, values = binned(group)
+    whole = np.isfinite(values).all(0)
+    low, mid, high = np.nanpercentile(values, [BAND[0], 50, BAND[1]], axis=0)
+    style = styles[label]
+    ax.plot(xs[whole], mid[whole], label=label, **style)
+    if len(group) > 1:
+      ax.fill_between(xs, low, high, color=style['color'], alpha=0.2, lw=0)
+    if not whole.all():
+      last = np.flatnonzero(whole)[-1] if whole.any() else 0
+      ax.plot(xs[last:], mid[last:], color=style['color'], lw=0.8, ls=':')
+      yield (
+          f'{task}, {label}: not all of its {len(group)} runs have every '
+          f'point; where some lack one the line is thin and dotted')
+  _draw_limit(ax, groups)
+  _draw_published(ax, task, groups, styles)
+  ax.xaxis.set_major_formatter(
+      lambda x, _: f'{x / 1000:g}K' if x < 1e6 else f'{x / 1e6:g}M')
+
+
+def binned(curves):
+  """Returns bin centres [N], and returns by run and bin [R, N], NaN: none.
+
+  Bins are as wide as the rarest evaluations of the runs are apart, so that
+  runs which evaluate at different steps can be compared.
+  """
+  gaps = [np.median(np.diff(c['xs'])) for c in curves if len(c['xs']) > 1]
+  width = max([*gaps, 1])
+  index = [np.round(np.array(c['xs']) / width).astype(int) for c in curves]
+  bins = np.unique(np.concatenate(index))
+  values = np.full((len(curves), len(bins)), np.nan)
+  for row, curve, where in zip(values, curves, index, strict=True):
+    for column, number in enumerate(bins):
+      if (where == number).any():
+        row[column] = np.mean(np.array(curve['ys'])[where == number])
+  return bins * width, values
+
+
+def _draw_limit(ax, groups):
+  limits = {results.limit(c) for group in groups.values() for c in group}
+  for limit in limits - {None}:
+    if limit <= FAR * ax.get_ylim()[1]:
+      ax.axhline(limit, color='0.2', lw=1, ls='--', label='upper limit')
+    else:
+      ax.annotate(
+          f'upper limit {limit:g} ↑', (0.02, 0.98), color='0.2',
+          xycoords='axes fraction', va='top', fontsize='small')
+
+
+def _draw_published(ax, task, groups, styles):
+  """Marks the paper's returns where the axis reaches their steps."""
+  table = results.published()['tables']['I']
+  if ax.get_xlim()[1] < 0.9 * results.PAPER_STEPS:
+    return
+  for column, pair in zip(
+      table['columns'].values(), table['rows'].get(task, ()), strict=False):
+    if pair and column['method'] in groups:
+      style = styles[column['method']]
+      ax.errorbar(
+          results.PAPER_STEPS, pair[0], pair[1], color=style['color'],
+          marker=style['marker'], mfc='none', ms=7, capsize=3, lw=1,
+          label='published (open)')
+
+
+def profiles(args):
+  """Draws performance profiles: the share of runs above each score."""
+  found, notes = results.read(args.indir, args.scores)
+  found = [
+      c for c in results.choose(found, args.methods)
+      if c['method'] != 'random']
+  samples, missing = shares(found, args.steps)
+  if not samples:
+    raise ValueError(
+        'no run has a score there: ' + '; '.join((missing + notes)[:3]))
+  taus = np.linspace(0, 1, THRESHOLDS)
+  styles = plots.palette(samples)
+  fig, (ax,) = plots.grid(1, height=2.8)
+  for method, found in samples.items():
+    above = lambda tau: lambda *x, axis=-1: np.mean(
+        np.concatenate(x, axis) > tau, axis)
+    values = [above(tau)(*found) for tau in taus]
+    style = {**styles[method], 'marker': ''}
+    ax.step(
+        taus, values, where='post', **style,
+        label=f'{method} ({sum(map(len, found))})')
+    bands = [results.interval(found, above(tau)) for tau in taus]
+    if all(bands):
+      ax.fill_between(
+          taus, *zip(*bands, strict=True), step='post', alpha=0.2, lw=0,
+          color=style['color'])
+    else:
+      notes.append(f'{method}: a task has one run, so there is no interval')
+  ax.set(
+      title=f'tasks: {len(found)}; runs in parentheses',
+      xlabel='score τ, share of the upper limit', xlim=(0, 1),
+      ylabel='share of runs above τ', ylim=(0, 1.03))
+  plots.legend(fig, 2)
+  plots.save(fig, args.out)
+  return notes + missing
+
+
+def shares(curves, steps):
+  """Returns lists of scores per task, as shares of its limit, by method.
+
+  Only tasks that all methods have a score on count.
+
+  Returns:
+    {method: [array of a task's runs]}, and notes.
+  """
+  common = scores.shortest(curves)
+  cells, notes = {}, []
+  for task, method in sorted({(c['task'], c['method']) for c in curves}):
+    mine = [c for c in curves if (c['task'], c['method']) == (task, method)]
+    cells[task, method] = results.cell(
+        mine, task, method, common[task] if steps is None else steps)
+    notes += [f'{task}, {method}: {x}' for x in cells[task, method].notes]
+  samples, left_out = results.shares(cells, curves)
+  notes += left_out
+  tasks = set.intersection(*map(set, samples.values())) if samples else set()
+  if samples and not tasks:
+    raise ValueError(
+        'the methods share no task; choose some by --methods: ' + '; '.join(
+            f'{k} has {", ".join(v)}' for k, v in samples.items()))
+  return {k: [v[x] for x in sorted(tasks)] for k, v in samples.items()}, notes
+
+
+def reconstructions(args):
+  """Draws observations beside what decoders make of features (Fig. 4)."""
+  from . import views
+  return views.reconstructions(
+      args.logdir, args.out, args.frames, args.fit, args.best)
+
+
+def latents(args):
+  """Draws the categoricals that switch with an episode's phases (Fig. 5)."""
+  from . import views
+  return views.latents(
+      args.logdir, args.out, args.episodes, args.phases, args.by, args.best)
+
+
+def dashboard(args):
+  """Writes an overview of runs as one HTML file without outside parts."""
+  from . import dashboard as pages
+  return pages.write(args.indir, args.out, draw_curves)
+
+
+KINDS = {
+    'curves': curves, 'dashboard': dashboard, 'latents': latents,
+    'profiles': profiles, 'reconstructions': reconstructions}
+INDIR = {'--indir': dict(
+    nargs='*', default=[], type=pathlib.Path,
+    help='folders in which to look for runs, at any depth')}
+CURVES = {
+    **INDIR,
+    'scores': dict(
+        nargs='*', type=pathlib.Path, help='JSON files with curves'),
+    '--methods': dict(nargs='*', default=[], help='only these')}
+BEST = {'--best': dict(
+    action='store_true',
+    help='take the checkpoint of the best evaluation, not the newest')}
+FLAGS = {
+    'curves': CURVES,
+    'dashboard': INDIR,
+    'latents': {
+        '--logdir': dict(type=pathlib.Path, required=True), **BEST,
+        '--episodes': dict(
+            type=int, default=10, help='newest ones to choose by'),
+        '--phases': dict(type=int, default=3, help='number of phases'),
+        '--by': dict(
+            default='reward', choices=('reward', 'time'),
+            help='what tells the phases of an episode apart')},
+    'profiles': {
+        **CURVES,
+        '--steps': dict(
+            default=str(results.PAPER_STEPS), type=tables.parse_steps,
+            help='environment steps, or "common"')},
+    'reconstructions': {
+        '--logdir': dict(type=pathlib.Path, required=True, nargs='+'), **BEST,
+        '--frames': dict(
+            type=int, default=6, help='of the newest episode'),
+        '--fit': dict(
+            type=int, default=0, metavar='UPDATES',
+            help='where a run has no decoder, train one on its frozen '
+                 'features')},
+}
+
+
+if __name__ == '__main__':
+  sys.exit(main())

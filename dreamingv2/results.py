@@ -1,0 +1,358 @@
+"""Turns curves into scores: which runs belong together, what they got.
+
+A score is the mean of a curve's evaluations within 2.5% of a step, never a
+maximum over training. Runs whose settings differ are never averaged.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import shlex
+
+import numpy as np
+from scipy import stats
+
+from . import presets
+from . import scores
+from . import train
+from .common import config as configs
+
+WINDOW = 0.025  # Of the steps, to both sides.
+PAPER_STEPS = 500_000
+# Most return of an episode at full length, by the beginning of a task's name.
+LIMITS = {'dmc_manip_': 250, 'dmc_': 1000, 'toy_reach': 50}
+RESAMPLES = 2000
+
+
+@dataclasses.dataclass
+class Cell:
+  """What the runs of one method on one task got.
+
+  `groups` holds a list of scores by seed for each setup; a cell has one mean
+  only where there is one.
+  """
+
+  task: str
+  method: str
+  steps: int
+  groups: list = dataclasses.field(default_factory=list)
+  notes: list = dataclasses.field(default_factory=list)
+
+  @property
+  def values(self):
+    """Scores, one per run; none where runs of several setups meet."""
+    return [x for _, x in self.groups[0]] if len(self.groups) == 1 else []
+
+  @property
+  def mean(self):
+    """Mean over the runs, NaN without any."""
+    return float(np.mean(self.values)) if self.values else float('nan')
+
+  @property
+  def std(self):
+    """Standard deviation over the runs (n - 1), NaN for less than two."""
+    values = self.values
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float('nan')
+
+
+@functools.lru_cache(None)
+def published():
+  """Returns what published.yaml holds."""
+  path = pathlib.Path(__file__).parent / 'published.yaml'
+  return configs.read_yaml(path)
+
+
+@functools.lru_cache(None)
+def _defaults():
+  blocks = configs.read_yaml(train.ROOT / 'configs.yaml')
+  return configs.Config(blocks['defaults']).flat
+
+
+def read(folders, files):
+  """Returns the curves of logdirs and score files, and notes on them.
+
+  Tasks get the paper's names where they have one. Curves that do not tell
+  how they were made, as those of other repositories, carry the file's name
+  in their method.
+
+  Raises:
+    ValueError: There is no such folder or file, or no curve in all of them.
+  """
+  notes, curves = [], []
+  for folder in folders:
+    curves += scores.collect(folder, notes)
+  for path in files:
+    for curve in scores.load(path):
+      if 'command' not in curve and 'settings' not in curve:
+        curve['method'] = f"{curve['method']} ({path.stem})"
+      curves.append(curve)
+  if not curves:
+    raise ValueError('; '.join(notes) or (
+        'no curve found; name a folder of runs by --indir, or JSON files'))
+  curves = [{**c, 'task': canonical(c['task'])} for c in curves]
+  return _without_copies(curves, notes), notes
+
+
+def canonical(task):
+  """Returns the paper's name of a task, or the name it has."""
+  for name, preset in presets.load().items():
+    full = preset['task']
+    if task in (name, full, full.partition('_')[2]):
+      return name
+  return task
+
+
+def _without_copies(curves, notes):
+  """Drops curves that are in a logdir and in a file as well."""
+  kept = {}
+  for curve in curves:
+    key = str([curve[k] for k in ('task', 'method', 'seed', 'xs', 'ys')])
+    if key in kept and curve['method'] != 'random':
+      notes.append(
+          f"{curve['task']}, {curve['method']}, seed {curve['seed']}: the "
+          f'same curve came twice and counts once')
+    elif key not in kept or len(curve) > len(kept[key]):
+      kept[key] = curve
+  return list(kept.values())
+
+
+def score(curve, steps):
+  """Returns a curve's score at a step, None where it has none there.
+
+  Of random actions, which do not learn, all episodes count.
+  """
+  if curve['method'] == 'random':
+    return float(np.mean(curve['ys']))
+  near = [
+      y for x, y in zip(curve['xs'], curve['ys'], strict=True)
+      if abs(x - steps) <= WINDOW * steps and np.isfinite(y)]
+  return float(np.mean(near)) if near else None
+
+
+def cell(curves, task, method, steps):
+  """Makes the cell of curves that go by one name.
+
+  Args:
+    curves: Those of the task and method.
+    task, method: Its names.
+    steps: Environment steps.
+  """
+  made = Cell(task, method, steps)
+  values = [(c, score(c, steps)) for c in curves]
+  made.notes = [_absence(c, steps) for c, value in values if value is None]
+  groups = setups([c for c, value in values if value is not None])
+  made.groups = [
+      sorted((str(c['seed']), score(c, steps)) for c in x) for x in groups]
+  made.notes += _doubts(groups, method)
+  return made
+
+
+def setups(curves):
+  """Returns lists of those curves whose settings do not differ."""
+  groups = []
+  for curve in curves:
+    for group in groups:
+      if not any(differences(other, curve) for other in group):
+        group.append(curve)
+        break
+    else:
+      groups.append([curve])
+  return groups
+
+
+def _absence(curve, steps):
+  last, budget = curve.get('at', curve['xs'][-1]), curve.get('budget')
+  if last >= steps:
+    return (
+        f"seed {curve['seed']} has no evaluation within {WINDOW * steps:,.0f} "
+        f'steps of {steps:,}')
+  reach = f"seed {curve['seed']} reached {last:,} of {steps:,} steps"
+  if budget and budget < steps:
+    return f'{reach} (its --steps: {budget:,.0f})'
+  return f'{reach}: unfinished'
+
+
+def _doubts(groups, method):
+  """Yields in words why a cell's runs may not be comparable."""
+  for index, group in enumerate(groups[1:], 1):
+    keys = next(
+        x for c in groups[0] for d in group if (x := differences(c, d)))
+    shown = ', '.join(
+        f'{k} {new} instead of {old}'
+        for k, (old, new) in list(keys.items())[:4])
+    more = f' and {len(keys) - 4} more' if len(keys) > 4 else ''
+    yield (
+        f'setup {index + 1} differs from setup 1, not averaged: {shown}{more}')
+  for group in groups:
+    seeds = [str(c['seed']) for c in group]
+    again = sorted({x for x in seeds if seeds.count(x) > 1})
+    if again and method != 'random':
+      yield f'seed {", ".join(again)} was run more than once; all runs count'
+    commits = {c['commit'] for c in group if 'commit' in c}
+    if len(commits) > 1:
+      yield f'{len(commits)} commits: {", ".join(sorted(commits))}'
+    dirty = sorted(x for x in commits if x.endswith('-dirty'))
+    if len(commits) == 1 and dirty:
+      yield f'run from a tree with uncommitted changes: {dirty[0]}'
+
+
+def differences(one, two):
+  """Returns {key: (value of one, of two)} of the settings of two curves.
+
+  Keys that only one has, as the other's code is older, say nothing. Curves
+  without settings are told apart by their commands.
+  """
+  if 'settings' in one and 'settings' in two:
+    one, two = one['settings'], two['settings']
+    return {  # Older code wrote some numbers where now are strings.
+        k: (one[k], two[k]) for k in one
+        if k in two and one[k] != two[k] and str(one[k]) != str(two[k])}
+  if 'command' in one and 'command' in two:
+    # What a block of configs.yaml says may differ from commit to commit.
+    one, two = (
+        {**_flags(x), 'commit': x.get('commit', 'unknown')[:7]}
+        for x in (one, two))
+    keys = sorted({**one, **two})
+    return {
+        k: (one.get(k, 'unset'), two.get(k, 'unset')) for k in keys
+        if one.get(k) != two.get(k)}
+  if ('command' in one) != ('command' in two):
+    return {'origin': ('known' if 'command' in one else 'unknown',
+                       'known' if 'command' in two else 'unknown')}
+  return {}
+
+
+def _flags(curve):
+  """Returns {key: value} of a command, without what changes no result."""
+  found, key = {}, None
+  for word in shlex.split(curve['command']):
+    if word.startswith('--'):
+      key, _, value = word[2:].partition('=')
+      found[key] = [value] * bool(value)
+    elif key:
+      found[key].append(word)
+  if 'configs' in found:
+    found['configs'] = sorted(set(found['configs']) - {'defaults'})
+  return {
+      k: ' '.join(v) for k, v in found.items() if k not in scores.IGNORED}
+
+
+def setting(curve, key):
+  """Returns a setting of a curve; None where it does not tell."""
+  if key in curve.get('settings', {}):
+    return curve['settings'][key]
+  if 'command' in curve:
+    value = _flags(curve).get(key, _defaults()[key])
+    return configs.convert(key, value, _defaults()[key])
+  return None
+
+
+def belongs(curve, column):
+  """Says whether a curve is of a column of published.yaml.
+
+  A run of another name (`--method dreamingv2_k0`) is, where the name goes on
+  after the method's and the column is not the method's own.
+  """
+  method, wanted = column['method'], column.get('settings', {})
+  own = next(
+      (x for x in published()['tables']['I']['columns'].values()
+       if x['method'] == method), column)
+  named = curve['method'] == method or (
+      column != own and curve['method'].startswith(f'{method}_'))
+  return named and all(
+      setting(curve, k) in (v, None) for k, v in wanted.items())
+
+
+def limit(curve):
+  """Returns the most return of a curve's task, None where that is unknown.
+
+  Rewards are at most 1 per control step; settings that shorten episodes
+  lower the limit.
+  """
+  preset = presets.load().get(curve['task'])
+  most = preset['limit'] if preset else next(
+      (v for k, v in LIMITS.items() if curve['task'].startswith(k)), None)
+  if most is None:
+    return None
+  steps = [preset['steps'] if preset else most]
+  block = preset['block'] if preset else ''
+  if block in ('robosuite', 'ur5'):
+    steps.append(setting(curve, f'{block}.horizon') or steps[0])
+  steps.append(
+      (setting(curve, 'time_limit') or np.inf)
+      * (setting(curve, 'action_repeat') or 1))
+  return most * min(steps) / steps[0]
+
+
+def shares(cells, curves):
+  """Divides scores by the most return that their task allows.
+
+  Args:
+    cells: Cell by (task, label).
+    curves: Those that the cells are of.
+
+  Returns:
+    {label: {task: array of its runs}} without random actions, and notes on
+    the tasks that are left out.
+  """
+  limits, samples = {}, {}
+  for curve in curves:
+    limits.setdefault(curve['task'], set()).add(limit(curve))
+  for (task, label), found in cells.items():
+    most = limits[task]
+    if found.values and label != 'random' and len(most) == 1 and all(most):
+      samples.setdefault(label, {})[task] = np.array(found.values) / max(most)
+  return samples, [
+      f'{task}: left out of statistics over tasks, as no one upper limit of '
+      f'its return is known' for task, most in sorted(limits.items())
+      if len(most) > 1 or None in most]
+
+
+def mean(*samples, axis=-1):
+  """Averages the tasks' means; `samples` holds an array of runs per task."""
+  return np.mean([np.mean(x, axis) for x in samples], 0)
+
+
+def median(*samples, axis=-1):
+  """Returns the median of the tasks' means."""
+  return np.median([np.mean(x, axis) for x in samples], 0)
+
+
+def iqm(*samples, axis=-1):
+  """Averages the middle half of all runs of all tasks.
+
+  Source: Agarwal et al. 2021, section 4.
+  """
+  return stats.trim_mean(np.concatenate(samples, axis), 0.25, axis)
+
+
+def interval(samples, statistic, level=0.95):
+  """Returns a stratified bootstrap interval of a statistic.
+
+  Every resample draws, for each task, as many of its runs as it has.
+
+  Args:
+    samples: One array of scores per task.
+    statistic: Function as `iqm`.
+    level: Share of resamples inside.
+
+  Returns:
+    Low and high end; None where a task has less than two runs.
+  """
+  if min(map(len, samples)) < 2:
+    return None
+  found = stats.bootstrap(
+      samples, statistic, n_resamples=RESAMPLES, confidence_level=level,
+      method='percentile', vectorized=True, rng=np.random.default_rng(0))
+  return tuple(map(float, found.confidence_interval))
+
+
+def choose(curves, methods):
+  """Returns the curves of some methods; of all of them for no names.
+
+  Raises:
+    ValueError: A method that no curve has.
+  """
+  for name in methods:
+    configs.known('method', name, sorted({c['method'] for c in curves}))
+  return [c for c in curves if not methods or c['method'] in methods]

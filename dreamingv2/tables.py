@@ -1,0 +1,414 @@
+"""Prints Tables I, II and III of the paper from runs, beside its numbers.
+
+python -m dreamingv2.tables --indir logdir
+python -m dreamingv2.tables scores/small.json --steps common --format latex
+
+Reads logdirs and the score files of DreamerV2, DreamerPro and others. What is
+missing, unfinished, damaged or not comparable stands below the tables.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import math
+import pathlib
+import re
+import sys
+
+from . import results
+from . import scores
+from .common import checkpoint
+
+STATISTICS = {
+    'mean': results.mean, 'median': results.median, 'IQM': results.iqm}
+
+
+@dataclasses.dataclass
+class Entry:
+  """One number of a table; NaN where there is none."""
+
+  mean: float = math.nan
+  std: float = math.nan
+  runs: int = 0
+  low: float = math.nan  # Of the interval, of aggregates.
+  high: float = math.nan
+  mark: str = ''  # best or second
+  note: int = 0  # Number of its footnote.
+  text: str = ''  # In place of the numbers.
+
+
+@dataclasses.dataclass
+class Table:
+  """Rows are (task, where the numbers come from, steps, entries)."""
+
+  name: str
+  title: str
+  columns: list
+  rows: list
+  caption: str
+
+
+def main(argv=None):
+  """Prints tables as the command line says; see --help."""
+  parser = argparse.ArgumentParser(
+      prog='python -m dreamingv2.tables',
+      description='Prints the tables of the paper from runs.')
+  parser.add_argument(
+      'scores', nargs='*', type=pathlib.Path, help='JSON files with curves')
+  parser.add_argument(
+      '--indir', nargs='*', default=[], type=pathlib.Path,
+      help='folders in which to look for runs, at any depth')
+  parser.add_argument(
+      '--methods', nargs='*', default=[],
+      help='only these, as the runs name them; all by default')
+  parser.add_argument(
+      '--steps', default=str(results.PAPER_STEPS), type=parse_steps,
+      help='environment steps after which runs are compared, or "common": '
+      'those that all runs of a task have reached')
+  parser.add_argument('--format', default='markdown', choices=sorted(FORMATS))
+  parser.add_argument('--out', type=pathlib.Path, help='file to write')
+  args = parser.parse_args(argv)
+  try:
+    curves, notes = results.read(args.indir, args.scores)
+    curves = results.choose(curves, args.methods)
+    text = FORMATS[args.format](*build(curves, args.steps, notes))
+    if args.out:
+      args.out.parent.mkdir(parents=True, exist_ok=True)
+      checkpoint.write_atomic(
+          args.out, lambda file: file.write(text.encode()))
+  except (OSError, ValueError) as error:
+    sys.exit(f'Error: {error}')
+  print(text, end='')
+
+
+def parse_steps(text):
+  """Returns a number of steps, or None for those that are common."""
+  if text == 'common':
+    return None
+  try:
+    steps = float(text)
+  except ValueError:
+    steps = 0
+  if not steps >= 1 or steps == math.inf:
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither a number of environment steps nor 'common'")
+  return int(steps)
+
+
+def build(curves, steps, notes=()):
+  """Makes all tables.
+
+  Args:
+    curves: Of `results.read`.
+    steps: Environment steps, or None for those common to a task's runs.
+    notes: In words, what was wrong with the runs.
+
+  Returns:
+    Tables, footnotes to their entries, and notes on the whole.
+  """
+  cells, footnotes, notes = {}, [], list(notes)
+  common = scores.shortest(curves)
+  at = lambda task: common.get(task, 0) if steps is None else steps
+  tables = []
+  for name, spec in results.published()['tables'].items():
+    columns = dict(spec['columns'])
+    if name == 'I':
+      columns.update(_others(curves))
+    cells[name] = {
+        (task, label): results.cell(found, task, label, at(task))
+        for label, column in columns.items()
+        for task, found in _by_task(curves, column).items()}
+    tables.append(_table(name, spec, columns, cells[name], footnotes, steps))
+    notes += _missing(name, spec, cells[name])
+  samples, left_out = results.shares(cells['I'], curves)
+  notes += [*left_out, *_unplaced(curves)]
+  tables.append(_aggregates(samples, steps))
+  return tables, footnotes, notes + _commands(curves)
+
+
+def _others(curves):
+  """Returns columns for the methods that the paper's tables do not have."""
+  known = {
+      x['method'] for x in results.published()['tables']['I'][
+          'columns'].values()}
+  found = {c['method'] for c in curves} - known
+  return {
+      x: {'method': x} for x in sorted(found, key=lambda x: (x == 'random', x))
+  }
+
+
+def _by_task(curves, column):
+  """Returns lists of a column's curves by task."""
+  found = {}
+  for curve in curves:
+    if results.belongs(curve, column):
+      found.setdefault(curve['task'], []).append(curve)
+  return found
+
+
+def _table(name, spec, columns, cells, footnotes, steps):
+  rows = []
+  others = results.published()['others'].items() if name == 'I' else ()
+  tasks = [*spec['rows'], *sorted(
+      {task for task, _ in cells} - {*spec['rows']} if name == 'I' else ())]
+  for task in tasks:
+    mine = [cells.get((task, label)) for label in columns]
+    if any(mine):
+      entries = [_entry(x, footnotes) for x in mine]
+      _rank(entries, [x != 'random' for x in columns])
+      reached = next(x.steps for x in mine if x)
+      rows.append((task, 'these runs', reached, entries))
+    numbers = {'paper': spec['rows'].get(task), **{
+        source: other['rows'].get(task) for source, other in others}}
+    for source, values in numbers.items():
+      if values:
+        entries = [Entry(*(x or ())) for x in values]
+        if source == 'paper':
+          _rank(entries)
+        entries += [Entry()] * (len(columns) - len(entries))
+        rows.append((task, source, results.PAPER_STEPS, entries))
+  return Table(
+      f'Table {name}', spec['title'], list(columns), rows,
+      _caption(spec, others, steps))
+
+
+def _entry(cell, footnotes):
+  if cell is None:
+    return Entry()
+  notes = list(cell.notes)
+  entry = Entry(cell.mean, cell.std, len(cell.values))
+  if len(cell.groups) > 1:
+    entry.text = 'not averaged'
+    notes += [
+        f'setup {i}: ' + ', '.join(
+            f'{_number(x)} (seed {seed})' for seed, x in group)
+        for i, group in enumerate(cell.groups, 1)]
+  if notes:
+    footnotes.append(f'{cell.task}, {cell.method}: ' + '; '.join(notes) + '.')
+    entry.note = len(footnotes)
+  return entry
+
+
+def _rank(entries, allowed=None):
+  """Marks the best and the second-best mean of a row."""
+  found = [
+      x for i, x in enumerate(entries)
+      if math.isfinite(x.mean) and (allowed is None or allowed[i])]
+  found.sort(key=lambda x: -x.mean)
+  if len(found) > 1:
+    for entry, mark in zip(found, ('best', 'second'), strict=False):
+      entry.mark = mark
+
+
+def _caption(spec, others, steps):
+  where = 'the last step that all runs of the task have reached' if (
+      steps is None) else f'{steps:,} environment steps'
+  lines = [
+      f'These runs: the score of a run is the mean of its evaluations (each '
+      f'the mean return of the episodes of one evaluation, by the mode of '
+      f'the policy) within {results.WINDOW:.1%} of {where}; never a maximum '
+      f'over training. Mean ± standard deviation (n - 1) over runs, their '
+      f'number in parentheses; of random actions, all episodes before '
+      f'training. Best and second-best mean of a row are marked; that says '
+      f'nothing about significance.',
+      f"paper: {spec['from']}, mean ± standard deviation at "
+      f'{results.PAPER_STEPS:,} steps.']
+  lines += [f"{source}: {other['from']}." for source, other in others]
+  return ' '.join(lines)
+
+
+def _missing(name, spec, cells):
+  """Yields in words the runs that a table lacks."""
+  own = list(spec['columns'])
+  tasks = sorted({task for task, _ in cells})
+  none = [x for x in spec['rows'] if x not in tasks]
+  if len(none) == len(spec['rows']):
+    yield f'Table {name}: no run on any of its tasks.'
+  elif none:
+    yield f'Table {name}: no run on {", ".join(none)}.'
+  for task in tasks:
+    have = {x: cells[task, x] for x in own if (task, x) in cells}
+    seeds = {
+        x: {seed for group in cell.groups for seed, _ in group}
+        for x, cell in have.items()}
+    wanted = set().union(*seeds.values()) if seeds else set()
+    gone = [x for x in own if x not in have]
+    if have and gone and task in spec['rows']:
+      yield f'Table {name}, {task}: no run of {", ".join(gone)}.'
+    for label, found in seeds.items():
+      if wanted - found:
+        yield (
+            f'Table {name}, {task}, {label}: without seed '
+            f'{", ".join(sorted(wanted - found))}, which others have.')
+
+
+def _unplaced(curves):
+  """Yields in words the runs whose settings fit no column."""
+  specs = results.published()['tables'].values()
+  columns = [x for spec in specs for x in spec['columns'].values()]
+  known = {x['method'] for x in columns}
+  for curve in curves:
+    if curve['method'] in known and not any(
+        results.belongs(curve, x) for x in columns):
+      yield (
+          f"{curve['task']}, {curve['method']}, seed {curve['seed']}: its "
+          f'settings fit no column of the tables')
+
+
+def _commands(curves):
+  """Lists the distinct commands behind the runs."""
+  lines = {}
+  for curve in curves:
+    if curve['method'] != 'random' and 'command' in curve:
+      key = (
+          re.sub(r' --(seed|steps) \S+', '', curve['command']),
+          curve.get('commit', 'unknown')[:7])
+      lines.setdefault(key, []).append(
+          f"seed {curve['seed']}: {curve['xs'][-1]:,}")
+  return [
+      f'Run: {command} (commit {commit}; last evaluation of '
+      f'{", ".join(sorted(ends))})'
+      for (command, commit), ends in sorted(lines.items())]
+
+
+def _aggregates(samples, steps):
+  """Makes the table of statistics over tasks, of normalised scores."""
+  own = [
+      x for x in results.published()['tables']['I']['columns'] if x in samples]
+  sets = [set(samples[x]) for x in own or samples]
+  tasks = sorted(set.intersection(*sets)) if sets else []
+  rows = []
+  for label, found in samples.items():
+    if tasks and set(tasks) <= set(found):
+      values = [found[x] for x in tasks]
+      entries = [
+          Entry(float(fn(*values)), math.nan, sum(map(len, values)),
+                *(results.interval(values, fn) or (math.nan, math.nan)))
+          for fn in STATISTICS.values()]
+      rows.append((label, 'these runs', 0, entries))
+  for column in zip(*(row[-1] for row in rows), strict=True):
+    _rank(column)
+  where = 'their common steps' if steps is None else f'{steps:,} steps'
+  return Table(
+      'Aggregates', 'Scores over tasks, as shares of the upper limit',
+      list(STATISTICS), rows,
+      f"Tasks that all of the paper's methods with runs share: "
+      f"{', '.join(tasks) or 'none'}; at {where}. A score is divided by the "
+      f'most return that the task allows. Mean and median of the tasks\' '
+      f'means, and the interquartile mean of all runs (IQM); number of runs '
+      f'in parentheses; 95% intervals from {results.RESAMPLES} stratified '
+      f'bootstrap resamples (runs within each task), none where a task has '
+      f'one run. Published numbers are no single runs and cannot be '
+      f'aggregated so.')
+
+
+def _number(value, mean=None):
+  """Formats a number; a deviation no finer than its mean."""
+  if isinstance(value, int):  # As published.
+    return str(value)
+  mean = value if mean is None else mean
+  digits = 0 if abs(value) >= 10 else 1 if abs(mean) >= 1 else 3
+  return f'{value:.{digits}f}'
+
+
+def _text(entry):
+  """Returns an entry without marks, '–' where there is nothing."""
+  if entry.text or not math.isfinite(entry.mean):
+    return entry.text or '–'
+  text = _number(entry.mean)
+  if math.isfinite(entry.std):
+    text += f' ± {_number(entry.std, entry.mean)}'
+  if math.isfinite(entry.low):
+    text += f' [{_number(entry.low)}, {_number(entry.high)}]'
+  return text
+
+
+def markdown(tables, footnotes, notes):
+  """Formats tables; best in bold, second-best in italics."""
+  marks = {'best': '**{}**', 'second': '_{}_', '': '{}'}
+  lines = []
+  for table in tables:
+    lines += [f'### {table.name}: {table.title}', '']
+    heads = ['', 'from', 'steps', *table.columns]
+    lines += ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
+    before = None
+    for name, source, steps, entries in table.rows:
+      found = [
+          marks[x.mark].format(_text(x)) + f' ({x.runs})' * bool(x.runs)
+          + f' [{x.note}]' * bool(x.note) for x in entries]
+      lines.append('| ' + ' | '.join([
+          name if name != before else '', source,
+          f'{steps:,}' if steps else '', *found]) + ' |')
+      before = name
+    lines += ['', table.caption, '']
+  lines += [f'[{i}] {x}  ' for i, x in enumerate(footnotes, 1)]
+  lines += [''] * bool(footnotes) + [f'- {x}' for x in notes]
+  return '\n'.join(lines).rstrip() + '\n'
+
+
+def latex(tables, footnotes, notes):
+  """Formats tables for booktabs; second-best is underlined, as the paper's."""
+  marks = {
+      'best': r'\textbf{{\underline{{{}}}}}', 'second': r'\underline{{{}}}',
+      '': '{}'}
+  lines = [r'% \usepackage{booktabs}']
+  for table in tables:
+    lines += [
+        r'\begin{table*}', r'\centering',
+        rf'\caption{{{_tex(table.title)}. {_tex(table.caption)}}}',
+        rf"\begin{{tabular}}{{ll{'r' * (1 + len(table.columns))}}}",
+        r'\toprule',
+        ' & '.join(['', 'from', 'steps', *map(_tex, table.columns)]) + r' \\',
+        r'\midrule']
+    before = None
+    for name, source, steps, entries in table.rows:
+      found = [
+          marks[x.mark].format(_tex(_text(x))) + f' ({x.runs})' * bool(x.runs)
+          + rf'$^{{{x.note}}}$' * bool(x.note) for x in entries]
+      lines.append(' & '.join([
+          _tex(name) if name != before else '', _tex(source),
+          f'{steps:,}' if steps else '', *found]) + r' \\')
+      before = name
+    lines += [r'\bottomrule', r'\end{tabular}', r'\end{table*}', '']
+  lines += [
+      rf'$^{{{i}}}${_tex(x)}\\' for i, x in enumerate(footnotes, 1)]
+  lines += [rf'{_tex(x)}\\' for x in notes]
+  return '\n'.join(lines) + '\n'
+
+
+def _tex(text):
+  table = {
+      '\\': r'\textbackslash{}', '±': r'$\pm$', '–': '--', '~': r'\~{}',
+      '^': r'\^{}', **{x: rf'\{x}' for x in '&%$#_{}'}}
+  return ''.join(table.get(x, x) for x in text)
+
+
+def to_csv(tables, footnotes, notes):
+  """Formats one line per number, and one per note."""
+  buffer = io.StringIO()
+  writer = csv.writer(buffer, lineterminator='\n')
+  writer.writerow([
+      'table', 'row', 'from', 'steps', 'column', 'mean', 'std', 'runs', 'low',
+      'high', 'mark', 'note'])
+  for table in tables:
+    for name, source, steps, entries in table.rows:
+      for column, x in zip(table.columns, entries, strict=True):
+        if math.isfinite(x.mean) or x.note:
+          numbers = [
+              y if math.isfinite(y) else ''
+              for y in (x.mean, x.std, x.runs, x.low, x.high)]
+          writer.writerow([
+              table.name, name, source, steps or '', column, *numbers, x.mark,
+              footnotes[x.note - 1] if x.note else ''])
+    writer.writerow([table.name, 'caption', *[''] * 9, table.caption])
+  for note in notes:
+    writer.writerow(['', 'note', *[''] * 9, note])
+  return buffer.getvalue()
+
+
+FORMATS = {'csv': to_csv, 'latex': latex, 'markdown': markdown}
+
+
+if __name__ == '__main__':
+  main()
