@@ -30,6 +30,7 @@ from dreamingv2.common import guards
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import logger as loggers
 from dreamingv2.common import machine
+from dreamingv2.common import outputs as outputlib
 from dreamingv2.common import ranges
 from dreamingv2.common import replay as replays
 from dreamingv2.common import suites
@@ -119,6 +120,7 @@ def load_config(argv=None):
   config = flags.Flags(config).parse(remaining)
   config = config.update({'task': task or config.task})
   ranges.check(config)
+  outputlib.check(config.outputs)
   return config
 
 
@@ -164,7 +166,7 @@ class Run:
     self._random_agent = self._other.RandomAgent(spaces[1], config.seed)
     self.agent = self._agents.Agent(config, *spaces, self.step)
     self._logger = loggers.Logger(
-        self.step, outputs or loggers.default_outputs(logdir), self._repeat)
+        self.step, outputs or outputlib.make(logdir, config), self._repeat)
     self._metrics = collections.defaultdict(list)
     self._make_schedules()
     self._dataset = self.replay.dataset(**config.dataset)
@@ -224,7 +226,7 @@ class Run:
     if self._env_step >= total and not self._due:
       self._print(f'Nothing to do: step {self._env_step} of {total}.')
       return
-    with self._signals, self._timer, loggers.Progress(
+    with self._logger, self._signals, self._timer, loggers.Progress(
         total, self._env_step, 'prefill') as self._bar:
       try:
         self._prefill()
