@@ -222,9 +222,9 @@ def test_job_returns_exit_code_and_last_line(tmp_path, monkeypatch):
   (tmp_path / 'train.py').write_text(
       'import os, sys\nprint(sys.argv[1:3], os.environ["CUDA_VISIBLE_DEVICES"]'
       ', os.environ.get("TF_NUM_INTRAOP_THREADS"))\nsys.exit("Error: oh")')
+  config = plan(tmp_path)[0].config
   monkeypatch.setattr(sweep.training, 'ROOT', tmp_path)
   monkeypatch.delenv('TF_NUM_INTRAOP_THREADS', raising=False)
-  config = plan(tmp_path)[0].config
   job = sweep.Job(['--a', 'b'], config, tmp_path / 'x' / 'y' / '0', 2.0)
   for gpu, threads in (('', '2'), ('1', 'None')):
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', gpu)
