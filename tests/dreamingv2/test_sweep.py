@@ -262,6 +262,13 @@ def wait_for(condition, process=None, seconds=240):
     time.sleep(0.05)
 
 
+def worker_of(logdir):
+  """Returns the process that has started the run in a folder."""
+  train = int((logdir / 'lock').read_text().split()[1])
+  stat = pathlib.Path(f'/proc/{train}/stat').read_text()
+  return int(stat.rpartition(')')[2].split()[1])
+
+
 @pytest.mark.slow
 def test_two_ray_workers_finish_a_grid_though_one_is_killed(tmp_path):
   pytest.importorskip('ray')
@@ -274,9 +281,7 @@ def test_two_ray_workers_finish_a_grid_though_one_is_killed(tmp_path):
   process = subprocess.Popen(
       argv, cwd=ROOT, stderr=subprocess.PIPE, text=True)
   wait_for(lambda: list(victim.glob('checkpoints/*.npz')), process)
-  train = int((victim / 'lock').read_text().split()[1])
-  stat = pathlib.Path(f'/proc/{train}/stat').read_text()
-  os.kill(int(stat.rpartition(')')[2].split()[1]), signal.SIGKILL)
+  os.kill(worker_of(victim), signal.SIGKILL)
   err = process.communicate(timeout=1500)[1]
   assert process.returncode == 0, err
   assert '8 of 8 runs are done' in err
@@ -290,8 +295,8 @@ def test_two_ray_workers_finish_a_grid_though_one_is_killed(tmp_path):
 @pytest.mark.slow
 def test_submitit_runs_jobs_and_queues_them_again_when_preempted(
     tmp_path, monkeypatch):
+  monkeypatch.setenv('SUBMITIT_PREEMPT_SIGNAL', 'USR1')  # Read on import.
   submitit = pytest.importorskip('submitit')
-  monkeypatch.setenv('SUBMITIT_PREEMPT_SIGNAL', 'USR1')
   monkeypatch.chdir(ROOT)
   monkeypatch.setenv('PYTHONPATH', str(ROOT))
   jobs = plan(tmp_path / 'runs', seeds=2, extra=[*QUICK, '--steps', '300'])
@@ -304,10 +309,9 @@ def test_submitit_runs_jobs_and_queues_them_again_when_preempted(
   def preempt():
     wait_for(lambda: list(jobs[0].logdir.glob('checkpoints/*.npz')))
     log = jobs[0].logdir / 'train.log'
-    handle = made._handles[jobs[0]]
-    handle._interrupt()
+    os.kill(worker_of(jobs[0].logdir), signal.SIGUSR1)
     wait_for(lambda: 'Stopped by SIGUSR1; saved' in log.read_text())
-    preempted.append(handle)
+    preempted.append(jobs[0])
 
   thread = threading.Thread(target=preempt)
   thread.start()
