@@ -56,11 +56,11 @@ def main(argv=None):
         args.cpus)
     if args.dry:
       return show_plan(jobs, args.fps)
-    todo = [job for job in jobs if not read(job).finished]
-    engine = engines.make(args) if todo else None
-  sweep = Sweep(jobs, args.retries)
+    args.indir.expanduser().mkdir(parents=True, exist_ok=True)
+    sweep = Sweep(jobs, args.retries)
+    engine = engines.make(args) if sweep.missing else None
   try:
-    if todo:
+    if engine:
       sweep.run(engine)
   except guards.Stopped as stop:
     sys.exit(128 + stop.number)
@@ -360,7 +360,6 @@ class Sweep:
   """
 
   def __init__(self, jobs, retries, interval=1.0):
-    self._jobs = jobs
     self._retries = retries
     self._interval = interval
     self._attempts = collections.Counter()
@@ -377,8 +376,7 @@ class Sweep:
     """
     with guards.Signals() as signals, rich.live.Live(
         console=self._console, refresh_per_second=2) as live:
-      self._submit(engine, [
-          job for job in self._jobs if not self._states[job].finished])
+      self._submit(engine, self.missing)
       while self._handles:
         try:
           signals.check()
@@ -393,9 +391,8 @@ class Sweep:
 
   def table(self):
     """Returns how far the running and the failed ones are."""
-    table = rich.table.Table(box=None, caption_justify='left', title=(
-        f'{len(self._done)} of {len(self._jobs)} done, '
-        f'{len(self.failed)} failed'))
+    table = rich.table.Table(
+        box=None, title=f'{self._done} done, {len(self.failed)} failed')
     for name in ('run', '', 'step', '', 'steps/s', 'return', 'attempt'):
       table.add_column(name, justify='left' if name == 'run' else 'right')
     for job, state in self._states.items():
@@ -410,16 +407,21 @@ class Sweep:
 
   def summarize(self):
     """Says what became of the jobs, with the reason of every failure."""
-    self._console.print(
-        f'{len(self._done)} of {len(self._jobs)} runs are done.')
+    self._console.print(f'{self._done} runs are done.')
     for job, why in self.failed.items():
       self._console.print(
           f'failed: {job.name}: {why}; see {job.logdir / "train.log"}',
           markup=False, soft_wrap=True)
 
   @property
+  def missing(self):
+    """The jobs that are not finished."""
+    return [job for job, state in self._states.items() if not state.finished]
+
+  @property
   def _done(self):
-    return [job for job, state in self._states.items() if state.finished]
+    total = len(self._states)
+    return f'{total - len(self.missing)} of {total}'
 
   def _submit(self, engine, jobs):
     self._attempts.update(jobs)
@@ -428,7 +430,8 @@ class Sweep:
   def _step(self, engine):
     for job, handle in list(self._handles.items()):
       ended = handle.done()
-      self._states[job] = read(job)
+      if ended or (job.logdir / 'lock').exists():  # Of many, few run.
+        self._states[job] = read(job)
       if ended:
         del self._handles[job]
         self._judge(engine, job, *_outcome(handle))

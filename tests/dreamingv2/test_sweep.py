@@ -122,7 +122,7 @@ def test_mistakes_are_said_in_one_line_before_anything_starts(
   assert ending.value.code == 2
   err = capsys.readouterr().err
   assert message in err and len(err.splitlines()) == 1, err
-  assert not list(tmp_path.iterdir())
+  assert not [x for x in tmp_path.rglob('*') if x.is_file()]
 
 
 def test_folder_with_runs_of_another_config_is_refused(tmp_path):
