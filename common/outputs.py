@@ -65,6 +65,11 @@ class Service:
       with contextlib.suppress(queue.Full):
         self._queue.put(None, timeout=self.PATIENCE)
       self._thread.join(self.PATIENCE)
+      if self._thread.is_alive():
+        self._errors.put(f'not all was written within {self.PATIENCE} s')
+      with contextlib.suppress(queue.Empty):
+        name = type(self.output).__name__
+        loggers.say(f'Warning: {name}: {self._errors.get_nowait()}')
       self._thread = None
 
   def _serve(self):
