@@ -166,11 +166,14 @@ def test_wandb_keeps_numbers_pictures_and_settings(
   resumed = outputlib.WandbOutput(tmp_path, CONFIG)
   resumed.run = run
   assert log_run(resumed, (3,), capsys) == run
-  history, config = [], {}
-  for path in sorted(tmp_path.glob(f'wandb/offline-run-*/run-{run}.wandb')):
-    rows, found = read_wandb(path)
-    history += rows
-    config.update(found)
+  until = time.monotonic() + 20  # Its own process writes a little later.
+  history = []
+  while len(history) < 3 and time.monotonic() < until:
+    history, config = [], {}
+    for path in sorted(tmp_path.glob(f'wandb/offline-run-*/run-{run}.wandb')):
+      rows, found = read_wandb(path)
+      history += rows
+      config.update(found)
   assert [(x['_step'], x['x']) for x in history] == [
       (1, 0.5), (2, 1), (3, 1.5)]
   assert config['rssm.deter'] == 9
