@@ -59,6 +59,7 @@ setuptools.setup(
         'numpy>=1.26.4,<2.1',
         'pillow>=10,<14',
         'robosuite==1.5.2',
+        'rich>=13,<16',
         'ruamel.yaml>=0.18,<0.20',
         'scipy>=1.15,<2',
         'setuptools>=64,<81',
@@ -71,10 +72,13 @@ setuptools.setup(
     ],
     extras_require={
         'gpu': ['tensorflow[and-cuda]>=2.18.1,<2.19'],
+        'mlflow': ['mlflow-skinny>=3.4,<4'],
         'plot': ['matplotlib>=3.9,<4'],
+        'sweep': ['ray>=2.40,<3', 'submitit>=1.5,<2'],
         'test': [
             'av>=14', 'gym==0.26.2', 'imageio>=2.37,<3', 'matplotlib>=3.9,<4',
             'pytest>=8,<10', 'ruff'],
         'video': ['av>=14', 'imageio>=2.37,<3'],
+        'wandb': ['wandb>=0.22,<0.32'],
     },
 )

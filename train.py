@@ -30,6 +30,7 @@ from dreamingv2.common import guards
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import logger as loggers
 from dreamingv2.common import machine
+from dreamingv2.common import outputs as outputlib
 from dreamingv2.common import ranges
 from dreamingv2.common import replay as replays
 from dreamingv2.common import suites
@@ -119,6 +120,7 @@ def load_config(argv=None):
   config = flags.Flags(config).parse(remaining)
   config = config.update({'task': task or config.task})
   ranges.check(config)
+  outputlib.check(config.outputs)
   return config
 
 
@@ -148,7 +150,7 @@ class Run:
     self._repeat = config.action_repeat
     random.seed(config.seed)
     np.random.seed(config.seed)
-    self._load_libraries()
+    scope = self._load_libraries()
     spaces = train_envs[0].obs_space, train_envs[0].act_space
     self._say_memory(*spaces)
     self._make_guards(train_envs + eval_envs)
@@ -162,9 +164,10 @@ class Run:
         logdir / 'train_episodes', seed=config.seed, until=until,
         **config.replay)
     self._random_agent = self._other.RandomAgent(spaces[1], config.seed)
-    self.agent = self._agents.Agent(config, *spaces, self.step)
+    with scope:
+      self.agent = self._agents.Agent(config, *spaces, self.step)
     self._logger = loggers.Logger(
-        self.step, outputs or loggers.default_outputs(logdir), self._repeat)
+        self.step, outputs or outputlib.make(logdir, config), self._repeat)
     self._metrics = collections.defaultdict(list)
     self._make_schedules()
     self._dataset = self.replay.dataset(**config.dataset)
@@ -188,8 +191,8 @@ class Run:
   def _make_schedules(self):
     self._every = {'train': when.Every(self.config.train_every)}
     for name in ('log', 'eval', 'save'):
-      every = self.config[f'{name}_every'] // self._repeat
-      self._every[name] = when.Every(every)
+      self._every[name] = when.Every(
+          self.config[f'{name}_every'] // self._repeat)
       self._every[name].restore(0)  # Fire at multiples, but not at 0.
     self._explore = when.Until(self.config.expl_until)
     self._jobs = {
@@ -224,7 +227,7 @@ class Run:
     if self._env_step >= total and not self._due:
       self._print(f'Nothing to do: step {self._env_step} of {total}.')
       return
-    with self._signals, self._timer, loggers.Progress(
+    with self._logger, self._signals, self._timer, loggers.Progress(
         total, self._env_step, 'prefill') as self._bar:
       try:
         self._prefill()
@@ -268,16 +271,17 @@ class Run:
 
   def _load_libraries(self):
     with machine.quiet():
-      import tensorflow as tf
       from dreamingv2 import agent
+      from dreamingv2.common import distribute
       from dreamingv2.common import other
       from dreamingv2.common import tfutils
-    tf.get_logger().setLevel('ERROR')
     self._agents, self._other, self._tfutils = agent, other, tfutils
+    strategy = distribute.make(self.config.distribute, self.config)
     gpus, precision = tfutils.setup(
         self.config.precision, self.config.deterministic, self.config.seed)
     where = ', '.join(gpus) or f'no GPU found: {os.cpu_count()} CPU cores'
     self._print(f'Training on {where}, precision {precision}.')
+    return distribute.scope(strategy)
 
   def _say_memory(self, obs_space, act_space):
     replay = self.config.replay
@@ -480,18 +484,16 @@ class Run:
       self._logger.write()
     self._logger.add({
         'eval_return_mean': np.mean(returns),
-        'eval_return_std': np.std(returns)})
+        'eval_return_std': np.std(returns), **report})
     for key in self.config.log_keys_video:
       if key in self._eval_episodes[0]:
         self._logger.video(f'eval_{key}', self._eval_episodes[0][key])
-    self._logger.add(report)
     self._logger.write()
     if np.mean(returns) > self._best:
       self._best, self._improved = float(np.mean(returns)), True
       self._due += [] if 'save' in self._due else ['save']
 
-  def _print(self, text):
-    loggers.say(text)
+  _print = staticmethod(loggers.say)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Saves and loads the whole training state, atomically, without pickle."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -107,6 +108,21 @@ class Checkpoint:
     paths = self._directory.glob('*.npz')
     return sorted(
         (x for x in paths if x.stem.isdigit()), key=lambda x: int(x.stem))
+
+
+def peek(directory):
+  """Returns step and meta of the newest file that can be read, or None.
+
+  Arrays in the meta are left out; nothing is moved or removed.
+  """
+  paths = (x for x in directory.glob('*.npz') if x.stem.isdigit())
+  for path in sorted(paths, key=lambda x: int(x.stem), reverse=True):
+    # Of a run that goes on, it may vanish or be damaged.
+    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile):
+      with zipfile.ZipFile(path) as archive:
+        state = json.loads(archive.read('meta.json'))
+      return state['step'], state['meta']
+  return None
 
 
 def assign_report(shapes, arrays):

@@ -1,6 +1,5 @@
 """The folder of a run: whether it fits a config, and its config.yaml."""
 
-import os
 import pathlib
 import tempfile
 
@@ -11,12 +10,18 @@ from .config import Config
 RESUMABLE = (
     'deterministic', 'env_restarts', 'env_timeout', 'envs', 'eval_eps',
     'eval_every', 'jit', 'keep', 'log_every', 'log_keys_video', 'logdir',
-    'max_skipped', 'replay.max_gib', 'save_every', 'stall_after', 'steps')
+    'max_skipped', 'outputs', 'replay.max_gib', 'save_every', 'stall_after',
+    'steps')
 # Keys that shape the episodes in the logdir; without a checkpoint there, only
 # these must stay.
 DATA = (
     'action_repeat', 'distractors', 'dmc', 'render_size', 'robosuite', 'suite',
     'task', 'time_limit', 'ur5')
+
+
+def name(config, suite, task):
+  """Returns the folder of a run below the one that holds all of them."""
+  return pathlib.PurePath(f'{suite}_{task}', config.method, str(config.seed))
 
 
 def prepare(config, suite, task):
@@ -25,22 +30,11 @@ def prepare(config, suite, task):
   Raises:
     ValueError: It cannot be written, or holds a run of another config.
   """
-  logdir = pathlib.Path(config.logdir or os.path.join(
-      'logdir', f'{suite}_{task}', config.method, str(config.seed)))
-  logdir = logdir.expanduser()
-  path = logdir / 'config.yaml'
-  if path.exists():
-    started = any((logdir / 'checkpoints').glob('*.npz'))
-    diff = {
-        k: v for k, v in config.diff(Config.load(path)).items()
-        if k not in RESUMABLE and (started or k.split('.')[0] in DATA)}
-    if diff:
-      differ = ', '.join(
-          f'{k} {old} there and {new} here'
-          for k, (new, old) in list(diff.items())[:5])
-      raise ValueError(
-          f'{logdir} holds a run of another config ({len(diff)} keys differ: '
-          f'{differ}); choose another --logdir, or the same settings')
+  logdir = pathlib.Path(
+      config.logdir or 'logdir' / name(config, suite, task)).expanduser()
+  started = any((logdir / 'checkpoints').glob('*.npz'))
+  check(config, logdir, lambda key: key not in RESUMABLE and (
+      started or key.split('.')[0] in DATA))
   try:
     logdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=logdir):
@@ -50,6 +44,30 @@ def prepare(config, suite, task):
         f'logdir {logdir} cannot be written ({error}); choose another '
         f'--logdir') from None
   return logdir
+
+
+def check(config, logdir, counts, flag='--logdir'):
+  """Compares a config with that of the run in a folder, if there is one.
+
+  Args:
+    counts: Function that says of a dotted key whether it has to be the same.
+    flag: What the user may set to go elsewhere.
+
+  Raises:
+    ValueError: They differ.
+  """
+  path = logdir / 'config.yaml'
+  if not path.exists():
+    return
+  diff = {
+      k: v for k, v in config.diff(Config.load(path)).items() if counts(k)}
+  if diff:
+    differ = ', '.join(
+        f'{k} {old} there and {new} here'
+        for k, (new, old) in list(diff.items())[:5])
+    raise ValueError(
+        f'{logdir} holds a run of another config ({len(diff)} keys differ: '
+        f'{differ}); choose another {flag}, or the same settings')
 
 
 def save_config(config, logdir, run):

@@ -18,13 +18,6 @@ TERMINAL = (
     r'train_(model|reward|kl|nce|overshooting|aux|image|actor|critic)_loss')
 
 
-def default_outputs(logdir):
-  """Returns the outputs that every run has."""
-  return [
-      TerminalOutput(TERMINAL), JSONLOutput(logdir), TensorBoardOutput(logdir),
-      GIFOutput(logdir)]
-
-
 class Logger:
   """Collects scalars, images and videos and hands them to its outputs.
 
@@ -98,22 +91,37 @@ class Logger:
         self._warn(output, error)
 
   def state(self):
-    """Returns the state of every output that has one, for a checkpoint."""
+    """Returns the kind and state of every output, for a checkpoint."""
     return [
-        x.state() if hasattr(x, 'state') else None for x in self._outputs]
+        (_kind(x), x.state() if hasattr(x, 'state') else None)
+        for x in self._outputs]
 
   def restore(self, state):
-    """Takes back what `state` gave, of the same outputs.
+    """Takes back what `state` gave; outputs may have come and gone.
 
     What was written after that is taken out where that is possible, so that
     the steps that come again do not appear twice.
     """
-    for output, value in zip(self._outputs, state, strict=False):
-      if value is not None and hasattr(output, 'restore'):
+    # A version before this one named none, and only JSON lines had a state.
+    left = [x if isinstance(x, tuple) else ('JSONLOutput', x) for x in state]
+    for output in self._outputs:
+      entry = next((
+          x for x in left if x[0] == _kind(output) and x[1] is not None), None)
+      if entry:
+        left.remove(entry)
         try:
-          output.restore(value)
+          output.restore(entry[1])
         except OSError as error:
           self._warn(output, error)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *args):
+    """Lets outputs end that have to; they may be called again."""
+    for output in self._outputs:
+      if hasattr(output, 'close'):
+        output.close()
 
   def _add_rank(self, name, value, ranks):
     if np.ndim(value) not in ranks:
@@ -340,6 +348,10 @@ def _to_entry(name, value):
     raise ValueError(
         f"Log entry '{name}' is {array.dtype}: images are uint8 or float.")
   return array
+
+
+def _kind(output):
+  return type(getattr(output, 'output', output)).__name__
 
 
 def _scalars(entries):

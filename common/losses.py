@@ -4,6 +4,8 @@ import math
 
 import tensorflow as tf
 
+from . import distribute
+
 
 def weighted_sum(terms, scales, names, objective):
   """Adds up losses by the weights of `loss_scales`.
@@ -41,8 +43,9 @@ def masked_mean(x, mask):
     Scalar. Masked entries get no gradient, even where they are not finite.
   """
   mask = tf.cast(mask, tf.bool)
-  total = tf.reduce_sum(tf.where(mask, x, 0.0))
-  count = tf.reduce_sum(tf.cast(mask, x.dtype))
+  total, count = distribute.total([
+      tf.reduce_sum(tf.where(mask, x, 0.0)),
+      tf.reduce_sum(tf.cast(mask, x.dtype))])
   return total / tf.maximum(count, 1.0)
 
 

@@ -5,6 +5,7 @@ import re
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from . import distribute
 from . import dists
 from . import latents
 from . import other
@@ -201,7 +202,7 @@ class EnsembleRSSM(Module):
 
     def clip(parts):
       if free_avg:
-        parts = [tf.reduce_mean(x) for x in parts]
+        parts = [distribute.mean(tf.reduce_mean(x)) for x in parts]
       return tf.add_n([tf.reduce_mean(tf.maximum(x, free)) for x in parts])
 
     right, left = clip(kls(sg(lhs), rhs)), clip(kls(lhs, sg(rhs)))

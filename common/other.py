@@ -9,6 +9,7 @@ import numpy as np
 
 import tensorflow as tf
 
+from . import distribute
 from . import dists
 from . import tfutils
 
@@ -197,6 +198,7 @@ class StreamNorm(tfutils.Module):
   def update(self, x):
     """Moves the mean toward that of x."""
     mag = tf.reduce_mean(tf.abs(tf.cast(x, tf.float32)) ** self._order)
+    mag = distribute.mean(mag)
     mag = self._momentum * self.mag + (1 - self._momentum) * mag
     # Once it is not finite it would stay so, and with it every update.
     self.mag.assign(tf.where(tf.math.is_finite(mag), mag, self.mag))

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from tf_keras import mixed_precision
 
+from . import distribute
 from .config import known
 
 PRECISIONS = {
@@ -30,12 +31,8 @@ def setup(precision='auto', deterministic=False, seed=0):
   Raises:
     ValueError: Unknown precision.
   """
-  gpus = tf.config.list_physical_devices('GPU')
-  for gpu in gpus:
-    try:
-      tf.config.experimental.set_memory_growth(gpu, True)
-    except RuntimeError:  # The device is in use already, growth was decided.
-      pass
+  tf.get_logger().setLevel('ERROR')
+  gpus = distribute.gpus()
   known('precision', precision, ['auto', *PRECISIONS])
   if precision == 'auto':
     precision = '16' if gpus else '32'
@@ -100,9 +97,15 @@ def keep_generator():
   generator().state.assign(state)
 
 
+def split(fn):
+  """Returns a training step that replicas share, see distribute.split."""
+  return distribute.split(fn, next_seed)
+
+
 def next_seed():
   """Draws a stateless seed, int32 [2], advancing the generator."""
-  return generator().uniform_full_int([2], tf.int32)
+  seed = distribute.seed()
+  return generator().uniform_full_int([2], tf.int32) if seed is None else seed
 
 
 class Module:
@@ -259,7 +262,7 @@ class Optimizer(Module):
         loss, list(variables.values()), output_gradients=self.scale.value())
     missing = [n for n, g in zip(variables, grads, strict=True) if g is None]
     assert not missing, f'{self.name}: no gradient reaches {missing}'
-    grads = [grad / self.scale for grad in grads]
+    grads = distribute.mean([grad / self.scale for grad in grads])
     norm = tf.linalg.global_norm(grads)
     finite = tf.math.is_finite(norm)
     tf.cond(
@@ -283,7 +286,9 @@ class Optimizer(Module):
     power1, power2 = self.BETA1 ** time, self.BETA2 ** time
     for grad, (name, var) in zip(grads, variables.items(), strict=True):
       if self._wd:
-        var.assign((1 - self._wd) * var)
+        # Not var.assign, which replicas would have to wait for.
+        tf.raw_ops.AssignVariableOp(
+            resource=var.handle, value=(1 - self._wd) * var)
       slot = self.slots[name]
       tf.raw_ops.ResourceApplyAdam(
           var=var.handle, m=slot['m'].handle, v=slot['v'].handle,

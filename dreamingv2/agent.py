@@ -55,7 +55,7 @@ class Agent(Module):
         self._reward)
     self.probe = probe.Probe(config, self.wm.shapes) if config.probe else None
     self._wrap = tfutils.compile if config.jit else (lambda fn: fn)
-    self._train = self._wrap(self._train_step)
+    self._train = self._wrap(tfutils.split(self._train_step))
     self._report = self._wrap(self._report_step)
     self._policies = {
         mode: self._wrap(functools.partial(self._policy_step, mode=mode))

@@ -18,8 +18,8 @@ FLOORS = [
     ['dreamingv2', 'dreamingv2.common'],
     ['common.config', 'common.counter', 'common.flags', 'common.ranges',
      'common.when'],
-    ['common.envs', 'common.logger', 'common.machine', 'common.plot',
-     'common.tfutils', 'common.worker'],
+    ['common.distribute', 'common.envs', 'common.logger', 'common.machine',
+     'common.outputs', 'common.plot', 'common.tfutils', 'common.worker'],
     ['common.augment', 'common.dists', 'common.losses'],
     ['common.checkpoint', 'common.driver', 'common.episodes',
      'common.guards', 'common.latents', 'common.layers', 'common.logdir',
@@ -31,8 +31,9 @@ FLOORS = [
     ['objectives.*'],
     ['objectives'],
     ['agent', 'expl', 'probe'],
-    ['api', 'benchmark', 'dashboard', 'evaluate', 'export', 'figures',
-     'presets', 'results', 'scores', 'sweep', 'tables', 'train', 'views'],
+    ['api', 'benchmark', 'dashboard', 'engines', 'evaluate', 'export',
+     'figures', 'presets', 'results', 'scores', 'sweep', 'tables', 'train',
+     'views'],
 ]
 OBJECTIVES = 7
 
@@ -40,7 +41,7 @@ TENSORFLOW = {'keras', 'tensorflow', 'tensorflow_probability', 'tf_keras'}
 SIMULATORS = {'dm_control', 'gym', 'mujoco', 'robosuite'}
 NO_TENSORFLOW = [
     'checkpoint', 'config', 'counter', 'driver', 'envs', 'episodes', 'flags',
-    'guards', 'logdir', 'logger', 'machine', 'ranges', 'renderers',
+    'guards', 'logdir', 'logger', 'machine', 'outputs', 'ranges', 'renderers',
     'renderers.*', 'replay', 'suites', 'suites.*', 'when', 'worker']
 
 METHODS = sorted(

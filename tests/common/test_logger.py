@@ -229,7 +229,7 @@ def test_jsonl_is_cut_to_where_a_checkpoint_was_taken(tmp_path):
   step = Counter(1)
   logger = loggerlib.Logger(
       step, [loggerlib.JSONLOutput(tmp_path), Recorder()])
-  assert logger.state() == [0, None]
+  assert logger.state() == [('JSONLOutput', 0), ('Recorder', None)]
   for value in (1, 2, 3):
     logger.scalar('x', value)
     logger.write()
@@ -240,6 +240,26 @@ def test_jsonl_is_cut_to_where_a_checkpoint_was_taken(tmp_path):
   logger.scalar('x', 4)
   logger.write()
   assert [x['x'] for x in read_lines(tmp_path)] == [1, 2, 4]
+
+
+def test_state_finds_its_output_among_others_and_in_older_checkpoints(
+    tmp_path):
+  class Named(Recorder):
+    name = 'new'
+    state = lambda self: self.name
+    restore = lambda self, name: setattr(self, 'name', name)
+
+  named, lines = Named(), loggerlib.JSONLOutput(tmp_path)
+  named.name = 'old'
+  state = loggerlib.Logger(Counter(), [Recorder(), lines, named]).state()
+  named.name = 'new'
+  lines(1, [('x', 1)])
+  loggerlib.Logger(Counter(), [named, lines]).restore(state)
+  assert named.name == 'old'
+  assert read_lines(tmp_path) == []
+  lines(1, [('x', 1)])
+  loggerlib.Logger(Counter(), [Recorder(), lines]).restore([None, 0, None])
+  assert read_lines(tmp_path) == []
 
 
 def test_jsonl_that_is_shorter_or_gone_is_left_as_it_is(tmp_path):

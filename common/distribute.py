@@ -1,0 +1,149 @@
+"""One run on several GPUs or machines: each replica takes part of the batch.
+
+All replicas hold the same weights, average their gradients and whatever moves
+a running statistic, and so stay in step. Each draws noise of its own. What is
+computed over the whole batch inside of a loss, masks and free nats, is
+computed over all replicas; candidates of contrastive terms, Sinkhorn's batches
+and Barlow Twins' correlations are those of a replica alone, so that these
+objectives differ from the same batch on one replica.
+"""
+
+import contextlib
+import threading
+
+import tensorflow as tf
+
+from . import logger as loggers
+from .config import known
+
+STRATEGIES = {
+    'mirrored': tf.distribute.MirroredStrategy,
+    'multiworker': tf.distribute.MultiWorkerMirroredStrategy,
+    'none': tf.distribute.get_strategy,  # The default one, of one replica.
+}
+_local = threading.local()  # Replicas of one process are threads.
+
+
+def make(name, config=None):
+  """Returns the strategy of a name, over all GPUs that there are.
+
+  The processes of 'multiworker' find each other by the environment variable
+  TF_CONFIG.
+
+  Raises:
+    ValueError: Unknown name, or a config that cannot be split.
+  """
+  known('distribute', name, STRATEGIES)
+  gpus()  # A strategy begins to use them.
+  strategy = STRATEGIES[name]()
+  count = strategy.num_replicas_in_sync
+  if config and count > 1:
+    if config.dataset.batch % count:
+      raise ValueError(
+          f'dataset.batch {config.dataset.batch} cannot be split among '
+          f'{count} replicas; set --dataset.batch to a multiple of {count}')
+    if config.rssm.ensemble > 1:
+      raise ValueError(
+          f'rssm.ensemble {config.rssm.ensemble} needs --distribute none')
+  if name != 'none':
+    loggers.say(f'Replicas that share every update: {count}.')
+  return strategy
+
+
+def gpus():
+  """Returns the GPUs, after asking for memory only as it is needed."""
+  found = tf.config.list_physical_devices('GPU')
+  for gpu in found:
+    # RuntimeError: the device is in use already, growth was decided.
+    with contextlib.suppress(RuntimeError):
+      tf.config.experimental.set_memory_growth(gpu, True)
+  return found
+
+
+@contextlib.contextmanager
+def scope(strategy):
+  """Creates variables as the strategy needs them, one copy per replica."""
+  def create(next_creator, **kwargs):
+    # What is assigned is the same on all replicas. Each assigns its own copy,
+    # also inside of tf.cond; TensorFlow lets only weights have no such copies.
+    if kwargs.get('trainable') is False:
+      kwargs['synchronization'] = tf.VariableSynchronization.ON_READ
+    kwargs['aggregation'] = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return next_creator(**kwargs)
+
+  if strategy.num_replicas_in_sync == 1:
+    yield
+    return
+  with strategy.scope(), tf.variable_creator_scope(create):
+    yield
+
+
+def split(fn, draw):
+  """Returns a function that runs `fn` on every replica's part of a batch.
+
+  Args:
+    fn: Maps a batch and a state, dicts of [B, ...], to the next state and
+      metrics, scalars.
+    draw: Function that draws a seed, of which each replica gets one derived.
+
+  Returns:
+    The same function under one replica. Else one that returns the states of
+    this process and the mean of the metrics.
+  """
+  strategy = tf.distribute.get_strategy()
+  count = strategy.num_replicas_in_sync
+  if count == 1:
+    return fn
+
+  def run(data, state):
+    seed = draw()
+    local = len(strategy.extended.worker_devices)  # Replicas in this process.
+
+    def replica(data, state):
+      number = tf.distribute.get_replica_context().replica_id_in_sync_group
+      part = lambda x: _part(x, number % local, local)
+      _local.seed = tf.random.experimental.stateless_fold_in(seed, number)
+      _local.draws = 0
+      try:
+        return fn(*tf.nest.map_structure(part, (data, state)))
+      finally:
+        del _local.seed
+
+    states, metrics = strategy.run(replica, (data, state))
+    join = lambda x: tf.concat(strategy.experimental_local_results(x), 0)
+    return {k: join(v) for k, v in states.items()}, {
+        k: strategy.reduce('MEAN', v, axis=None) for k, v in metrics.items()}
+
+  return run
+
+
+def seed():
+  """Returns a new stateless seed of this replica, None outside of `split`."""
+  if not hasattr(_local, 'seed'):
+    return None
+  _local.draws += 1
+  return tf.random.experimental.stateless_fold_in(_local.seed, _local.draws)
+
+
+def mean(x):
+  """Averages a tensor, or a list of them, over the replicas; has gradients."""
+  return _reduce('MEAN', x)
+
+
+def total(x):
+  """Adds up a tensor, or a list of them, over the replicas."""
+  return _reduce('SUM', x)
+
+
+def _reduce(kind, x):
+  context = tf.distribute.get_replica_context()
+  if not hasattr(_local, 'seed') or context.num_replicas_in_sync == 1:
+    return x
+  return context.all_reduce(kind, x)
+
+
+def _part(x, index, count):
+  size = x.shape[0] // count
+  part = tf.slice(
+      x, [index * size] + [0] * (x.shape.rank - 1), [size, *x.shape[1:]])
+  return tf.ensure_shape(part, [size, *x.shape[1:]])

@@ -1,0 +1,139 @@
+"""Engines that distribute jobs: Ray, and Slurm through submitit.
+
+A job is an object that is called where the engine puts it. An engine has
+`submit(jobs)`, which returns handles with done() and result(), `stop()` and
+`close()`.
+"""
+
+import importlib
+import os
+import shutil
+
+
+def make(args):
+  """Returns the engine that the command line asks for.
+
+  Raises:
+    ImportError, RuntimeError, ValueError: It is not there, or cannot.
+  """
+  if args.slurm is None:
+    return Ray(args.cpus, args.gpus, args.address)
+  if args.address:
+    raise ValueError('--address and --slurm exclude each other')
+  return Slurm(_slurm_executor(args))
+
+
+class Ray:
+  """Hands runs to Ray.
+
+  Args:
+    cpus, gpus: What a run gets.
+    address: Of a cluster; '' starts one on this machine.
+
+  Raises:
+    ConnectionError: There is no cluster at the address.
+    ValueError: No machine of the cluster has so much.
+  """
+
+  def __init__(self, cpus, gpus=None, address=''):
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    os.environ.setdefault('RAY_worker_niceness', '0')  # Not 15 below others.
+    self._ray = need('ray')
+    ours = {} if address else {
+        'include_dashboard': False, 'object_store_memory': 10 ** 8}
+    self._ray.init(
+        address=address or 'local', log_to_driver=False,
+        logging_level='error', **ours)
+    nodes = [x['Resources'] for x in self._ray.nodes() if x['Alive']]
+    if gpus is None:
+      gpus = float(any('GPU' in x for x in nodes))
+    if not any(x.get('CPU', 0) >= cpus and x.get('GPU', 0) >= gpus
+               for x in nodes):
+      self.close()
+      raise ValueError(
+          f'no machine has {cpus:g} CPUs and {gpus:g} GPUs for a run; set '
+          f'--cpus, --gpus')
+    # Attempts are counted in one place, the sweep.
+    self._start = self._ray.remote(
+        num_cpus=cpus, num_gpus=gpus, max_retries=0)(_call)
+    self._refs = []
+
+  def submit(self, jobs):
+    """Queues jobs and returns their handles."""
+    refs = [self._start.remote(job) for job in jobs]
+    self._refs += refs
+    return [ref.future() for ref in refs]
+
+  def stop(self):
+    """Lets all runs save and end, and drops those that wait."""
+    for ref in self._refs:
+      self._ray.cancel(ref)
+
+  def close(self):
+    """Ends the local cluster."""
+    self._ray.shutdown()
+
+
+def _call(job):
+  return job()
+
+
+class Slurm:
+  """Hands runs to submitit, as one array for every call of `submit`."""
+
+  def __init__(self, executor):
+    self._executor = executor
+    self._handles = []
+
+  def submit(self, jobs):
+    """Queues jobs and returns their handles."""
+    with self._executor.batch():
+      handles = [self._executor.submit(job) for job in jobs]
+    self._handles += handles
+    return handles
+
+  def stop(self):
+    """Cancels all jobs: Slurm sends SIGTERM, with which runs save and end."""
+    for handle in self._handles:
+      if not handle.done():
+        handle.cancel(check=False)
+
+  def close(self):
+    """Does nothing: what was queued is Slurm's."""
+
+
+def _slurm_executor(args):
+  # What train.py knows; submitit's own default would end it unsaved.
+  os.environ.setdefault('SUBMITIT_PREEMPT_SIGNAL', 'USR1')
+  submitit = need('submitit')
+  if not shutil.which('sbatch'):
+    raise RuntimeError('--slurm: there is no sbatch here; run this on a '
+                       'machine of the cluster, or leave --slurm out')
+  options = {'cpus_per_task': max(1, int(args.cpus))}
+  if args.gpus:
+    options['gpus_per_node'] = int(args.gpus)
+  for text in args.slurm:
+    key, _, value = text.partition('=')
+    options[key] = int(value) if value.isdigit() else value
+  # A time limit is no failure: the run is queued again as often as it takes.
+  executor = submitit.SlurmExecutor(
+      args.indir.expanduser().absolute() / 'slurm', max_num_timeout=10 ** 6)
+  try:
+    executor.update_parameters(job_name='dreamingv2', **options)
+  except (TypeError, ValueError) as error:
+    raise ValueError('--slurm: ' + ' '.join(str(error).split())) from None
+  return executor
+
+
+def need(package):
+  """Imports an optional package.
+
+  Raises:
+    ImportError: It is not installed; names the extra.
+  """
+  try:
+    return importlib.import_module(package)
+  except ImportError as error:
+    raise ImportError(
+        f"a sweep needs {package} ({error}): pip install -e '.[sweep]'"
+    ) from None

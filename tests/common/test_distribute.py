@@ -1,0 +1,97 @@
+"""What replicas share; two logical devices need a process of their own."""
+
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+from dreamingv2.common import config as configlib
+from dreamingv2.common import distribute
+from dreamingv2.common import losses
+from dreamingv2.common import tfutils
+
+TWO = '''
+import numpy as np
+import tensorflow as tf
+from dreamingv2.common import distribute, losses, other, tfutils
+
+cpu, = tf.config.list_physical_devices('CPU')
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
+tfutils.setup('32')
+x = np.arange(12, dtype=np.float32).reshape(4, 3)
+mask = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1], bool).reshape(4, 3)
+batch = {'x': tf.constant(x), 'mask': tf.constant(mask)}
+
+def step(data, state):
+  seeds.append(tfutils.next_seed())
+  with tf.GradientTape() as tape:
+    y = data['x'] * weight
+    loss = tf.maximum(losses.masked_mean(y ** 2, data['mask']), 1.0)
+    loss += distribute.mean(tf.reduce_mean(y)) ** 2
+  grad = distribute.mean(tape.gradient(loss, weight))
+  norm.update(data['x'])
+  return {'rows': data['x'] + state['rows']}, {'loss': loss, 'grad': grad}
+
+def run():
+  function = tfutils.split(step)
+  return function(batch, {'rows': tf.ones([4, 1])})
+
+make = lambda: (tf.Variable(1.5), other.StreamNorm(0.9))
+seeds = []
+weight, norm = make()
+expected, metrics = run()
+with distribute.scope(strategy):
+  weight, norm = make()
+  found = run()
+seeds = []
+for key, value in metrics.items():
+  np.testing.assert_allclose(found[1][key], value, rtol=1e-6, err_msg=key)
+np.testing.assert_array_equal(found[0]['rows'], expected['rows'])
+np.testing.assert_allclose(norm.mag.numpy(), 0.9 + 0.1 * x.mean(), rtol=1e-6)
+with distribute.scope(strategy):
+  run(), run()
+seeds = [tuple(x.numpy()) for x in seeds]
+assert len(seeds) == len(set(seeds)) == 4, seeds
+'''
+
+
+def test_two_devices_share_means_masks_gradients_and_statistics():
+  done = subprocess.run(
+      [sys.executable, '-c', TWO], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_one_replica_is_left_alone():
+  step = lambda data, state: (state, {})
+  assert tfutils.split(step) is step
+  assert distribute.seed() is None
+  x = tf.constant([1.0, 3.0])
+  assert distribute.mean(x) is x and distribute.total(x) is x
+  with distribute.scope(distribute.make('none')):
+    assert tf.Variable(1.0, trainable=False).synchronization == (
+        tf.VariableSynchronization.AUTO)
+  assert float(losses.masked_mean(x, [True, False])) == 1.0
+
+
+@pytest.mark.parametrize('update, message', [
+    ({'dataset.batch': 5}, 'dataset.batch 5 cannot be split among 2'),
+    ({'rssm.ensemble': 2}, 'rssm.ensemble 2 needs --distribute none'),
+])
+def test_what_cannot_be_split_is_refused(monkeypatch, update, message):
+  class Two:
+    num_replicas_in_sync = 2
+
+  config = configlib.Config({
+      'dataset': {'batch': 4}, 'rssm': {'ensemble': 1}})
+  monkeypatch.setitem(distribute.STRATEGIES, 'mirrored', Two)
+  assert distribute.make('mirrored', config)
+  with pytest.raises(ValueError, match=message):
+    distribute.make('mirrored', config.update(update))
+
+
+def test_unknown_strategy_offers_the_known_ones():
+  with pytest.raises(ValueError, match="'mirorred'; known: mirrored"):
+    distribute.make('mirorred')

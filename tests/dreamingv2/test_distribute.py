@@ -1,0 +1,115 @@
+"""Several replicas learn what one learns from the same batch."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = pathlib.Path(__file__).resolve().parents[1] / 'replicas.py'
+# All but what contrasts: its candidates are those of a replica.
+ALONE = ['loss_scales.nce=0', 'loss_scales.aux=0']
+
+
+def start(kind, out, *args, env=()):
+  return subprocess.Popen(
+      [sys.executable, str(SCRIPT), kind, str(out), *args],
+      env={**os.environ, **dict(env)}, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, out):
+  err = process.communicate(timeout=900)[1]
+  assert process.returncode == 0, err[-3000:]
+  with np.load(out) as file:
+    return dict(file)
+
+
+def run(kind, tmp_path, *args):
+  out = tmp_path / f'{kind}.npz'
+  return finish(start(kind, out, *args), out)
+
+
+def run_workers(tmp_path, *args):
+  """Runs two processes that find each other by ports of this machine."""
+  sockets = [socket.socket() for _ in range(2)]
+  for each in sockets:
+    each.bind(('localhost', 0))
+  cluster = {'worker': [
+      f'localhost:{x.getsockname()[1]}' for x in sockets]}
+  for each in sockets:
+    each.close()
+  outs = [tmp_path / f'worker{i}.npz' for i in range(2)]
+  processes = [start('multiworker', out, *args, env={
+      'TF_CONFIG': json.dumps({
+          'cluster': cluster, 'task': {'type': 'worker', 'index': i}})})
+      for i, out in enumerate(outs)]
+  return [finish(*x) for x in zip(processes, outs, strict=True)]
+
+
+def weights(found, replica=0):
+  """Returns the weights, moments and statistics of a replica."""
+  prefix = f'{replica}/'
+  return {
+      k[len(prefix):]: v for k, v in found.items()
+      if k.startswith(prefix) and 'generator' not in k}
+
+
+def assert_close(found, expected):
+  """Float32 sums in another order: gradients agree to some 1e-6, which
+  Adam's division by their own magnitude amplifies where they are small."""
+  names = [
+      k for k in expected
+      if k.startswith('metrics/') and 'nce_' not in k and 'aux_' not in k]
+  assert len([k for k in names if k.endswith('_grad_norm')]) == 9
+  for key in names:
+    if key.endswith(('_loss', '_grad_norm')):
+      np.testing.assert_allclose(
+          found[key], expected[key], rtol=2e-4, atol=2e-5, err_msg=key)
+  mine, theirs = weights(found), weights(expected)
+  assert mine.keys() == theirs.keys()
+  for key in theirs:
+    np.testing.assert_allclose(
+        mine[key], theirs[key], rtol=1e-3, atol=5e-5, err_msg=key)
+  np.testing.assert_allclose(
+      found['action'], expected['action'], atol=1e-3)
+
+
+def assert_same(lhs, rhs):
+  assert lhs.keys() == rhs.keys() and len(lhs) > 50
+  for key in lhs:
+    np.testing.assert_array_equal(lhs[key], rhs[key], err_msg=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('args', [
+    ['dreamerv2', 'replay_reward_norm.momentum=0.9',
+     'reward_norm.momentum=0.9', 'actor_grad=both'],
+    ['dreamerv2', 'jit=True'],
+    ['dreamingv2', *ALONE],
+])
+def test_two_mirrored_replicas_learn_what_one_learns(tmp_path, args):
+  found = run('mirrored', tmp_path, *args)
+  assert_close(found, run('none', tmp_path, *args))
+  assert_same(weights(found, 0), weights(found, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['dreamingv2', 'dreamerpro', 'tpc'])
+def test_replicas_that_draw_their_own_noise_stay_in_step(tmp_path, method):
+  found = run(
+      'mirrored', tmp_path, method, 'seed=1',
+      'replay_reward_norm.momentum=0.9', 'prototypes.freeze=1')
+  assert_same(weights(found, 0), weights(found, 1))
+  assert all(np.isfinite(x).all() for x in found.values())
+
+
+@pytest.mark.slow
+def test_two_worker_processes_learn_what_one_learns(tmp_path):
+  args = ['dreamerv2', 'replay_reward_norm.momentum=0.9']
+  one, two = run_workers(tmp_path, *args)
+  assert_same(weights(one), weights(two))
+  assert_close(one, run('none', tmp_path, *args))
