@@ -232,7 +232,9 @@ class Run:
         self._bar.describe('train')
         self._work()
         while self._env_step < total:
-          self._driver(self._policy, steps=1)
+          # Environments step while the model is updated.
+          more = self._env_step + self._repeat < total
+          self._driver(self._policy, steps=1, ahead=more)
           self._plan(*self._every)
           self._work()
       except guards.Stopped as stop:
@@ -417,7 +419,7 @@ class Run:
     for name, value in metrics.items():  # Fetched only when logged.
       self._metrics[name].append(value)
     self.updates += 1
-    # Costs no time, as the next action waits for this update anyway.
+    # Costs little, as the next action waits for this update anyway.
     self._skips.check(
         metrics, data, self.agent.save,
         f'{self._env_step:012d}_{self.updates}')
