@@ -56,20 +56,18 @@ class Categorical:
 
   def stats(self, x):
     """Turns layer outputs [..., S*C] into statistics, logit [..., S, C]."""
-    shape = tf.concat([tf.shape(x)[:-1], [self.stoch, self.classes]], 0)
-    logit = tf.reshape(tf.cast(x, tf.float32), shape)
-    return {'logit': tf.ensure_shape(
-        logit, [*x.shape[:-1], self.stoch, self.classes])}
+    shape = [*_sizes(x)[:-1], self.stoch, self.classes]
+    return {'logit': tf.reshape(tf.cast(x, tf.float32), shape)}
 
   def zeros(self, batch_shape):
     """Returns the statistics of the uniform distribution."""
     return {'logit': tf.zeros([*batch_shape, self.stoch, self.classes])}
 
-  def noise(self, batch_shape):
+  def noise(self, batch_shape, seed=None):
     """Draws the noise that `sample` needs, for states of `batch_shape`."""
+    seed = tfutils.next_seed() if seed is None else seed
     uniform = tf.random.stateless_uniform(
-        [*batch_shape, self.stoch, self.classes], tfutils.next_seed(),
-        minval=1e-20)
+        [*batch_shape, self.stoch, self.classes], seed, minval=1e-20)
     return -tf.math.log(-tf.math.log(uniform))
 
   def sample(self, stats, noise):
@@ -83,12 +81,12 @@ class Categorical:
   def _onehot(self, scores, logit):
     probs = tf.nn.softmax(logit, -1)
     onehot = tf.one_hot(tf.argmax(scores, -1), self.classes)
-    sample = onehot + (probs - tf.stop_gradient(probs))
+    # onehot + (probs - tf.stop_gradient(probs)) without its arithmetic.
+    sample = tf.grad_pass_through(lambda _: onehot)(probs)
     return self._flat(tfutils.cast(sample))
 
   def _flat(self, x):
-    shape = tf.concat([tf.shape(x)[:-2], [self.size]], 0)
-    return tf.ensure_shape(tf.reshape(x, shape), [*x.shape[:-2], self.size])
+    return tf.reshape(x, [*_sizes(x)[:-2], self.size])
 
   def kls(self, lhs, rhs):
     """Returns KL(lhs || rhs) [...] in nats, one entry per family."""
@@ -168,10 +166,10 @@ class Gaussian:
     shape = [*batch_shape, self.size]
     return {'mean': tf.zeros(shape), 'std': tf.ones(shape)}
 
-  def noise(self, batch_shape):
+  def noise(self, batch_shape, seed=None):
     """Draws the noise that `sample` needs, for states of `batch_shape`."""
-    return tf.random.stateless_normal(
-        [*batch_shape, self.size], tfutils.next_seed())
+    seed = tfutils.next_seed() if seed is None else seed
+    return tf.random.stateless_normal([*batch_shape, self.size], seed)
 
   def sample(self, stats, noise):
     """Samples [..., S]."""
@@ -256,9 +254,13 @@ class Hybrid:
     """Returns the statistics of both parts' simplest distributions."""
     return self._merge('zeros', [batch_shape] * 2)
 
-  def noise(self, batch_shape):
+  def noise(self, batch_shape, seed=None):
     """Draws the noise that `sample` needs, flat [..., Z]."""
-    gumbel, normal = [x.noise(batch_shape) for x in self._parts]
+    seed = tfutils.next_seed() if seed is None else seed
+    seeds = tf.unstack(tf.random.split(seed))
+    gumbel, normal = [
+        x.noise(batch_shape, y)
+        for x, y in zip(self._parts, seeds, strict=True)]
     gumbel = tf.reshape(gumbel, [*batch_shape, self._parts[0].size])
     return tf.concat([gumbel, normal], -1)
 
@@ -323,6 +325,11 @@ class Hybrid:
         getattr(part, name)(x)
         for part, x in zip(self._parts, args, strict=True)]
     return {**first, **second}
+
+
+def _sizes(x):
+  """Returns the sizes of a tensor, one of which may be unknown."""
+  return [-1 if size is None else size for size in x.shape]
 
 
 LATENTS = {

@@ -44,7 +44,7 @@ class RandomAgent:
     self._rng.bit_generator.state = state
 
 
-def scan(fn, inputs, start, unroll=False):
+def scan(fn, inputs, start, unroll=False, keep=None):
   """Applies a recurrent function over the first axis of `inputs`.
 
   Args:
@@ -53,23 +53,25 @@ def scan(fn, inputs, start, unroll=False):
     start: Dict, state before the first step; same keys as what fn returns.
     unroll: Write T copies of `fn` into the graph. It runs a little faster on
       a CPU, but takes several times as long to trace.
+    keep: Keys of the states to return; all by default.
 
   Returns:
     Dict of states stacked to [T, ...].
   """
   length = next(iter(inputs.values())).shape[0]
+  keep = start if keep is None else keep
   if unroll or tf.executing_eagerly():
     states, state = [], start
     parts = {k: tf.unstack(v) for k, v in inputs.items()}
     for t in range(length):
       state = fn(state, {k: v[t] for k, v in parts.items()})
       states.append(state)
-    return {k: tf.stack([s[k] for s in states]) for k in start}
+    return {k: tf.stack([s[k] for s in states]) for k in keep}
   arrays = {
       k: tf.TensorArray(v.dtype, length).unstack(v) for k, v in inputs.items()}
   outs = {
-      k: tf.TensorArray(v.dtype, length, element_shape=v.shape)
-      for k, v in start.items()}
+      k: tf.TensorArray(start[k].dtype, length, element_shape=start[k].shape)
+      for k in keep}
 
   def body(t, state, outs):
     state = fn(state, {k: v.read(t) for k, v in arrays.items()})

@@ -1,6 +1,7 @@
 """Variables, modules, precision, randomness and the optimiser."""
 
 import contextlib
+import contextvars
 
 import numpy as np
 import tensorflow as tf
@@ -80,11 +81,11 @@ def from_arrays(nest, like):
   return None if nest is None else tf.nest.map_structure(convert, nest, like)
 
 
-def compile(fn):
-  """Returns `fn` as a graph that is traced on its first call."""
+def compile(fn, xla=False):
+  """Returns `fn` as a graph, or XLA program, traced on its first call."""
   # Nothing here is Python control flow on tensors, which AutoGraph, slow to
   # trace, would be needed for.
-  return tf.function(fn, autograph=False)
+  return tf.function(fn, autograph=False, jit_compile=xla or None)
 
 
 def generator():
@@ -100,9 +101,24 @@ def keep_generator():
   generator().state.assign(state)
 
 
-def next_seed():
-  """Draws a stateless seed, int32 [2], advancing the generator."""
-  return generator().uniform_full_int([2], tf.int32)
+def next_seed(*shape):
+  """Draws stateless seeds, int32 [*shape, 2], advancing the generator."""
+  return generator().uniform_full_int([*shape, 2], tf.int32)
+
+
+_FROZEN = contextvars.ContextVar('frozen', default=False)
+
+
+@contextlib.contextmanager
+def frozen():
+  """Keeps gradients out of the variables that modules use in the body.
+
+  What a tape does not watch gets none anyway, but in a loop: its gradient is
+  computed for all that it captures.
+  """
+  token = _FROZEN.set(True)
+  yield
+  _FROZEN.reset(token)
 
 
 class Module:
@@ -117,8 +133,9 @@ class Module:
 
   def var(self, name, init, shape):
     """Returns the float32 variable `name`, initialised once."""
-    return self.get(name, lambda: tf.Variable(
+    variable = self.get(name, lambda: tf.Variable(
         init(shape, tf.float32), name=name))
+    return tf.stop_gradient(variable) if _FROZEN.get() else variable
 
 
 def named_variables(obj, prefix=''):

@@ -1,3 +1,4 @@
+import functools
 import types
 
 import numpy as np
@@ -403,3 +404,23 @@ def test_small_fits_every_system(method, make_config, make_agent):
   config = make_config(method, vector=method != 'mssm', updates={
       'loss_scales': dict(scales), 'replay_reward_norm.momentum': 0.99})
   make_agent(config)  # Computes the loss once.
+
+
+@pytest.mark.slow  # XLA compiles for half a minute.
+@pytest.mark.parametrize('method', ['dreamerv2', 'dreamingv2'])
+def test_update_compiled_by_xla_gives_the_same_losses(
+    method, make_config, make_agent, make_batch, monkeypatch):
+  for name in ('stateless_normal', 'stateless_uniform'):
+    # By default XLA draws other numbers from the same seed.
+    monkeypatch.setattr(tf.random, name, functools.partial(
+        getattr(tf.random, name), alg='philox'))
+  found = []
+  for xla in (False, True):
+    config = make_config(
+        method, updates={'jit': True, 'xla': xla}, vector=False)
+    agent, data = make_agent(config), make_batch(config)
+    found.append([scalars(agent.train(data)[1]) for _ in range(2)])
+  for plain, xla in zip(*found, strict=True):
+    assert plain.keys() == xla.keys()
+    for key in plain:
+      assert xla[key] == pytest.approx(plain[key], rel=2e-3, abs=2e-4), key

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from dreamingv2.common import dists
+from dreamingv2.common import tfutils
 from tests.helpers import assert_equal
 from tests.helpers import copy
 from tests.helpers import scalars
@@ -146,14 +147,14 @@ class Line:
   class latent:
 
     @staticmethod
-    def noise(shape):
+    def noise(shape, seed):
       return tf.zeros(shape)
 
   def img_step(self, state, action, noise=None):
-    return {'x': state['x'] + action}
+    return {'deter': state['deter'] + action, 'stoch': state['stoch']}
 
   def get_feat(self, state):
-    return state['x']
+    return state['deter']
 
 
 class Policy:
@@ -184,15 +185,15 @@ def line(make_model):
   """A world model whose dynamics are a line, and start states of it."""
   wm, _ = make_model()
   wm.rssm = Line()
-  start = {'x': tf.constant(
-      np.random.default_rng(0).uniform(0.1, 0.5, (2, 3, 2)), tf.float32)}
-  return wm, start
+  start = np.random.default_rng(0).uniform(0.1, 0.5, (2, 3, 2))
+  return wm, {
+      'deter': tf.constant(start, tf.float32), 'stoch': tf.zeros([2, 3, 1])}
 
 
 def test_imagine_aligns_features_actions_and_policies(line):
   wm, start = line
   seq = wm.imagine(Policy(), start, None, 4)
-  flat = start['x'].numpy().reshape(6, 2)
+  flat = start['deter'].numpy().reshape(6, 2)
   assert seq['feat'].shape == (5, 6, 2)
   assert seq['action'].shape == (5, 6, 2)
   assert seq['policy'].shape == (4, 6, 2)
@@ -232,7 +233,58 @@ def test_imagine_weighs_by_the_predicted_discount(line):
 def test_imagine_sends_policies_no_gradient_from_features(line):
   wm, start = line
   with tf.GradientTape() as tape:
-    tape.watch(start['x'])
+    tape.watch(start['deter'])
     seq = wm.imagine(Policy(), start, None, 3)
     value = tf.reduce_sum(seq['policy'])
-  assert tape.gradient(value, start['x']) is None
+  assert tape.gradient(value, start['deter']) is None
+
+
+def test_imagine_in_a_graph_equals_python_s_loop_with_its_gradients(
+    make_agent, make_batch, make_config):
+  config = make_config(updates={'rssm.ensemble': 1})
+  agent = make_agent(config)
+  wm, actor = agent.wm, agent.task_behavior.actor
+  _, _, outputs, _ = wm.loss(to_tensors(make_batch(config)))
+  modules = {'actor': actor, 'wm': wm.modules}
+
+  def run():
+    with tf.GradientTape() as tape:
+      seq = wm.imagine(actor, outputs['post'], None, 4)
+      value = tf.reduce_mean(wm.heads['reward'](seq['feat'][-1]).mode())
+    variables = tfutils.named_variables(modules)
+    grads = tape.gradient(value, list(variables.values()))
+    return seq, {
+        k: v for k, v in zip(variables, grads, strict=True)
+        if k.startswith('actor')}
+
+  found = []
+  for wrap in (lambda fn: fn, tfutils.compile):
+    with tfutils.keep_generator():
+      found.append(wrap(run)())
+  (loop, loop_grads), (graph, graph_grads) = found
+  for key, value in loop.items():
+    np.testing.assert_allclose(graph[key], value, atol=1e-5, err_msg=key)
+  for key, value in loop_grads.items():
+    assert np.abs(value).max() > 0 or 'bias' in key, key
+    np.testing.assert_allclose(
+        graph_grads[key], value, atol=1e-6, rtol=1e-3, err_msg=key)
+
+
+@pytest.mark.parametrize('compiled', [False, True])
+def test_imagine_sends_the_rssm_no_gradient(
+    compiled, make_agent, make_batch, make_config):
+  config = make_config()
+  agent = make_agent(config)
+  _, _, outputs, _ = agent.wm.loss(to_tensors(make_batch(config)))
+
+  def run():
+    with tf.GradientTape() as tape:
+      seq = agent.wm.imagine(
+          agent.task_behavior.actor, outputs['post'], None, 3)
+      value = tf.reduce_sum(seq['feat'] ** 2)
+    return [
+        tf.reduce_sum(x ** 2) for x in tape.gradient(
+            value, tfutils.trainable(agent.wm.rssm)) if x is not None]
+
+  run = tfutils.compile(run) if compiled else run
+  assert not any(float(x) for x in run())
