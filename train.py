@@ -225,8 +225,7 @@ class Run:
     """
     total = int(self.config.steps)
     if self._env_step >= total and not self._due:
-      self._print(f'Nothing to do: step {self._env_step} of {total}.')
-      return
+      return self._print(f'Nothing to do: step {self._env_step} of {total}.')
     with self._logger, self._signals, self._timer, loggers.Progress(
         total, self._env_step, 'prefill') as self._bar:
       try:
@@ -235,7 +234,8 @@ class Run:
         self._bar.describe('train')
         self._work()
         while self._env_step < total:
-          self._driver(self._policy, steps=1)
+          ahead = self._env_step + self._repeat < total
+          self._driver(self._policy, steps=1, ahead=ahead)
           self._plan(*self._every)
           self._work()
       except guards.Stopped as stop:
@@ -380,9 +380,9 @@ class Run:
             'eval': self._eval_driver and self._eval_driver.begun}}
 
   def _prefill(self):
-    missing = self.config.prefill - int(self.step)
     if self._prefilled:
       return
+    missing = self.config.prefill - int(self.step)
     if missing > 0:
       self._print(f'Prefill: {missing} steps with random actions.')
       while (int(self.step) < self.config.prefill
@@ -421,7 +421,7 @@ class Run:
     for name, value in metrics.items():  # Fetched only when logged.
       self._metrics[name].append(value)
     self.updates += 1
-    # Costs no time, as the next action waits for this update anyway.
+    # Costs little, as the next action waits for this update anyway.
     self._skips.check(
         metrics, data, self.agent.save,
         f'{self._env_step:012d}_{self.updates}')

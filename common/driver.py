@@ -29,6 +29,15 @@ class Driver:
   raise Lost, or observe what is not finite, the episode ends without another
   row and a new one begins: nothing is made up.
 
+  A call with `ahead` ends with the next steps under way: their actions are
+  chosen before the caller goes on, with an update for instance, and the
+  environments move meanwhile. Actions lag behind by the updates of one step;
+  which rows come does not depend on how long anything takes.
+
+      call     hands on o1, sends a1 = policy(o1) |         | hands on o2, ...
+      caller                                      | updates |
+      envs                                        | step to o2 |
+
   With `seed`, environments that have `seed(number)` get a number before every
   reset that depends on `seed`, their index and the count of their episodes
   alone. Then an unfinished episode can be made again from its actions, which
@@ -75,8 +84,9 @@ class Driver:
     self._state = None
     # Steps that were taken but not yet handed on, [(worker, transition)].
     self._arrived = collections.deque()
+    self._sent = {}  # Steps under way, {worker: (row, promise)}.
 
-  def __call__(self, policy, steps=0, episodes=0):
+  def __call__(self, policy, steps=0, episodes=0, ahead=False):
     """Hands on at least so many steps and episodes.
 
     Stops at exactly the wanted number: where several environments stepped
@@ -90,6 +100,7 @@ class Driver:
         transition, too.
       steps: Environment steps, summed over the environments.
       episodes: Complete episodes.
+      ahead: Begin what comes next before returning, for a next call.
     """
     step, episode = 0, 0
     while step < steps or episode < episodes:
@@ -101,6 +112,10 @@ class Driver:
       if transition['is_last']:
         self._hand_on_episode(worker)
         episode += 1
+    # A new episode must not begin before the rows of the last are handed on.
+    if ahead and not self._sent and not (
+        self._arrived and self._workers_due()):
+      self._send(policy)
 
   def state_dict(self):
     """Returns all that a later load_state_dict needs.
@@ -113,6 +128,8 @@ class Driver:
         'obs': list(self._obs),
         'rows': [_stack(x) if x else None for x in self._eps],
         'arrived': [{'worker': i, 'row': row} for i, row in self._arrived],
+        'sent': [
+            {'worker': i, 'row': row} for i, (row, _) in self._sent.items()],
         'policy': self._state}
 
   def load_state_dict(self, state, skip=()):
@@ -149,6 +166,9 @@ class Driver:
         for i in going})
     for worker in failed:
       self._obs[worker] = None
+    self._sent = {
+        x['worker']: (x['row'], self._send_step(x['worker'], x['row']))
+        for x in state.get('sent', ()) if x['worker'] in {*going} - {*failed}}
     return [i for i in going if i not in failed], failed
 
   def _remake(self, episodes):
@@ -173,7 +193,19 @@ class Driver:
     return failed
 
   def _advance(self, policy):
-    """Steps every environment once, after a reset where one is due."""
+    """Waits for the step of every environment, which it sends if need be."""
+    if not self._sent:
+      self._send(policy)
+    sent, self._sent = self._sent, {}
+    with self._section('env'):
+      good = [i for i, (_, promise) in sent.items() if self._take(i, promise)]
+    for worker in good:
+      self._losses[worker] = 0
+      row = {**self._obs[worker], **convert(sent[worker][0])}
+      self._arrived.append((worker, row))
+
+  def _send(self, policy):
+    """Begins a step of every environment, after a reset where one is due."""
     with self._section('env'):
       fresh = self._reset_due()
     with self._section('policy'):
@@ -182,25 +214,23 @@ class Driver:
     zeros = {k: np.zeros_like(v[0]) for k, v in outputs.items()}
     for worker in fresh:
       self._hand_on_reset(worker, {**self._obs[worker], **convert(zeros)})
-    workers = range(len(self._envs))
-    rows = [{k: v[i] for k, v in outputs.items()} for i in workers]
     with self._section('env'):
-      waiting = [self._send_step(i, rows[i]) for i in workers]
-      good = [i for i in workers if self._take(i, waiting[i])]
-    for worker in good:
-      self._losses[worker] = 0
-      row = {**self._obs[worker], **convert(rows[worker])}
-      self._arrived.append((worker, row))
+      for worker in range(len(self._envs)):
+        row = {k: v[worker] for k, v in outputs.items()}
+        self._sent[worker] = row, self._send_step(worker, row)
 
   def _reset_due(self):
     """Resets where that is due, until it succeeds; returns the workers."""
-    fresh = due = [
-        i for i, obs in enumerate(self._obs)
-        if obs is None or obs['is_last']]
+    fresh = due = self._workers_due()
     while due:
       waiting = {i: self._send_reset(i, 1) for i in due}
       due = [i for i, obs in waiting.items() if not self._take(i, obs)]
     return fresh
+
+  def _workers_due(self):
+    """Returns the workers whose reset is due."""
+    return [
+        i for i, obs in enumerate(self._obs) if obs is None or obs['is_last']]
 
   def _send_reset(self, worker, episodes):
     """Starts the next episode, or with 0 the same again."""

@@ -56,10 +56,8 @@ class Categorical:
 
   def stats(self, x):
     """Turns layer outputs [..., S*C] into statistics, logit [..., S, C]."""
-    shape = tf.concat([tf.shape(x)[:-1], [self.stoch, self.classes]], 0)
-    logit = tf.reshape(tf.cast(x, tf.float32), shape)
-    return {'logit': tf.ensure_shape(
-        logit, [*x.shape[:-1], self.stoch, self.classes])}
+    shape = [*_sizes(x)[:-1], self.stoch, self.classes]
+    return {'logit': tf.reshape(tf.cast(x, tf.float32), shape)}
 
   def zeros(self, batch_shape):
     """Returns the statistics of the uniform distribution."""
@@ -83,12 +81,12 @@ class Categorical:
   def _onehot(self, scores, logit):
     probs = tf.nn.softmax(logit, -1)
     onehot = tf.one_hot(tf.argmax(scores, -1), self.classes)
-    sample = onehot + (probs - tf.stop_gradient(probs))
+    # onehot + (probs - tf.stop_gradient(probs)) without its arithmetic.
+    sample = tf.grad_pass_through(lambda _: onehot)(probs)
     return self._flat(tfutils.cast(sample))
 
   def _flat(self, x):
-    shape = tf.concat([tf.shape(x)[:-2], [self.size]], 0)
-    return tf.ensure_shape(tf.reshape(x, shape), [*x.shape[:-2], self.size])
+    return tf.reshape(x, [*_sizes(x)[:-2], self.size])
 
   def kls(self, lhs, rhs):
     """Returns KL(lhs || rhs) [...] in nats, one entry per family."""
@@ -323,6 +321,11 @@ class Hybrid:
         getattr(part, name)(x)
         for part, x in zip(self._parts, args, strict=True)]
     return {**first, **second}
+
+
+def _sizes(x):
+  """Returns the sizes of a tensor, one of which may be unknown."""
+  return [-1 if size is None else size for size in x.shape]
 
 
 LATENTS = {

@@ -77,11 +77,11 @@ def from_arrays(nest, like):
   return None if nest is None else tf.nest.map_structure(convert, nest, like)
 
 
-def compile(fn):
-  """Returns `fn` as a graph that is traced on its first call."""
+def compile(fn, xla=False):
+  """Returns `fn` as a graph, or XLA program, traced on its first call."""
   # Nothing here is Python control flow on tensors, which AutoGraph, slow to
   # trace, would be needed for.
-  return tf.function(fn, autograph=False)
+  return tf.function(fn, autograph=False, jit_compile=xla or None)
 
 
 def generator():

@@ -54,8 +54,9 @@ class Agent(Module):
         config, self.task_behavior, self.act_space, self.wm, self.tfstep,
         self._reward)
     self.probe = probe.Probe(config, self.wm.shapes) if config.probe else None
-    self._wrap = tfutils.compile if config.jit else (lambda fn: fn)
-    self._train = self._wrap(tfutils.split(self._train_step))
+    self._wrap = tfutils.compile if config.jit else (lambda fn, xla=0: fn)
+    train = tfutils.split(self._train_step)
+    self._train = self._wrap(train, xla=config.xla)
     self._report = self._wrap(self._report_step)
     self._policies = {
         mode: self._wrap(functools.partial(self._policy_step, mode=mode))
@@ -171,7 +172,7 @@ class Agent(Module):
     return state, metrics
 
   def _report_step(self, data):
-    videos = self.wm.report(data)
+    videos = self.wm.objective.report(self.wm, data)
     if self.probe:
       videos.update(self.probe.report(self.wm, data))
     return videos
@@ -241,14 +242,10 @@ class WorldModel(Module):
     return state, outputs, metrics
 
   def loss(self, data, state=None):
-    """Computes the weighted sum of all losses, a float32 scalar.
-
-    Args:
-      data: Batch [B, T, ...].
-      state: State before it.
+    """Computes the weighted sum of all losses of a batch [B, T, ...].
 
     Returns:
-      Loss, state after the batch, outputs, metrics.
+      Loss, a float32 scalar, state after the batch, outputs, metrics.
     """
     data = self.objective.augment(self.preprocess(data))
     if state is not None and self.objective.views > 1:
@@ -259,7 +256,7 @@ class WorldModel(Module):
     post, prior = self.rssm.observe(
         embed, data['action'], data['is_first'], state)
     feat = self.rssm.get_feat(post)
-    terms, scales = self._likelihoods(feat, data)
+    terms, scales = self.likelihoods(feat, data)
     terms['kl'], kl = self.objective.kl_loss(self, data, post, prior)
     extra, metrics = self.objective.loss(self, data, embed, post, prior)
     clash = terms.keys() & extra.keys()
@@ -270,10 +267,9 @@ class WorldModel(Module):
         self.config.objective)
     entropy = self.rssm.latent.entropy
     metrics.update({f'{k}_loss': v for k, v in terms.items()})
-    metrics.update({
-        'model_kl': tf.reduce_mean(kl),
-        'prior_ent': tf.reduce_mean(entropy(prior)),
-        'post_ent': tf.reduce_mean(entropy(post))})
+    means = dict(
+        model_kl=kl, prior_ent=entropy(prior), post_ent=entropy(post))
+    metrics.update({k: tf.reduce_mean(v) for k, v in means.items()})
     outputs = dict(
         data=data, embed=embed, feat=feat, post=post, prior=prior, kl=kl)
     size = embed.shape[0] // self.objective.views
@@ -317,9 +313,7 @@ class WorldModel(Module):
         'policy': tf.stack(params)}
     seq['discount'] = self._discounts(seq['feat'], is_terminal)
     # The weight of a state is the probability that imagination reached it.
-    reached = tf.concat(
-        [tf.ones_like(seq['discount'][:1]), seq['discount'][:-1]], 0)
-    seq['weight'] = tf.math.cumprod(reached, 0)
+    seq['weight'] = tf.math.cumprod(seq['discount'], 0, exclusive=True)
     return seq
 
   def preprocess(self, obs):
@@ -339,14 +333,10 @@ class WorldModel(Module):
         1.0 - tf.cast(data['is_terminal'], tf.float32))
     return data
 
-  def report(self, data):
-    """Returns images and videos of the objective for the log."""
-    return self.objective.report(self, data)
-
   def _clip_reward(self, data):
     return CLIP_REWARDS[self.config.clip_rewards](data['reward'])
 
-  def _likelihoods(self, feat, data):
+  def likelihoods(self, feat, data):
     """Computes -log p of every head, and the name of its loss scale."""
     terms, scales = {}, {}
     grad_heads = {*self.config.grad_heads, *self.objective.heads}
@@ -426,20 +416,25 @@ class ActorCritic(Module):
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(tfutils.trainable([self.actor]))
-      seq = world_model.imagine(
-          self.actor, start, is_terminal, self.config.imag_horizon)
-      reward = reward_fn(seq)
-      seq['reward'], norm = self.rewnorm(reward)
-      target, metrics = self.target(seq)
+      seq, target, metrics = self.dream(
+          world_model, start, is_terminal, reward_fn)
       actor_loss, actor_metrics = self.actor_loss(seq, target)
     with tf.GradientTape() as critic_tape:
       critic_loss, critic_metrics = self.critic_loss(seq, target)
-    metrics.update({f'reward_{k}': v for k, v in norm.items()})
     metrics.update({**actor_metrics, **critic_metrics})
     metrics.update(self.actor_opt(tape, actor_loss, [self.actor]))
     metrics.update(self.critic_opt(critic_tape, critic_loss, [self.critic]))
     self.update_slow_target()
     return metrics
+
+  def dream(self, world_model, start, is_terminal, reward_fn):
+    """Imagines as `train` says; returns sequences, targets and metrics."""
+    seq = world_model.imagine(
+        self.actor, start, is_terminal, self.config.imag_horizon)
+    seq['reward'], norm = self.rewnorm(reward_fn(seq))
+    target, metrics = self.target(seq)
+    metrics.update({f'reward_{k}': v for k, v in norm.items()})
+    return seq, target, metrics
 
   def actor_loss(self, seq, target):
     """Computes the policy loss.

@@ -1,134 +1,403 @@
-"""Times one update of each system, in turns, and tells what memory it takes.
+"""Times updates and their parts, in turns, beside what they have to compute.
 
 python -m dreamingv2.benchmark --configs small --methods dreamerv2 dreamingv2
+python -m dreamingv2.benchmark --methods dreamingv2 dreamingv2+precision=bf16
 
-Every system is trained in a process of its own on random images. A table in
-Markdown gives CPU seconds of the process per update (the median), the ratio
-to the first method, the CPU seconds of the first call (which compiles), the
-peak memory of the process and the number of trained parameters.
+Every system is trained in a process of its own on random images. Times are
+CPU seconds of the process, medians over the rounds; in every round each system
+has its turn. The floor is what the matrix products and convolutions of the
+graph would take at the peaks that were measured in the same rounds: at 1.0
+floors nothing else costs anything. Parts run forward and backward, compiled
+one by one; policy (one observation) and environment are per agent step.
 """
 
 import argparse
+import contextlib
+import functools
+import json
 import multiprocessing
+import os
+import pathlib
 import resource
 import statistics
 import sys
+import tempfile
 import time
 
-from . import api
+import dreamingv2
 
-ROWS = ('CPU-s', 'ratio', 'first call, CPU-s', 'peak GB', 'parameters')
+from . import train as training
+from .common import machine
+from .common import suites
+
 ACTIONS = 6
+COLUMNS = ('CPU-s', 'ratio', 'floors', 'updates/s', 'first call, CPU-s',
+           'peak GB', 'parameters')
+PARTS = ('augment', 'encoder', 'rssm', 'objective', 'actor', 'critic',
+         'optimizer', 'data', 'policy')
 
 
 def main(argv=None):
   """Times what the command line names; see --help."""
-  parser = argparse.ArgumentParser(
-      prog='python -m dreamingv2.benchmark',
-      description='Times one update of each system.')
-  parser.add_argument(
-      '--configs', nargs='*', default=[], help='blocks of configs.yaml')
-  parser.add_argument(
-      '--methods', nargs='+', default=['dreamerv2', 'dreamingv2'],
-      help='method blocks; the first is what the others are divided by')
-  parser.add_argument(
-      '--rounds', type=int, default=7, help='timed updates of each method')
-  parser.add_argument(
-      '--precision', default='auto', help='16, bf16 or 32')
-  args = parser.parse_args(argv)
+  args = _parser().parse_args(argv)
   try:
-    for name in (*args.methods, *args.configs):
-      api.load(name)
+    configs = {x: load(x, args.configs, args.precision) for x in args.methods}
     if args.rounds < 1:
       raise ValueError(f'--rounds is {args.rounds}; it must be >= 1')
-  except (OSError, ValueError) as error:
+    env = _prepare(args.task, args.configs) if args.task else None
+  except (ImportError, OSError, RuntimeError, ValueError) as error:
     sys.exit(f'Error: {error}')
-  print(table(measure(
-      args.configs, args.methods, args.rounds, args.precision)))
+  results = {
+      'machine': machine.versions(dreamingv2.__version__, training.ROOT),
+      'options': vars(args), **measure(configs, args.rounds, args.parts, env)}
+  print(table(results))
+  if args.out:
+    pathlib.Path(args.out).write_text(json.dumps(results, indent=2) + '\n')
 
 
-def measure(blocks, methods, rounds, precision='auto'):
-  """Times updates of each method, one after another in every round.
+def _parser():
+  parser = argparse.ArgumentParser(
+      prog='python -m dreamingv2.benchmark',
+      description='Times one update of each system, and its parts.')
+  add = parser.add_argument
+  add('--configs', nargs='*', default=[], help='blocks of configs.yaml')
+  add('--methods', nargs='+', default=['dreamerv2', 'dreamingv2'],
+      help='blocks with settings, as in dreamingv2+contrastive.horizon=0; '
+      'the first is what the others are divided by')
+  add('--rounds', type=int, default=7, help='timed updates of each method')
+  add('--precision', default='auto', help='16, bf16 or 32')
+  add('--parts', action=argparse.BooleanOptionalAction, default=True,
+      help='time the parts of an update, too')
+  add('--task', default='', help='time steps of this environment, too')
+  add('--out', default='', help='JSON file for all that was measured')
+  return parser
+
+
+def load(spec, blocks=(), precision='auto'):
+  """Returns the config of a method's block, of others, and of settings.
 
   Args:
-    blocks: Names of blocks of configs.yaml that all methods share.
-    methods: Names of method blocks.
-    rounds: Timed updates of each.
+    spec: Block and settings, 'dreamingv2+rssm.deter=1024'.
+    blocks: Names of further blocks.
     precision: As in configs.yaml.
 
-  Returns:
-    Method to dict with 'first' (CPU seconds), 'updates' (list of CPU
-    seconds), 'bytes' (peak) and 'parameters'.
+  Raises:
+    ValueError: Unknown block or key.
   """
-  context = multiprocessing.get_context('spawn')
-  workers = {}
-  for name in methods:  # One compiles at a time: they would share the cores.
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_serve, args=(theirs, [name, *blocks], precision), daemon=True)
-    process.start()
-    theirs.close()
-    workers[name] = ours
-    ours.send('first')
-    found = {'first': _answer(ours, name)}
-    workers[name] = ours, {**found, 'updates': []}
-  for _ in range(rounds):
-    for name, (pipe, found) in workers.items():
-      pipe.send('update')
-      found['updates'].append(_answer(pipe, name))
-  for name, (pipe, found) in workers.items():
-    pipe.send('close')
-    found.update(_answer(pipe, name))
-  return {name: found for name, (_, found) in workers.items()}
+  method, *rest = spec.split('+')
+  flags = [x for item in rest for x in f'--{item}'.split('=', 1)]
+  return training.load_config([
+      '--configs', method, *blocks, '--precision', precision, *flags])
+
+
+def measure(configs, rounds, parts=False, env=None):
+  """Times updates of each system, one after another in every round.
+
+  Args:
+    configs: Name to config.
+    rounds: Timed updates of each.
+    parts: Time the parts of an update, too.
+    env: Arguments of `_Environment`, to time its steps, too.
+
+  Returns:
+    Dict with 'peaks' (operations per CPU second of 'matmul' and 'conv'),
+    'environment' (CPU seconds per step, or None) and 'systems': name to dict
+    with 'first' (CPU seconds), 'updates' (lists of CPU and wall seconds),
+    'bytes' (peak), 'parameters', 'operations', and 'parts': name to 'times'
+    and 'operations'.
+  """
+  with contextlib.ExitStack() as stack:
+    start = lambda *args: stack.enter_context(_Process(*args))
+    systems, found = {}, {}
+    for name, config in configs.items():
+      systems[name] = start(_System, config)
+      # One compiles at a time: they would share the cores.
+      found[name] = {'first': systems[name]('update')[0], 'updates': []}
+    any_system = next(iter(systems.values()))
+    env, steps, rates = env and start(_Environment, *env), [], []
+    for _ in range(rounds):
+      rates.append(any_system('peaks'))
+      steps.append(env('step') if env else 0.0)
+      for name, system in systems.items():
+        found[name]['updates'].append(system('update'))
+    for name, system in systems.items():
+      found[name].update(system('costs'))
+      found[name]['parts'] = system('compile') if parts else {}
+    for _ in range(rounds):
+      for name, system in systems.items():
+        for part, values in found[name]['parts'].items():
+          values['times'].append(system('part', part))
+  median = lambda xs: statistics.median(xs)
+  return {
+      'peaks': {k: median(x[k] for x in rates) for k in rates[0]},
+      'environment': median(steps) if env else None, 'systems': found}
 
 
 def table(results):
   """Formats the results of `measure` as Markdown."""
-  base = statistics.median(next(iter(results.values()))['updates'])
-  lines = ['| method | ' + ' | '.join(ROWS) + ' |', '|---' * 6 + '|']
-  for name, x in results.items():
-    value = statistics.median(x['updates'])
-    lines.append(
-        f"| {name} | {value:.3g} | {value / base:.2f} | {x['first']:.1f} | "
-        f"{x['bytes'] / 1e9:.2f} | {x['parameters'] / 1e6:.2f} M |")
+  peaks, systems = results['peaks'], results['systems']
+  floor = lambda x: sum(n / peaks[k] for k, n in x['operations'].items())
+  middle = lambda x, i: statistics.median(y[i] for y in x['updates'])
+  base = middle(next(iter(systems.values())), 0)
+  lines = _row('system', *COLUMNS) + _row(*['---'] * (1 + len(COLUMNS)))
+  for name, x in systems.items():
+    cpu, wall = middle(x, 0), middle(x, 1)
+    lines += _row(
+        name, f'{cpu:.3g}', f'{cpu / base:.2f}', f'{cpu / floor(x):.2f}',
+        f'{1 / wall:.2g}', f"{x['first']:.1f}", f"{x['bytes'] / 1e9:.2f}",
+        f"{x['parameters'] / 1e6:.2f} M")
+  if any(x['parts'] for x in systems.values()):
+    lines += ['', 'CPU-ms of each part (floors):', '']
+    lines += _row('part', *systems) + _row(*['---'] * (1 + len(systems)))
+    for part in PARTS:
+      cells = []
+      for x in systems.values():
+        ms = 1e3 * statistics.median(x['parts'][part]['times'])
+        least = 1e3 * floor(x['parts'][part])
+        cells.append(f'{ms:.3g}' + (f' ({ms / least:.1f})' if least else ''))
+      lines += _row(part, *cells)
+  lines += ['', 'Peaks: ' + ', '.join(
+      f'{k} {v / 1e9:.0f} GFLOP/CPU-s' for k, v in peaks.items()) + '.']
+  if results['environment']:
+    lines += [f"Environment: {1e3 * results['environment']:.1f} CPU-ms per "
+              f'agent step.']
   return '\n'.join(lines)
 
 
-def _answer(pipe, name):
-  try:
-    return pipe.recv()
-  except EOFError:
-    sys.exit(f'Error: the process of {name} died; its message is above')
+def _row(*cells):
+  return ['| ' + ' | '.join(cells) + ' |']
 
 
-def _serve(pipe, names, precision):
-  """Answers requests by CPU seconds, and ends with what it took."""
-  agent, data = _build(names, precision)
-  state = None
-  while pipe.recv() != 'close':
-    start = time.process_time()
-    state, metrics = agent.train(data, state)
-    metrics['model_loss'].numpy()  # Waits for a GPU.
-    pipe.send(time.process_time() - start)
-  from .common import tfutils
-  slots = [
-      x.slots for x in (agent.wm.model_opt, agent.task_behavior.actor_opt,
-                        agent.task_behavior.critic_opt)]
-  variables = tfutils.named_variables(slots).values()
-  pipe.send({
-      'bytes': 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-      # Two moments for each.
-      'parameters': sum(int(v.shape.num_elements()) for v in variables) // 2})
+def _prepare(task, blocks):
+  """Returns the arguments of `_Environment`; see train.main."""
+  config = training.load_config(
+      ['--configs', *(blocks or ['defaults']), '--task', task])
+  suite, task = suites.parse(config.suite, config.task)
+  options = suites.options(suite, config)
+  suites.validate(suite, task, options)
+  make = functools.partial(
+      suites.make, suite, task, size=config.render_size,
+      action_repeat=config.action_repeat, time_limit=config.time_limit,
+      **options)
+  return make, suites.prepare(suite)
 
 
-def _build(names, precision):
+class _Process:
+  """Runs methods of an object that lives in a process of its own."""
+
+  def __init__(self, *args):
+    context = multiprocessing.get_context('spawn')
+    self._pipe, theirs = context.Pipe()
+    self._process = context.Process(
+        target=_serve, args=(theirs, *args), daemon=True)
+    self._process.start()
+    theirs.close()
+
+  def __call__(self, *request):
+    self._pipe.send(request)
+    try:
+      return self._pipe.recv()
+    except EOFError:
+      sys.exit('Error: a process died; its message is above')
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self._pipe.close()
+    self._process.join()
+
+
+def _serve(pipe, kind, *args):
+  server = kind(*args)
+  with contextlib.suppress(EOFError):
+    while True:
+      name, *args = pipe.recv()
+      pipe.send(getattr(server, name)(*args))
+
+
+def _cpu(fn):
+  """Returns the CPU seconds of this process that a function takes."""
+  start = time.process_time()
+  fn()
+  return time.process_time() - start
+
+
+class _Environment:
+  """Steps an environment with random actions."""
+
+  def __init__(self, make, environ):
+    import numpy as np
+    os.environ.update({k: v for k, v in environ.items() if v is not None})
+    self._env = make()
+    self._rng = np.random.default_rng(0)
+    self._last = True
+
+  def step(self, times=20):
+    """Returns the CPU seconds of a step, the mean of some."""
+    return sum(_cpu(self._step) for _ in range(times)) / times
+
+  def _step(self):
+    size = self._env.act_space['action'].shape
+    action = {'action': self._rng.uniform(-1, 1, size).astype('float32')}
+    obs = self._env.reset() if self._last else self._env.step(action)
+    self._last = obs['is_last']
+
+
+class _System:
+  """Trains an agent on one random batch."""
+
+  def __init__(self, config):
+    import tensorflow as tf
+    from .agent import Agent
+    from .common import counter
+    from .common import operations
+    from .common import tfutils
+    tfutils.setup(config.precision)
+    self._tf, self._count = tf, operations.count
+    self._graph, self._variables = tfutils.compile, tfutils.trainable
+    obs, act, data = _batch(config)
+    self._data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
+    self._agent = Agent(config, obs, {'action': act}, counter.Counter(0))
+    self._state = self._agent.wm.rssm.initial(config.dataset.batch)
+    self._config = config
+    self._parts = {}
+    self._peaks = self._make_peaks()
+
+  def update(self):
+    """Takes one update; returns CPU and wall seconds."""
+    def run():
+      _, metrics = self._agent.train(self._data, self._state)
+      metrics['model_loss'].numpy()  # Waits for a GPU.
+    start = time.perf_counter()
+    return _cpu(run), time.perf_counter() - start
+
+  def costs(self):
+    """Returns peak memory, trained parameters, operations of an update."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wm, behavior = self._agent.wm, self._agent.task_behavior
+    modules = [wm.modules, behavior.actor, behavior.critic]
+    return {
+        'bytes': 1024 * size,
+        'parameters': sum(
+            x.shape.num_elements() for x in self._variables(modules)),
+        'operations': self._count(
+            lambda: self._agent.train(self._data, self._state))}
+
+  def compile(self):
+    """Builds and runs the parts; returns their operations."""
+    self._parts = {
+        k: self._graph(v) for k, v in self._tensor_parts().items()}
+    found = {k: self._count(fn) for k, fn in self._parts.items()}
+    self._parts.update(self._host_parts())
+    for part in PARTS:
+      self.part(part)
+    return {
+        k: {'times': [], 'operations': found.get(k, {})} for k in PARTS}
+
+  def part(self, name):
+    """Returns the CPU seconds of a part."""
+    return _cpu(self._parts[name])
+
+  def peaks(self):
+    """Returns operations per CPU second of large products, the best."""
+    return {
+        kind: max(sum(ops.values()) / _cpu(fn) for fn, ops in entries)
+        for kind, entries in self._peaks.items()}
+
+  def _make_peaks(self):
+    tf = self._tf
+    conv = lambda x, kernel: tf.nn.conv2d(x, kernel, 2, 'VALID')
+    kinds = {
+        'matmul': [
+            (tf.matmul, [n, 1024], [1024, 1024]) for n in (1024, 8192)],
+        'conv': [
+            (conv, [400, n, n, c], [4, 4, c, 2 * c])
+            for n, c in ((31, 48), (14, 96))]}
+    peaks = {kind: [] for kind in kinds}
+    for kind, entries in kinds.items():
+      for product, *shapes in entries:
+        args = [tf.Variable(tf.ones(x)) for x in shapes]
+        fn = self._graph(functools.partial(product, *args))
+        peaks[kind].append((fn, self._count(fn)))
+    return peaks
+
+  def _tensor_parts(self):
+    """Returns what computes each part of an update, forward and backward."""
+    wm, ac = self._agent.wm, self._agent.task_behavior
+    _, _, out, _ = wm.loss(self._data)
+    data, embed, post, prior = [
+        out[k] for k in ('data', 'embed', 'post', 'prior')]
+    dream = lambda: ac.dream(
+        wm, post, data['is_terminal'],
+        lambda seq: wm.heads['reward'](seq['feat']).mode())
+    seq, target, _ = dream()
+
+    def rssm():
+      post, prior = wm.rssm.observe(embed, data['action'], data['is_first'])
+      kl, _ = wm.objective.kl_loss(wm, data, post, prior)
+      return kl + self._tf.reduce_mean(wm.rssm.get_feat(post))
+
+    def objective():
+      terms, _ = wm.likelihoods(wm.rssm.get_feat(post), data)
+      extra, _ = wm.objective.loss(wm, data, embed, post, prior)
+      return self._tf.add_n([*terms.values(), *extra.values()])
+
+    grad = self._gradient
+    return {
+        'augment': lambda: wm.objective.augment(wm.preprocess(self._data)),
+        'encoder': lambda: grad(
+            lambda: self._tf.reduce_mean(wm.encoder(data)), wm.encoder),
+        'rssm': lambda: grad(rssm, wm.rssm, embed),
+        'objective': lambda: grad(objective, wm.modules, embed, post, prior),
+        'actor': lambda: grad(
+            lambda: ac.actor_loss(*dream()[:2])[0], ac.actor),
+        'critic': lambda: grad(
+            lambda: ac.critic_loss(seq, target)[0], ac.critic),
+        'optimizer': self._optimize}
+
+  def _optimize(self):
+    """Takes a step of every optimiser and slow copy, with gradients of 1."""
+    wm, ac = self._agent.wm, self._agent.task_behavior
+    for opt, modules in (
+        (wm.model_opt, wm.modules), (ac.actor_opt, [ac.actor]),
+        (ac.critic_opt, [ac.critic])):
+      with self._tf.GradientTape() as tape:
+        loss = self._tf.add_n([
+            self._tf.reduce_sum(x) for x in self._variables(modules)])
+      opt(tape, loss, modules)
+    wm.objective.update(wm)
+    ac.update_slow_target()
+
+  def _gradient(self, fn, modules, *inputs):
+    variables = self._variables(modules)
+    with self._tf.GradientTape(watch_accessed_variables=False) as tape:
+      tape.watch([variables, inputs])
+      loss = fn()
+    return tape.gradient(loss, [variables, inputs])
+
+  def _host_parts(self):
+    from .common import replay
+    config = self._config
+    memory = replay.Replay(
+        tempfile.mkdtemp(), ongoing=True, maxlen=config.replay.maxlen)
+    rows = {k: v.numpy().reshape(-1, *v.shape[2:])
+            for k, v in self._data.items()}
+    for i in range(len(rows['reward'])):
+      memory.add_step({k: v[i] for k, v in rows.items()})
+    batches = memory.dataset(**config.dataset)
+    obs = {k: v[:1, 0] for k, v in self._data.items() if k != 'action'}
+    state = self._agent.policy(obs)[1]
+    return {
+        'data': lambda: [
+            self._tf.convert_to_tensor(x) for x in next(batches).values()],
+        'policy': lambda: self._agent.policy(obs, state)}
+
+
+def _batch(config):
+  """Returns spaces of observations and actions, and a random batch."""
   import gymnasium
   import numpy as np
-  from .agent import Agent
-  from .common import counter
-  from .common import tfutils
-  config = api.load(*names)
-  tfutils.setup(precision)
   box, flag = gymnasium.spaces.Box, gymnasium.spaces.Box(0, 1, (), bool)
   cameras = ['image'] + ['image_2'] * (config.objective == 'cross_modal')
   size = (*config.render_size, 3)
@@ -147,7 +416,7 @@ def _build(names, precision):
       **{key: np.zeros(shape, bool)
          for key in ('is_first', 'is_last', 'is_terminal')}}
   data['is_first'][:, 0] = True
-  return Agent(config, obs, {'action': act}, counter.Counter(0)), data
+  return obs, act, data
 
 
 if __name__ == '__main__':

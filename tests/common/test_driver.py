@@ -120,6 +120,41 @@ def test_driver_starts_all_steps_before_it_waits_for_any():
   assert log == (['start'] * 3 + ['wait'] * 3) * 2
 
 
+def test_driver_ahead_returns_with_the_next_steps_under_way():
+  log = []
+  driver = Driver([CountEnv(2, log) for _ in range(2)])
+  driver(policy, steps=1, ahead=True)
+  assert log == ['start', 'start', 'wait', 'wait', 'start', 'start']
+  driver(policy, steps=2, ahead=True)  # One of two last rows is left.
+  assert log[6:] == ['wait', 'wait']
+  driver(policy, steps=1, ahead=True)
+  assert log[8:] == ['start', 'start']
+
+
+@pytest.mark.parametrize('steps', [1, 2, 5])
+def test_driver_ahead_hands_on_the_same_rows(steps):
+  found = []
+  for ahead in (False, True):
+    driver, rows, _ = gather([Walk(4), Walk(3)], seed=(1,))
+    for _ in range(20):
+      driver(steer, steps=steps, ahead=ahead)
+    found.append([x for x in rows if x[0] == 1])
+  # A reset may have come ahead.
+  assert len(found[1]) - len(found[0]) in (0, 1)
+  assert_same_rows(found[0], found[1][:len(found[0])])
+
+
+def test_driver_ahead_asks_the_policy_before_the_caller_goes_on():
+  driver, rows, _ = gather([Walk(9)], seed=(1,))
+  weight = [1.0]
+  scaled = lambda obs, state: (
+      {'action': np.full((1, 2), weight[0], np.float32)}, None)
+  for _ in range(4):
+    driver(scaled, steps=1, ahead=True)
+    weight[0] += 1  # What an update does.
+  assert [row['action'][0] for _, row in rows] == [0, 1, 1, 2, 3]
+
+
 def test_driver_hides_log_keys_from_the_policy_and_keeps_them_in_the_row():
   driver, rows, _ = collect([3])
 
@@ -181,7 +216,7 @@ def test_driver_measures_env_and_policy():
       yield
   timer = Timer()
   Driver([CountEnv(3)], timer=timer)(policy, steps=1)
-  assert timer.names == ['env', 'policy', 'env']
+  assert timer.names == ['env', 'policy', 'env', 'env']
 
 
 class Walk:
@@ -253,12 +288,14 @@ def test_driver_gives_every_episode_a_seed_of_its_own_that_repeats():
   assert len({*seeds[0], *seeds[2]}) == len(seeds[0]) + len(seeds[2]) == 12
 
 
+@pytest.mark.parametrize('ahead', [False, True])
 @pytest.mark.parametrize('steps', range(1, 14))
-def test_driver_goes_on_to_the_bit_from_wherever_it_stood(steps, tmp_path):
+def test_driver_goes_on_to_the_bit_from_wherever_it_stood(
+    steps, ahead, tmp_path):
   lengths = [4, 3, 7]
   make = lambda: [Walk(x) for x in lengths]
   driver, rows, _ = gather(make(), seed=(1,))
-  driver(steer, steps=steps)
+  driver(steer, steps=steps, ahead=ahead)
   state = stored(driver.state_dict(), tmp_path)
   before = len(rows)
   driver(steer, steps=20)

@@ -403,3 +403,23 @@ def test_small_fits_every_system(method, make_config, make_agent):
   config = make_config(method, vector=method != 'mssm', updates={
       'loss_scales': dict(scales), 'replay_reward_norm.momentum': 0.99})
   make_agent(config)  # Computes the loss once.
+
+
+@pytest.mark.slow  # XLA compiles for half a minute.
+@pytest.mark.parametrize('method', ['dreamerv2', 'dreamingv2'])
+def test_update_compiled_by_xla_gives_the_same_losses(
+    method, make_config, make_agent, make_batch, monkeypatch):
+  configs = [
+      make_config(method, updates={'jit': True, 'xla': xla}, vector=False)
+      for xla in (False, True)]
+  agents = [make_agent(config) for config in configs]
+  # XLA draws other numbers from the same seed.
+  monkeypatch.setattr(
+      tf.random, 'stateless_uniform',
+      lambda shape, seed, minval=0, maxval=1, dtype=tf.float32: tf.cast(
+          tf.fill(shape, (minval + maxval) / 2), dtype))
+  data = make_batch(configs[0])
+  plain, xla = [scalars(agent.train(data)[1]) for agent in agents]
+  assert plain.keys() == xla.keys()
+  for key in plain:
+    assert xla[key] == pytest.approx(plain[key], rel=2e-3, abs=2e-4), key

@@ -1,32 +1,68 @@
+import json
+
 import pytest
 
 from dreamingv2 import benchmark
 
 
-def test_table_divides_medians_by_the_first_method():
+def system(updates, first, size, parts=()):
+  return {
+      'first': first, 'updates': [(x, 2 * x) for x in updates], 'bytes': size,
+      'parameters': 3_210_000, 'operations': {'matmul': 10e9, 'conv': 5e9},
+      'parts': dict(parts)}
+
+
+def test_table_divides_medians_by_the_first_system_and_by_the_floor():
   text = benchmark.table({
-      'dreamerv2': {'first': 3.0, 'updates': [2.0, 9.0, 1.0], 'bytes': 2e9,
-                    'parameters': 3_210_000},
-      'tpc': {'first': 4.0, 'updates': [1.0, 1.0, 8.0], 'bytes': 1.5e9,
-              'parameters': 1_000_000}})
+      'peaks': {'matmul': 20e9, 'conv': 10e9}, 'environment': 0.0123,
+      'systems': {
+          'dreamerv2': system([2.0, 9.0, 1.0], 3.0, 2e9),
+          'tpc': system([1.0, 1.0, 8.0], 4.0, 1.5e9)}})
   assert text.splitlines()[2:] == [
-      '| dreamerv2 | 2 | 1.00 | 3.0 | 2.00 | 3.21 M |',
-      '| tpc | 1 | 0.50 | 4.0 | 1.50 | 1.00 M |']
+      '| dreamerv2 | 2 | 1.00 | 2.00 | 0.25 | 3.0 | 2.00 | 3.21 M |',
+      '| tpc | 1 | 0.50 | 1.00 | 0.5 | 4.0 | 1.50 | 3.21 M |', '',
+      'Peaks: matmul 20 GFLOP/CPU-s, conv 10 GFLOP/CPU-s.',
+      'Environment: 12.3 CPU-ms per agent step.']
 
 
-def test_measure_times_every_method_in_its_own_process():
-  results = benchmark.measure(['debug'], ['dreamerv2', 'mssm'], rounds=2)
-  assert list(results) == ['dreamerv2', 'mssm']
-  for found in results.values():
-    assert len(found['updates']) == 2 and min(found['updates']) > 0
-    assert found['first'] > 0
+def test_table_lists_the_parts_of_every_system():
+  parts = {
+      k: {'times': [0.3, 0.1, 0.2], 'operations': {}} for k in benchmark.PARTS}
+  parts['actor'] = {'times': [3.0], 'operations': {'matmul': 40e9}}
+  text = benchmark.table({
+      'peaks': {'matmul': 20e9, 'conv': 10e9}, 'environment': None,
+      'systems': {'dreamer': system([1.0], 1.0, 1e9, parts)}})
+  assert '| encoder | 200 |' in text
+  assert '| actor | 3e+03 (1.5) |' in text
+
+
+def test_benchmark_measures_what_it_is_asked_for(tmp_path, capsys):
+  benchmark.main([
+      '--configs', 'debug', '--methods', 'dreamerv2+jit=True', 'mssm',
+      '--rounds', '2', '--task', 'toy_reach', '--out', str(tmp_path / 'x')])
+  results = json.loads((tmp_path / 'x').read_text())
+  assert results['environment'] > 0 and min(results['peaks'].values()) > 1e9
+  assert list(results['systems']) == ['dreamerv2+jit=True', 'mssm']
+  for found in results['systems'].values():
+    assert len(found['updates']) == 2
+    assert 0 < min(min(x) for x in found['updates']) < found['first']
     assert 1e8 < found['bytes'] < 5e9  # TensorFlow alone takes 300 MB.
     assert 1e4 < found['parameters'] < 1e6
+    parts = found['parts']
+    assert all(min(x['times']) > 0 for x in parts.values())
+    tensors = {k: sum(v['operations'].values()) for k, v in parts.items()}
+    assert tensors['encoder'] > 0 and not tensors['data']
+    whole = sum(found['operations'].values())
+    # Parts overlap a little: rssm and objective both use the prior.
+    assert 0.9 * whole < sum(tensors.values()) < 1.2 * whole
+  assert '| encoder |' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('argv, text', [
     (['--methods', 'dreamerv3'], 'dreamerv3.*dreamerv2'),
+    (['--methods', 'dreamerv2+rssm.detr=1'], 'rssm.detr.*rssm.deter'),
     (['--configs', 'smal'], 'smal.*small'),
+    (['--task', 'toy_rech'], 'rech.*reach'),
     (['--rounds', '0'], '--rounds is 0; it must be >= 1')])
 def test_bad_input_is_named(argv, text):
   with pytest.raises(SystemExit, match=text):
