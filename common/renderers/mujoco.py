@@ -49,8 +49,26 @@ os._exit(0)
 """
 
 
-def probe():
+def validate():
+  """Is always installed."""
+
+
+def prepare():
+  """Returns the environment variables of the processes that render.
+
+  Raises:
+    RuntimeError: this machine cannot render.
+  """
+  backend, device = probe()
+  print(describe(backend, device))
+  return environ(backend)
+
+
+def probe(backend=''):
   """Finds a way to render: `$MUJOCO_GL` if that is set, else EGL, OSMesa.
+
+  Args:
+    backend: the only one that will do.
 
   Returns:
     The back end ('egl', 'osmesa', ...) and the name of the OpenGL device.
@@ -58,7 +76,8 @@ def probe():
   Raises:
     RuntimeError: none works; the message says what to install.
   """
-  return _probe(os.environ.get('MUJOCO_GL', '').strip().lower())
+  return _probe(
+      backend or os.environ.get('MUJOCO_GL', '').strip().lower())
 
 
 def environ(backend):
