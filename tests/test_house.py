@@ -32,7 +32,8 @@ FLOORS = [
     ['objectives'],
     ['agent', 'expl', 'probe'],
     ['api', 'benchmark', 'dashboard', 'evaluate', 'export', 'figures',
-     'presets', 'results', 'scores', 'sweep', 'tables', 'train', 'views'],
+     'presets', 'results', 'scores', 'sheet', 'sweep', 'tables', 'train',
+     'views'],
 ]
 OBJECTIVES = 7
 

@@ -13,7 +13,7 @@ from . import scene
 QUALITIES = {
     'full': {'faces': 0, 'shadows': True},
     'light': {'faces': 600, 'shadows': False},
-    'medium': {'faces': 600, 'shadows': True},
+    'medium': {'faces': 2000, 'shadows': True},
 }
 
 MUJOCO = '3.17.0'  # The version that was tested.

@@ -20,7 +20,7 @@ from . import scene
 QUALITIES = {
     'full': {'faces': 0, 'shadows': True},
     'light': {'faces': 600, 'shadows': False},
-    'medium': {'faces': 600, 'shadows': True},
+    'medium': {'faces': 2000, 'shadows': True},
 }
 
 # What makes the parts anew when it changes while a model is simulated.
@@ -188,13 +188,13 @@ def room(height=64):
   polar = (np.arange(height) + 0.5) / height * np.pi
   azimuth = (np.arange(2 * height) + 0.5) / height * np.pi
   up = np.cos(polar)[:, None] + 0 * azimuth
-  light = np.where(up > 0.6, 0.9, np.where(up > -0.4, 0.6, 0.25))
+  light = np.where(up > 0.6, 0.6, np.where(up > -0.4, 0.5, 0.25))
   ceiling = np.stack([
       np.sin(polar)[:, None] * f(azimuth) / np.maximum(up, 0.1)
       for f in (np.cos, np.sin)])
   lamps = (np.abs(np.abs(ceiling) - 0.5) < 0.2).all(0) & (up > 0.1)
   window = (np.abs(up - 0.35) < 0.2) & (np.abs(azimuth - 2.4) < 0.5)
-  light = light + 5.0 * lamps + 3.0 * window
+  light = light + 2.5 * lamps + 1.5 * window
   return light[..., None] * np.array([1.0, 0.98, 0.95])
 
 

@@ -17,6 +17,7 @@ from ..config import known
 
 SECTORS = 24  # Around what is round.
 CREASE = np.cos(np.radians(40))  # Sharper edges are not shaded smoothly.
+KEPT = 0.9  # Of a mesh's area, what must be left of it.
 GROUND = 10.0  # m, from the middle to the edges of infinite planes.
 GROUPS = (0, 1, 2)  # Of geoms and sites that MuJoCo draws by default.
 RGB = 1  # Role of a texture: mujoco.mjtTextureRole.mjTEXROLE_RGB
@@ -248,7 +249,8 @@ def smooth(points):
 def simplify(vertices, faces, most):
   """Returns triangles [N, 3, 3] of a mesh, N at most about `most`; 0: all.
 
-  What was simplified is kept in the user's cache folder.
+  The result, which is kept in the user's cache folder, is the mesh itself
+  where simplifying would lose too much of its area.
   """
   if not most or len(faces) <= most:
     return vertices[faces]
@@ -261,10 +263,14 @@ def simplify(vertices, faces, most):
     pass
   import fast_simplification
   welded, index = _unique(vertices)
+  points = vertices[faces]
   vertices, faces = fast_simplification.simplify(
       np.ascontiguousarray(welded, np.float32),
       index[faces].astype(np.int32), target_count=most)
-  points = vertices[faces].astype(np.float32)
+  small = vertices[faces].astype(np.float32)
+  area = lambda points: np.linalg.norm(_cross(points), axis=-1).sum()
+  # Meshes of many loose pieces would get holes.
+  points = small if area(small) > KEPT * area(points) else points
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f'{key}.{os.getpid()}.tmp')
   with partial.open('wb') as file:

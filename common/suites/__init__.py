@@ -3,7 +3,8 @@
 A suite module has `OPTIONS` (its config keys and their defaults, and those
 that all suites share which draw MuJoCo models: 'renderer', 'distractors'),
 `tasks()` (the names it offers), `make(task, seed, size, action_repeat,
-**options)` and `validate(task, options)`.
+**options)` and `validate(task, options)`. What `make` returns draws anew with
+`images()` where it has a camera.
 """
 
 import importlib

@@ -127,6 +127,12 @@ class DMC:
     return self._obs(step, envs.flags(
         reward, False, step.last(), step.discount == 0))
 
+  def images(self):
+    physics = self._env.physics
+    return {
+        key: self._render(physics.model.ptr, physics.data.ptr, number)
+        for key, number in self._cameras.items()}
+
   def close(self):
     self._render.close()
     self._env.close()
@@ -139,14 +145,10 @@ class DMC:
       raise Diverged(f'dm_control: {error}') from None
 
   def _obs(self, step, ends):
-    physics = self._env.physics
     vectors = {
         _plain(key): np.asarray(value, np.float32).ravel()
         for key, value in step.observation.items()}
-    images = {
-        key: self._render(physics.model.ptr, physics.data.ptr, number)
-        for key, number in self._cameras.items()}
-    return {**vectors, **images, **ends}
+    return {**vectors, **self.images(), **ends}
 
   def _find(self, camera, usual):
     """Returns the number of a camera given by its name or number."""

@@ -155,18 +155,20 @@ class Robosuite:
   def success(self):
     return bool(self._env._check_success())
 
+  def images(self):
+    return {
+        key: self._render(self._model, self._env.sim.data._data, name)
+        for key, name in self._cameras.items()}
+
   def close(self):
     self._render.close()
     self._env.close()
 
   def _obs(self, obs, ends):
-    images = {
-        key: self._render(self._model, self._env.sim.data._data, name)
-        for key, name in self._cameras.items()}
     vectors = {
         new: np.asarray(obs[old], np.float32)
         for old, new in self._vectors.items()}
-    return {**images, **vectors, **ends}
+    return {**self.images(), **vectors, **ends}
 
 
 def _check(data):

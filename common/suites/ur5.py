@@ -152,6 +152,9 @@ class Reach:
   def success(self):
     return self._reward() == 1
 
+  def images(self):
+    return {'image': self._render(self._model, self._data, 'front')}
+
   def close(self):
     self._render.close()
 
@@ -181,7 +184,7 @@ class Reach:
         'target': data.mocap_pos[self._target],
         'tool': data.site_xpos[self._tool]}
     return {
-        'image': self._render(self._model, data, 'front'),
+        **self.images(),
         **{key: np.asarray(value, np.float32)
            for key, value in vectors.items() if self._proprio},
         **ends}
