@@ -37,7 +37,7 @@ class Stage:
         suite, task, seed=1, size=(size, size), **options)
     self._random = np.random.default_rng(0)
 
-  def play(self, steps):
+  def play(self, steps, frames):
     """Returns the last image, and the time of a step and of a frame.
 
     Returns:
@@ -46,7 +46,7 @@ class Stage:
     self._env.reset()
     self._act(WARM_UP)
     step = self._time(self._act, steps)
-    frame = self._time(self._draw, steps)
+    frame = self._time(self._draw, frames)
     return self._draw(1)['image'], step, frame
 
   def close(self):
@@ -108,11 +108,11 @@ def shoot(preset, renderer, quality, steps):
   suites.validate(suite, task, options)
   environ = suites.prepare(suite, **options)
   shots = []
-  for size in (SMALL, LARGE):
+  for size, frames in ((SMALL, steps), (LARGE, 1)):
     host = worker.Process(
         lambda size=size: Stage(suite, task, size, options), environ)
     try:
-      shots.append(host.call('play', steps)())
+      shots.append(host.call('play', steps, frames)())
     finally:
       host.close()
   return shots

@@ -35,3 +35,9 @@ sed -i -e 's/^add_subdirectory(pybind11)/find_package(pybind11 REQUIRED)/' \
 pybind11_DIR=$tools/pybind11/share/cmake/pybind11 \
   "$python" -m pip install -q --no-deps --no-build-isolation \
   "$build/igibson-2.2.2"
+# What importing its renderer imports.
+"$python" -m pip install -q --no-deps \
+  bddl==1.0.1 freetype-py==2.5.1 future==1.0.0 ipython==9.18.1 \
+  networkx==3.6.1 prompt_toolkit==3.0.53 py360convert==1.0.4 \
+  pybullet==3.2.7 pyyaml==6.0.3 traitlets==5.16.1 transforms3d==0.4.2 \
+  trimesh==5.2.0 wcwidth==0.9.4 fast-simplification==0.2.0

@@ -5,9 +5,14 @@ Light from an image of a studio, shadows, tone mapping; on Vulkan.
 
 import functools
 import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
 
 import numpy as np
 
+from . import mujoco
 from . import scene
 
 QUALITIES = {
@@ -16,7 +21,15 @@ QUALITIES = {
     'medium': {'faces': 2000, 'shadows': True},
 }
 
-MUJOCO = '3.17.0'  # The version that was tested.
+_PROBE = """
+import os
+import mujoco.experimental.studio.window
+from mujoco import mjrf
+mjrf.Context(mjrf.ContextConfig(
+    graphics_api=mjrf.GraphicsApi.GRAPHICS_API_VULKAN))
+os._exit(0)
+"""
+
 LIGHT = 0.35  # Of what the model's lamps give, beside the studio's light.
 FAR = 50.0  # m
 NEAR = 0.01  # m
@@ -32,17 +45,38 @@ def validate():
   Raises:
     ImportError: it is not.
   """
-  for name in ('mujoco.mjrf', 'fast_simplification'):
-    if not _find(name):
-      raise ImportError(
-          f'renderer filament needs {name}, which is not installed; '
-          f'docs/rendering.md says how (it comes with mujoco {MUJOCO})')
+  # Found without importing it, which a process with TensorFlow should not.
+  spec = importlib.util.find_spec('mujoco')
+  new = (pathlib.Path(spec.origin).parent / 'mjrf.py').exists()
+  if not new or not importlib.util.find_spec('fast_simplification'):
+    raise ImportError(
+        'renderer filament needs mujoco 3.17.0 and fast_simplification; run '
+        'scripts/install_filament.sh (docs/rendering.md)')
 
 
 def prepare():
-  """Returns the environment variables of the processes that render."""
-  print('Rendering with Filament on Vulkan.')
-  return {'MUJOCO_GL': 'off', 'CUDA_VISIBLE_DEVICES': None}
+  """Returns the environment variables of the processes that render.
+
+  Raises:
+    RuntimeError: this machine has no Vulkan.
+  """
+  print(mujoco.describe('Filament', _probe()))
+  return mujoco.environ('off')
+
+
+@functools.lru_cache(None)
+def _probe():
+  """Returns the name of the Vulkan device that Filament takes."""
+  result = subprocess.run(
+      [sys.executable, '-W', 'ignore', '-c', _PROBE], timeout=300,
+      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT, text=True)
+  device = re.search("Selected physical device '(.*?)'", result.stdout)
+  if result.returncode or not device:
+    raise RuntimeError(
+        'Filament found no Vulkan device. Install a software one: apt-get '
+        'install libvulkan1 mesa-vulkan-drivers.')
+  return device[1]
 
 
 class Renderer:
@@ -115,7 +149,7 @@ class Renderer:
     return request
 
   def _build(self, model):
-    import mujoco.experimental.studio.window  # noqa: F401, has the shaders.
+    from mujoco.experimental.studio import window  # noqa: F401, shaders.
     from mujoco import mjrf
     from mujoco.rendering.filament import model_scene
     self.close()
@@ -140,11 +174,3 @@ class Renderer:
       for number, group in enumerate(groups):
         if group in hide or scene.color(model, kind, number)[3] <= 0:
           groups[number] = UNSEEN
-
-
-@functools.lru_cache(None)
-def _find(name):
-  try:
-    return importlib.util.find_spec(name)
-  except ImportError:
-    return None

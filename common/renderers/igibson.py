@@ -52,11 +52,8 @@ def prepare():
     RuntimeError: this machine has no EGL.
   """
   device = mujoco.probe('egl')[1]
-  print(mujoco.describe('egl', device).replace(
-      'Rendering', 'Rendering with iGibson', 1).replace('with EGL', 'on EGL'))
-  return {
-      'MUJOCO_GL': 'off', 'CUDA_VISIBLE_DEVICES': None,
-      'IG_LOG_LEVEL': 'ERROR'}
+  print(mujoco.describe('iGibson', device))
+  return {**mujoco.environ('off'), 'IG_LOG_LEVEL': 'ERROR'}
 
 
 class Renderer:

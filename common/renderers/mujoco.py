@@ -94,7 +94,8 @@ def describe(backend, device):
   """Returns one line that says what renders, and on what."""
   software = any(word in device.lower() for word in SOFTWARE)
   kind = 'software, on the CPU' if software else 'GPU'
-  return f'Rendering with {backend.upper()} on {device} ({kind}).'
+  name = backend.upper() if backend in PACKAGES else backend
+  return f'Rendering with {name} on {device} ({kind}).'
 
 
 @functools.lru_cache(None)
@@ -108,7 +109,8 @@ def _probe(wanted):
   install = ' or '.join(
       f'apt-get install {v}' for k, v in PACKAGES.items()
       if k in failures or wanted not in PACKAGES)
-  hint = f' (MUJOCO_GL is set to {wanted!r})' if wanted else ''
+  set_to = os.environ.get('MUJOCO_GL', '')
+  hint = f' (MUJOCO_GL is set to {set_to!r})' if set_to else ''
   raise RuntimeError(
       f'MuJoCo cannot render here{hint}: {tried}. Install a software '
       f'renderer: {install}.')
