@@ -1,9 +1,10 @@
 """Renderers: one file each; a renderer draws a compiled MuJoCo model.
 
 A renderer's module has `QUALITIES` (with the keys full, medium and light),
-`validate()` (raises ImportError if it is not installed), `prepare()` (the
-environment variables of the processes that render; prints what does) and
-`Renderer(size, quality, hide)`, see `mujoco.Renderer`.
+`REFUSED` (options of `distractors` that it cannot draw), `validate()` (raises
+ImportError if it is not installed), `prepare()` (the environment variables of
+the processes that render; prints what does) and `Renderer(size, quality,
+hide)`, see `mujoco.Renderer`.
 """
 
 import importlib
@@ -18,15 +19,21 @@ RENDERERS = {
 }
 
 
-def validate(name, key, quality):
+def validate(name, key, quality, distractors=None):
   """Checks the name of a renderer and the value that `key` has as quality.
 
   Raises:
-    ValueError: unknown.
+    ValueError: unknown, or distractors that the renderer cannot draw.
     ImportError: the renderer is not installed.
   """
   known('renderer', name, RENDERERS)
   known(key, quality, _module(name).QUALITIES)
+  for option in _module(name).REFUSED:
+    if (distractors or {}).get(option):
+      others = [x for x in RENDERERS if option not in _module(x).REFUSED]
+      raise ValueError(
+          f'renderer {name} cannot draw distractors.{option}; those that can: '
+          f'{", ".join(others)}')
   _module(name).validate()
 
 

@@ -35,6 +35,8 @@ FAR = 50.0  # m
 NEAR = 0.01  # m
 UNSEEN = 5  # A group of geoms and sites that is not drawn.
 
+REFUSED = ()
+
 # What may change while a model is simulated.
 LIVE = ('geom_rgba', 'geom_size', 'mat_rgba', 'site_rgba', 'site_size')
 

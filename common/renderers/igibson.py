@@ -23,6 +23,9 @@ QUALITIES = {
     'medium': {'faces': 2000, 'shadows': True},
 }
 
+# Each episode's colours would stay in OpenGL's memory as new textures.
+REFUSED = ('colors',)
+
 # What makes the parts anew when it changes while a model is simulated.
 LIVE = ('geom_rgba', 'geom_size', 'mat_rgba', 'site_rgba', 'site_size')
 FAR = 50.0  # m
@@ -110,7 +113,11 @@ class Renderer:
     self._renderer.set_fov(fovy)
     lamp = np.array([*model.stat.center[:2], 10])
     self._renderer.set_light_position_direction(lamp, lamp * [1, 1, 0])
-    return self._renderer.render(modes=(mode,))[0][..., :3]
+    marks = [
+        group for group, part in zip(
+            self._renderer.instances, self._parts, strict=True)
+        if mode == 'seg' and part.kind == 'site']
+    return self._renderer.render(modes=(mode,), hidden=marks)[0][..., :3]
 
   def _build(self, model):
     if self._renderer is None:

@@ -16,6 +16,8 @@ QUALITIES = {
     'medium': {'shadowsize': 1024},
 }
 
+REFUSED = ()
+
 PACKAGES = {
     'egl': 'libegl1 libopengl0 libgl1-mesa-dri',
     'osmesa': 'libosmesa6',

@@ -73,7 +73,8 @@ def validate(suite, task, options):
   options = {**module.OPTIONS, **options}
   if 'renderer' in options:
     renderers.validate(
-        options['renderer'], f'{suite}.render', options['render'])
+        options['renderer'], f'{suite}.render', options['render'],
+        options['distractors'])
   module.validate(task, options)
 
 

@@ -7,7 +7,7 @@ import pytest
 from dreamingv2.common import config as configs
 from dreamingv2.common import envs, renderers, suites
 
-TASKS = ['dmc_finger_turn_easy', 'robosuite_Lift']
+TASKS = ['dmc_walker_walk', 'robosuite_Lift']
 STEPS = 3
 
 
@@ -88,7 +88,14 @@ def test_suites_without_models_say_that_they_draw_themselves():
     suites.validate('toy', 'reach', {'renderer': 'igibson'})
 
 
-def test_config_key_reaches_the_suite(monkeypatch):
+def test_refused_distractors_are_told():
+  with pytest.raises(ValueError, match='igibson cannot draw distractors.co'):
+    suites.validate('dmc', 'walker_walk', {
+        'renderer': 'igibson',
+        'distractors': {'colors': 0.5, 'camera': 0.0, 'background': ''}})
+
+
+def test_config_key_reaches_the_suite():
   config = configs.Config({
       'renderer': 'igibson', 'dmc': {'render': 'light'},
       'distractors': suites.distractorlib.OPTIONS})
