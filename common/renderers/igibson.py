@@ -30,7 +30,8 @@ REFUSED = ('colors',)
 LIVE = ('geom_rgba', 'geom_size', 'mat_rgba', 'site_rgba', 'site_size')
 FAR = 50.0  # m
 NEAR = 0.01  # m
-SHADOW = 2.0  # m, to each side of the middle of the model.
+SHADOW = 1.5  # m, to each side of the middle of the model.
+FINER = 2  # The shadow is as coarse as the image, which is hence drawn finer.
 
 
 def validate():
@@ -117,11 +118,16 @@ class Renderer:
         group for group, part in zip(
             self._renderer.instances, self._parts, strict=True)
         if mode == 'seg' and part.kind == 'site']
-    return self._renderer.render(modes=(mode,), hidden=marks)[0][..., :3]
+    image = self._renderer.render(modes=(mode,), hidden=marks)[0][..., :3]
+    height, width = self.size
+    return image.reshape(
+        height, len(image) // height, width, -1, 3).mean((1, 3))
 
   def _build(self, model):
     if self._renderer is None:
-      self._renderer = _start(self.size, self._quality['shadows'])
+      shadows = self._quality['shadows']
+      factor = FINER if shadows else 1
+      self._renderer = _start([x * factor for x in self.size], shadows)
     self._parts = scene.walk(model, self._hide, self._quality['faces'])
     renderer = self._renderer
     for name in (
