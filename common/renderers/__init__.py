@@ -4,7 +4,7 @@ A renderer's module has `QUALITIES` (with the keys full, medium and light),
 `REFUSED` (options of `distractors` that it cannot draw), `validate()` (raises
 ImportError if it is not installed), `prepare()` (the environment variables of
 the processes that render; prints what does) and `Renderer(size, quality,
-hide)`, see `mujoco.Renderer`.
+hide)`, see `base.Renderer`.
 """
 
 import importlib

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 
+from . import base
 from . import mujoco
 from . import scene
 
@@ -81,7 +82,7 @@ def _probe():
   return device[1]
 
 
-class Renderer:
+class Renderer(base.Renderer):
   """Draws compiled models with Filament.
 
   It draws a copy, so that the model that is simulated stays as it is.
@@ -93,29 +94,19 @@ class Renderer:
   """
 
   def __init__(self, size=(64, 64), quality='full', hide=()):
-    self.size = tuple(size)
+    super().__init__(size, hide)
     self._quality = QUALITIES[quality]
-    self._hide = hide
     self._model = None
 
   def __call__(self, model, data, camera):
-    """Draws what `camera` (name or number) sees, uint8 [H, W, 3], upright."""
     return self._draw(model, data, camera, 'DEFAULT')
 
-  def seed(self, number):
-    """Has nothing random; see `renderers.distractors`."""
-
-  def reset(self):
-    """Has nothing that changes with the episode."""
-
   def background(self, model, data, camera):
-    """Tells where sky or the world's own geoms are seen, bool [H, W]."""
     code = self._draw(model, data, camera, 'SEGMENTATION_BY_ID')
     geom = code.astype(int) @ [1, 256, 65536] - 1
     return (geom < 0) | (model.geom_bodyid[geom % model.ngeom] == 0)
 
   def close(self):
-    """Frees what it holds; the next call makes it anew."""
     self._model = self._copy = self._scene = None
     self._target = self._context = None
 

@@ -14,6 +14,7 @@ import tempfile
 import numpy as np
 import PIL.Image
 
+from . import base
 from . import mujoco
 from . import scene
 
@@ -60,7 +61,7 @@ def prepare():
   return {**mujoco.environ('off'), 'IG_LOG_LEVEL': 'ERROR'}
 
 
-class Renderer:
+class Renderer(base.Renderer):
   """Draws compiled models with iGibson's MeshRenderer.
 
   Args:
@@ -70,27 +71,18 @@ class Renderer:
   """
 
   def __init__(self, size=(64, 64), quality='full', hide=()):
-    self.size = tuple(size)
+    super().__init__(size, hide)
     self._quality = QUALITIES[quality]
-    self._hide = hide
     self._model = None
     self._renderer = None  # MeshRenderer; starting it takes many seconds.
     self._shapes = {}  # Key of a mesh -> vertex array and buffer of OpenGL.
     self._textures = {}  # Colour and picture -> texture of OpenGL.
 
   def __call__(self, model, data, camera):
-    """Draws what `camera` (name or number) sees, uint8 [H, W, 3], upright."""
     image = self._draw(model, data, camera, 'rgb')
     return (image.clip(0, 1) * 255).round().astype(np.uint8)
 
-  def seed(self, number):
-    """Has nothing random; see `renderers.distractors`."""
-
-  def reset(self):
-    """Has nothing that changes with the episode."""
-
   def background(self, model, data, camera):
-    """Tells where sky or the world's own geoms are seen, bool [H, W]."""
     return self._draw(model, data, camera, 'seg')[..., 0] < 0.5
 
   def close(self):

@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 
+from . import base
+
 # What costs time is the shadow map and multisampling, not the pixels. `full`
 # is what the model asks for; `medium` moves only the edges of shadows, 0.2% of
 # the pixels; `light` has jagged edges too, 1 of 255 on average.
@@ -154,7 +156,7 @@ def apply_quality(model, quality, size):
   model.vis.global_.offheight, model.vis.global_.offwidth = size
 
 
-class Renderer:
+class Renderer(base.Renderer):
   """Draws compiled models with MuJoCo's OpenGL renderer.
 
   Args:
@@ -164,26 +166,17 @@ class Renderer:
   """
 
   def __init__(self, size=(64, 64), quality='full', hide=()):
-    self.size = tuple(size)
+    super().__init__(size, hide)
     self._quality = quality
-    self._hide = hide
     self._renderer = None
 
   def __call__(self, model, data, camera):
-    """Draws what `camera` (name or number) sees, uint8 [H, W, 3], upright."""
     if self._renderer is None or self._renderer.model is not model:
       self._build(model)
     self._renderer.update_scene(data, camera, self._option)
     return self._renderer.render()
 
-  def seed(self, number):
-    """Has nothing random; see `renderers.distractors`."""
-
-  def reset(self):
-    """Has nothing that changes with the episode."""
-
   def background(self, model, data, camera):
-    """Tells where sky or the world's own geoms are seen, bool [H, W]."""
     import mujoco
     if self._renderer is None or self._renderer.model is not model:
       self._build(model)

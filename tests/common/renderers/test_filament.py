@@ -3,6 +3,7 @@ import subprocess
 import types
 
 import pytest
+
 from dreamingv2.common.renderers import filament
 
 

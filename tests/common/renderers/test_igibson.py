@@ -2,6 +2,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+
 from dreamingv2.common.renderers import igibson
 
 

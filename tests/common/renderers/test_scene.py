@@ -3,6 +3,7 @@
 import mujoco
 import numpy as np
 import pytest
+
 from dreamingv2.common.renderers import scene
 
 XML = """
@@ -68,6 +69,17 @@ def names(model, parts):
 def find(model, name, **kwargs):
   parts = scene.walk(model, **kwargs)
   return parts[names(model, parts).index(name)]
+
+
+def put_in_cache(model, home, count):
+  """Makes the first triangles what the mesh is simplified to."""
+  vertices, faces = scene._triangles(model, 0)
+  key = scene.simplified_key(vertices, faces, 100)
+  path = home / f'dreamingv2/meshes/{key}.npz'
+  path.parent.mkdir(parents=True)
+  points = vertices[faces][:count]
+  np.savez(path, points=points)
+  return points
 
 
 def volume(points):
@@ -185,23 +197,13 @@ def test_simplified_meshes_keep_their_shape_and_are_cached(model, home):
 
 
 def test_simplified_meshes_are_read_from_the_cache(model, home):
-  vertices, faces = scene._triangles(model, 0)
-  key = scene.simplified_key(vertices, faces, 100)
-  path = home / f'dreamingv2/meshes/{key}.npz'
-  path.parent.mkdir(parents=True)
-  points = vertices[faces][:7]
-  np.savez(path, points=points)
+  points = put_in_cache(model, home, 7)
   np.testing.assert_array_equal(
       find(model, 'mesh', faces=100).mesh.points, points)
 
 
 def test_lightened_model_is_a_copy_that_mujoco_draws_alike(model, home):
-  vertices, faces = scene._triangles(model, 0)
-  key = scene.simplified_key(vertices, faces, 100)
-  path = home / f'dreamingv2/meshes/{key}.npz'
-  path.parent.mkdir(parents=True)
-  points = vertices[faces][:90]
-  np.savez(path, points=points)
+  points = put_in_cache(model, home, 90)
   before = model.mesh_face.copy()
   copy = scene.lighten(model, 100)
   np.testing.assert_array_equal(model.mesh_face, before)

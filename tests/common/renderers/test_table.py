@@ -1,11 +1,11 @@
 """What holds for every renderer of the table, as far as it is installed."""
 
-import types
-
 import numpy as np
 import pytest
+
 from dreamingv2.common import config as configs
-from dreamingv2.common import envs, renderers, suites
+from dreamingv2.common import renderers, suites
+from tests.helpers import in_worker
 
 TASKS = ['dmc_walker_walk', 'robosuite_Lift']
 STEPS = 3
@@ -38,13 +38,7 @@ def play(task, renderer, quality='light', steps=STEPS, **options):
         else (inner._model, inner._env.sim.data._data, 'agentview'))
     return obs, inner._render.background(*physics)
 
-  env = envs.Async(
-      lambda: types.SimpleNamespace(obs_space=run(), close=lambda: None),
-      environ=suites.prepare(suite, **options))
-  try:
-    return env.obs_space
-  finally:
-    env.close()
+  return in_worker(run, suite, **options)
 
 
 @pytest.mark.parametrize('name', sorted(renderers.RENDERERS))
