@@ -50,8 +50,8 @@ def options(suite, config):
   The shared ones are left out at their defaults, which all suites can do.
   """
   found = dict(config[suite]) if suite in config else {}
-  if config.renderer != 'mujoco':
-    found['renderer'] = config.renderer
+  if config['renderer'] != 'mujoco':
+    found['renderer'] = config['renderer']
   distractors = dict(config['distractors'])
   if distractors != distractorlib.OPTIONS:
     found['distractors'] = distractors

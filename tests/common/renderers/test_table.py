@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from dreamingv2.common import config as configs
 from dreamingv2.common import renderers, suites
 from tests.helpers import in_worker
 
@@ -87,13 +86,3 @@ def test_refused_distractors_are_told():
     suites.validate('dmc', 'walker_walk', {
         'renderer': 'igibson',
         'distractors': {'colors': 0.5, 'camera': 0.0, 'background': ''}})
-
-
-def test_config_key_reaches_the_suite():
-  config = configs.Config({
-      'renderer': 'igibson', 'dmc': {'render': 'light'},
-      'distractors': suites.distractorlib.OPTIONS})
-  assert suites.options('dmc', config) == {
-      'render': 'light', 'renderer': 'igibson'}
-  plain = suites.options('dmc', config.update({'renderer': 'mujoco'}))
-  assert plain == {'render': 'light'}
