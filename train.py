@@ -59,7 +59,7 @@ def main(argv=None):
     lock = guards.Lock(logdir)
   with lock:
     with user_errors():
-      environ = suites.prepare(suite)
+      environ = suites.prepare(suite, **options)
     make = functools.partial(
         suites.make, suite, task, size=config.render_size,
         action_repeat=config.action_repeat, time_limit=config.time_limit,

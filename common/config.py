@@ -173,7 +173,8 @@ def known(kind, name, names):
     return
   near = difflib.get_close_matches(str(name), list(names), 5, 0.5)
   names = near + [x for x in sorted(names) if x not in near]
-  raise ValueError(f'Unknown {kind} {name!r}; known: {", ".join(names)}.')
+  names = ', '.join(names) or 'none'
+  raise ValueError(f'Unknown {kind} {name!r}; known: {names}.')
 
 
 def read_yaml(path):

@@ -167,8 +167,8 @@ def start_env(config):
       suites.make, suite, task, config.seed, config.render_size,
       config.action_repeat, config.time_limit, **options)
   return envs.Async(
-      make, environ=suites.prepare(suite), restarts=config.env_restarts,
-      timeout=config.env_timeout)
+      make, environ=suites.prepare(suite, **options),
+      restarts=config.env_restarts, timeout=config.env_timeout)
 
 
 def load_agent(config, snapshot, obs_space, act_space):

@@ -23,11 +23,11 @@ def copy(module):
   return {k: v.numpy().copy() for k, v in named_variables(module).items()}
 
 
-def in_worker(function, suite='dmc'):
+def in_worker(function, suite='dmc', **options):
   """Returns what a function returns where MuJoCo does not meet TensorFlow."""
   env = envs.Async(
       lambda: types.SimpleNamespace(obs_space=function(), close=lambda: None),
-      environ=suites.prepare(suite))
+      environ=suites.prepare(suite, **options))
   try:
     return env.obs_space
   finally:

@@ -33,8 +33,8 @@ FLOORS = [
     ['objectives'],
     ['agent', 'expl', 'probe'],
     ['api', 'benchmark', 'dashboard', 'engines', 'evaluate', 'export',
-     'figures', 'presets', 'results', 'scores', 'sweep', 'tables', 'train',
-     'views'],
+     'figures', 'presets', 'results', 'scores', 'sheet', 'sweep', 'tables',
+     'train', 'views'],
 ]
 OBJECTIVES = 7
 

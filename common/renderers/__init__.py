@@ -1,1 +1,64 @@
-"""Renderers: one file each; a renderer draws a compiled MuJoCo model."""
+"""Renderers: one file each; a renderer draws a compiled MuJoCo model.
+
+A renderer's module has `QUALITIES` (with the keys full, medium and light),
+`REFUSED` (options of `distractors` that it cannot draw), `validate()` (raises
+ImportError if it is not installed), `prepare()` (the environment variables of
+the processes that render; prints what does) and `Renderer(size, quality,
+hide)`, see `base.Renderer`.
+"""
+
+import importlib
+
+from . import distractors as distractorlib
+from ..config import known
+
+RENDERERS = {
+    'filament': '.filament',
+    'igibson': '.igibson',
+    'mujoco': '.mujoco',
+}
+
+
+def validate(name, key, quality, distractors=None):
+  """Checks the name of a renderer and the value that `key` has as quality.
+
+  Raises:
+    ValueError: unknown, or distractors that the renderer cannot draw.
+    ImportError: the renderer is not installed.
+  """
+  known('renderer', name, RENDERERS)
+  known(key, quality, _module(name).QUALITIES)
+  for option in _module(name).REFUSED:
+    if (distractors or {}).get(option):
+      others = [x for x in RENDERERS if option not in _module(x).REFUSED]
+      raise ValueError(
+          f'renderer {name} cannot draw distractors.{option}; those that can: '
+          f'{", ".join(others)}')
+  _module(name).validate()
+
+
+def prepare(name):
+  """Returns the environment variables of the processes that render.
+
+  Raises:
+    RuntimeError: this machine cannot render.
+  """
+  return _module(name).prepare()
+
+
+def make(name, size, quality, hide=(), seed=0, distractors=None):
+  """Makes a renderer, with the distractors that are switched on.
+
+  Args:
+    size: height and width of the image in pixels.
+    quality: a key of the renderer's `QUALITIES`.
+    hide: geom groups that are not drawn.
+    seed: of the distractors.
+  """
+  return distractorlib.wrap(
+      _module(name).Renderer(size, quality, hide), seed,
+      distractors or distractorlib.OPTIONS)
+
+
+def _module(name):
+  return importlib.import_module(RENDERERS[name], __package__)

@@ -51,7 +51,7 @@ class Distractors:
   """Draws as the renderer inside does, but distracted.
 
   Args:
-    renderer: `renderers.mujoco.Renderer`.
+    renderer: see `renderers.base.Renderer`.
     seed: of all that is drawn at random; see also `seed`.
     colors: every material, geom and light keeps a share of at least
       1 - colors of each colour channel, drawn at each `reset`.

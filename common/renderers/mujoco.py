@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 
+from . import base
+
 # What costs time is the shadow map and multisampling, not the pixels. `full`
 # is what the model asks for; `medium` moves only the edges of shadows, 0.2% of
 # the pixels; `light` has jagged edges too, 1 of 255 on average.
@@ -15,6 +17,8 @@ QUALITIES = {
     'light': {'shadowsize': 256, 'offsamples': 0},
     'medium': {'shadowsize': 1024},
 }
+
+REFUSED = ()
 
 PACKAGES = {
     'egl': 'libegl1 libopengl0 libgl1-mesa-dri',
@@ -49,8 +53,26 @@ os._exit(0)
 """
 
 
-def probe():
+def validate():
+  """Is always installed."""
+
+
+def prepare():
+  """Returns the environment variables of the processes that render.
+
+  Raises:
+    RuntimeError: this machine cannot render.
+  """
+  backend, device = probe()
+  print(describe(backend, device))
+  return environ(backend)
+
+
+def probe(backend=''):
   """Finds a way to render: `$MUJOCO_GL` if that is set, else EGL, OSMesa.
+
+  Args:
+    backend: the only one that will do.
 
   Returns:
     The back end ('egl', 'osmesa', ...) and the name of the OpenGL device.
@@ -58,7 +80,8 @@ def probe():
   Raises:
     RuntimeError: none works; the message says what to install.
   """
-  return _probe(os.environ.get('MUJOCO_GL', '').strip().lower())
+  return _probe(
+      backend or os.environ.get('MUJOCO_GL', '').strip().lower())
 
 
 def environ(backend):
@@ -75,7 +98,8 @@ def describe(backend, device):
   """Returns one line that says what renders, and on what."""
   software = any(word in device.lower() for word in SOFTWARE)
   kind = 'software, on the CPU' if software else 'GPU'
-  return f'Rendering with {backend.upper()} on {device} ({kind}).'
+  name = backend.upper() if backend in PACKAGES else backend
+  return f'Rendering with {name} on {device} ({kind}).'
 
 
 @functools.lru_cache(None)
@@ -89,7 +113,8 @@ def _probe(wanted):
   install = ' or '.join(
       f'apt-get install {v}' for k, v in PACKAGES.items()
       if k in failures or wanted not in PACKAGES)
-  hint = f' (MUJOCO_GL is set to {wanted!r})' if wanted else ''
+  set_to = os.environ.get('MUJOCO_GL', '')
+  hint = f' (MUJOCO_GL is set to {set_to!r})' if set_to else ''
   raise RuntimeError(
       f'MuJoCo cannot render here{hint}: {tried}. Install a software '
       f'renderer: {install}.')
@@ -131,7 +156,7 @@ def apply_quality(model, quality, size):
   model.vis.global_.offheight, model.vis.global_.offwidth = size
 
 
-class Renderer:
+class Renderer(base.Renderer):
   """Draws compiled models with MuJoCo's OpenGL renderer.
 
   Args:
@@ -141,26 +166,17 @@ class Renderer:
   """
 
   def __init__(self, size=(64, 64), quality='full', hide=()):
-    self.size = tuple(size)
+    super().__init__(size, hide)
     self._quality = quality
-    self._hide = hide
     self._renderer = None
 
   def __call__(self, model, data, camera):
-    """Draws what `camera` (name or number) sees, uint8 [H, W, 3], upright."""
     if self._renderer is None or self._renderer.model is not model:
       self._build(model)
     self._renderer.update_scene(data, camera, self._option)
     return self._renderer.render()
 
-  def seed(self, number):
-    """Has nothing random; see `renderers.distractors`."""
-
-  def reset(self):
-    """Has nothing that changes with the episode."""
-
   def background(self, model, data, camera):
-    """Tells where sky or the world's own geoms are seen, bool [H, W]."""
     import mujoco
     if self._renderer is None or self._renderer.model is not model:
       self._build(model)

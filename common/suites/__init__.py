@@ -1,15 +1,16 @@
 """Suites: one file per simulator, imported when one of its tasks is made.
 
-A suite module has `OPTIONS` (its config keys and their defaults, and
-'distractors' if it can draw them),
+A suite module has `OPTIONS` (its config keys and their defaults, and those
+that all suites share which draw MuJoCo models: 'renderer', 'distractors'),
 `tasks()` (the names it offers), `make(task, seed, size, action_repeat,
-**options)`, `validate(task, options)`, and `prepare()` if its processes need
-environment variables.
+**options)` and `validate(task, options)`. What `make` returns draws anew with
+`images()` where it has a camera.
 """
 
 import importlib
 
 from .. import envs
+from .. import renderers
 from ..config import known
 from ..renderers import distractors as distractorlib
 
@@ -46,9 +47,11 @@ def parse(suite, task):
 def options(suite, config):
   """Returns the options of `suite` that a config holds.
 
-  Distractors are left out while they are off, which all suites can do.
+  The shared ones are left out at their defaults, which all suites can do.
   """
   found = dict(config[suite]) if suite in config else {}
+  if config['renderer'] != 'mujoco':
+    found['renderer'] = config['renderer']
   distractors = dict(config['distractors'])
   if distractors != distractorlib.OPTIONS:
     found['distractors'] = distractors
@@ -67,10 +70,15 @@ def validate(suite, task, options):
     known(f'option of suite {suite}', key, module.OPTIONS)
   distractorlib.validate(
       options.get('distractors', distractorlib.OPTIONS))
-  module.validate(task, {**module.OPTIONS, **options})
+  options = {**module.OPTIONS, **options}
+  if 'renderer' in options:
+    renderers.validate(
+        options['renderer'], f'{suite}.render', options['render'],
+        options['distractors'])
+  module.validate(task, options)
 
 
-def prepare(suite):
+def prepare(suite, **options):
   """Returns the environment variables for the processes of `suite`.
 
   Prints one line that says what renders.
@@ -78,7 +86,9 @@ def prepare(suite):
   Raises:
     RuntimeError: this machine cannot render.
   """
-  return getattr(_module(suite), 'prepare', dict)()
+  options = {**_module(suite).OPTIONS, **options}
+  return (
+      renderers.prepare(options['renderer']) if 'renderer' in options else {})
 
 
 def make(

@@ -10,15 +10,15 @@ import gymnasium
 import numpy as np
 
 from .. import envs
-from ..renderers import distractors
-from ..renderers.distractors import wrap as distract
-from ..renderers import mujoco as renderer
+from .. import renderers
 from ..config import known
+from ..renderers import distractors
 from ..worker import Diverged
 
 OPTIONS = {
     'camera': '-1',
     'render': 'full',
+    'renderer': 'mujoco',
     'distractors': distractors.OPTIONS,
 }
 
@@ -45,13 +45,6 @@ def tasks():
 
 def validate(task, options):
   known('dmc task', _canonical(task), tasks())
-  known('dmc.render', options['render'], renderer.QUALITIES)
-
-
-def prepare():
-  backend, device = renderer.probe()
-  print(renderer.describe(backend, device))
-  return renderer.environ(backend)
 
 
 def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
@@ -72,7 +65,8 @@ class DMC:
     action_repeat: control steps per agent step; their rewards add up.
     camera: name or number, or several separated by commas (see
       `envs.cameras`); -1 takes the task's usual one.
-    render: a key of `renderers.mujoco.QUALITIES`.
+    render: full, medium or light.
+    renderer: a key of `renderers.RENDERERS`.
     distractors: see `renderers.distractors`.
 
   Raises:
@@ -81,11 +75,12 @@ class DMC:
 
   def __init__(
       self, domain, task, seed, size, action_repeat, camera, render,
-      distractors):
+      renderer, distractors):
     self._env = _load(domain, task, seed)
     self._repeat = action_repeat
     self._size = tuple(size)
-    self._render = distract(renderer.Renderer(size, render), seed, distractors)
+    self._render = renderers.make(
+        renderer, size, render, seed=seed, distractors=distractors)
     self._manip = domain == 'manip'
     self._cameras = {
         key: self._find(name, CAMERAS.get(domain, 0))
@@ -132,6 +127,12 @@ class DMC:
     return self._obs(step, envs.flags(
         reward, False, step.last(), step.discount == 0))
 
+  def images(self):
+    physics = self._env.physics
+    return {
+        key: self._render(physics.model.ptr, physics.data.ptr, number)
+        for key, number in self._cameras.items()}
+
   def close(self):
     self._render.close()
     self._env.close()
@@ -144,14 +145,10 @@ class DMC:
       raise Diverged(f'dm_control: {error}') from None
 
   def _obs(self, step, ends):
-    physics = self._env.physics
     vectors = {
         _plain(key): np.asarray(value, np.float32).ravel()
         for key, value in step.observation.items()}
-    images = {
-        key: self._render(physics.model.ptr, physics.data.ptr, number)
-        for key, number in self._cameras.items()}
-    return {**vectors, **images, **ends}
+    return {**vectors, **self.images(), **ends}
 
   def _find(self, camera, usual):
     """Returns the number of a camera given by its name or number."""

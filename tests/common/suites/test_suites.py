@@ -226,14 +226,18 @@ def test_suites_have_one_interface():
       module.validate(name, module.OPTIONS)
 
 
-def test_options_hold_distractors_only_if_they_are_on():
+def test_options_hold_what_suites_share_only_if_it_is_on():
   off = {'colors': 0.0, 'camera': 0.0, 'background': ''}
-  config = {'dmc': {'camera': '-1'}, 'distractors': off}
+  config = {
+      'dmc': {'camera': '-1'}, 'renderer': 'mujoco', 'distractors': off}
   assert suites.options('dmc', config) == {'camera': '-1'}
   assert suites.options('toy', config) == {}
   config['distractors'] = {**off, 'colors': 0.5}
   found = suites.options('dmc', config)
   assert found == {'camera': '-1', 'distractors': config['distractors']}
+  found = suites.options(
+      'dmc', {**config, 'distractors': off, 'renderer': 'igibson'})
+  assert found == {'camera': '-1', 'renderer': 'igibson'}
 
 
 @pytest.mark.slow

@@ -1,0 +1,150 @@
+"""Draws the paper's tasks as an agent sees them, and times them.
+
+python -m dreamingv2.sheet --out docs/tasks.png
+python -m dreamingv2.sheet --renderer igibson --tasks Lift Door PegInHole
+
+Each task has two pictures after the same random actions: 64 x 64 pixels,
+enlarged, and the same view drawn larger. A table in Markdown gives the
+milliseconds of a control step, with its frame of 64 x 64, and of such a frame
+alone: CPU time of the process (all its threads), and wall time.
+"""
+
+import argparse
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+
+from . import api
+from . import presets
+from .common import suites
+from .common import worker
+
+COLUMNS = 3
+LARGE = 192  # Pixels to each side.
+SMALL = 64
+TEXT = 14  # Pixels above each task.
+WARM_UP = 3  # Steps that are not timed: they compile.
+
+
+class Stage:
+  """Plays random actions in one task and times it; runs in a worker."""
+
+  def __init__(self, suite, task, size, options):
+    self._env = suites.make(
+        suite, task, seed=1, size=(size, size), **options)
+    self._random = np.random.default_rng(0)
+
+  def play(self, steps, frames):
+    """Returns the last image, and the time of a step and of a frame.
+
+    Returns:
+      Image; (CPU ms, wall ms) of a step and of a frame alone.
+    """
+    self._env.reset()
+    self._act(WARM_UP)
+    step = self._time(self._act, steps)
+    frame = self._time(self._draw, frames)
+    return self._draw(1)['image'], step, frame
+
+  def close(self):
+    self._env.close()
+
+  def _act(self, steps):
+    shape = self._env.act_space['action'].shape
+    for _ in range(steps):
+      action = self._random.uniform(-1, 1, shape).astype(np.float32)
+      self._env.step({'action': action})
+
+  def _draw(self, times):
+    for _ in range(times):
+      images = self._env.images()
+    return images
+
+  def _time(self, function, times):
+    begin = time.process_time(), time.perf_counter()
+    function(times)
+    end = time.process_time(), time.perf_counter()
+    return [1000 * (y - x) / times for x, y in zip(begin, end, strict=True)]
+
+
+def main(argv=None):
+  """Draws what the command line names; see --help."""
+  parser = argparse.ArgumentParser(
+      prog='python -m dreamingv2.sheet',
+      description='Draws tasks of the paper and times them.')
+  names = presets.load()
+  parser.add_argument(
+      '--tasks', nargs='+', default=list(names), choices=list(names),
+      metavar='TASK', help='names of train.py --list')
+  parser.add_argument('--renderer', default='mujoco')
+  parser.add_argument('--render', default='full', help='full, medium, light')
+  parser.add_argument('--steps', type=int, default=20, help='timed steps')
+  parser.add_argument('--out', default='tasks.png', help='PNG file')
+  args = parser.parse_args(argv)
+  try:
+    shots = {
+        name: shoot(names[name], args.renderer, args.render, args.steps)
+        for name in args.tasks}
+    draw({k: [x[0] for x in v] for k, v in shots.items()}).save(
+        args.out, optimize=True)
+  except (ImportError, OSError, RuntimeError, ValueError) as error:
+    sys.exit(f'Error: {error}')
+  print(table({name: small[1:] for name, (small, _) in shots.items()}))
+
+
+def shoot(preset, renderer, quality, steps):
+  """Plays a task at both sizes, each in a process of its own.
+
+  Returns:
+    For either size the image, and the times of a step and of a frame.
+  """
+  config = api.load(preset['block']).update({
+      'renderer': renderer, r'.*\.render': quality})
+  suite, task = suites.parse(config.suite, preset['task'])
+  options = suites.options(suite, config)
+  suites.validate(suite, task, options)
+  environ = suites.prepare(suite, **options)
+  shots = []
+  for size, frames in ((SMALL, steps), (LARGE, 1)):
+    host = worker.Process(
+        lambda size=size: Stage(suite, task, size, options), environ)
+    try:
+      shots.append(host.call('play', steps, frames)())
+    finally:
+      host.close()
+  return shots
+
+
+def draw(pictures):
+  """Returns the sheet of {name: (small image, large image)}."""
+  width, height = 2 * LARGE + 8, LARGE + TEXT + 8
+  rows = -(-len(pictures) // COLUMNS)
+  columns = min(len(pictures), COLUMNS)
+  sheet = PIL.Image.new('RGB', (columns * width, rows * height), 'white')
+  pen = PIL.ImageDraw.Draw(sheet)
+  for number, (name, images) in enumerate(pictures.items()):
+    x, y = number % columns * width, number // columns * height
+    pen.text((x + 2, y + 1), name, 'black')
+    for place, image in enumerate(images):
+      image = PIL.Image.fromarray(image).resize(
+          (LARGE, LARGE), PIL.Image.NEAREST)
+      sheet.paste(image, (x + place * LARGE, y + TEXT))
+  return sheet
+
+
+def table(times):
+  """Returns {name: ((CPU ms, wall ms) of a step, of a frame)} in Markdown."""
+  lines = [
+      '| task | step, CPU-ms | wall | frame, CPU-ms | wall |',
+      '|---|---|---|---|---|']
+  lines += [
+      f'| {name} | ' + ' | '.join(f'{x:.3g}' for x in (*step, *frame)) + ' |'
+      for name, (step, frame) in times.items()]
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  main()

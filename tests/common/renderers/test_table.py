@@ -1,0 +1,88 @@
+"""What holds for every renderer of the table, as far as it is installed."""
+
+import numpy as np
+import pytest
+
+from dreamingv2.common import renderers, suites
+from tests.helpers import in_worker
+
+TASKS = ['dmc_walker_walk', 'robosuite_Lift']
+STEPS = 3
+
+
+def installed(name):
+  try:
+    renderers.validate(name, 'render', 'light')
+  except ImportError as error:
+    pytest.skip(str(error))
+
+
+def play(task, renderer, quality='light', steps=STEPS, **options):
+  """Returns observations of two episodes, and the mask of the background."""
+  suite, name = suites.parse('', task)
+  options = {'renderer': renderer, 'render': quality, **options}
+
+  def run():
+    env = suites.make(suite, name, seed=1, **options)
+    random, obs = np.random.default_rng(0), []
+    for _ in range(2):
+      obs.append(env.reset())
+      for _ in range(steps):
+        action = random.uniform(-1, 1, env.act_space['action'].shape)
+        obs.append(env.step({'action': action.astype(np.float32)}))
+    inner = env.env.env
+    physics = (
+        (inner._env.physics.model.ptr, inner._env.physics.data.ptr, 0)
+        if suite == 'dmc'
+        else (inner._model, inner._env.sim.data._data, 'agentview'))
+    return obs, inner._render.background(*physics)
+
+  return in_worker(run, suite, **options)
+
+
+@pytest.mark.parametrize('name', sorted(renderers.RENDERERS))
+@pytest.mark.parametrize('task', TASKS)
+def test_renderer_changes_images_and_nothing_else(name, task):
+  installed(name)
+  (plain, behind), (other, hidden) = play(task, 'mujoco'), play(task, name)
+  for one, two in zip(plain, other, strict=True):
+    assert one.keys() == two.keys()
+    for key in one:
+      if key != 'image':
+        np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+  image = other[-1]['image']
+  assert image.shape == (64, 64, 3) and image.dtype == np.uint8
+  assert image.std() > 10 and 20 < image.mean() < 235
+  assert (np.abs(
+      image.astype(int) - plain[-1]['image'].astype(int)).mean() > 3) == (
+          name != 'mujoco')
+  # The same camera, upright: what is in front covers the same pixels.
+  assert 0.02 < (~behind).mean() < 0.98
+  assert (~behind & ~hidden).sum() > 0.85 * (~behind | ~hidden).sum()
+  assert len({x['image'].tobytes() for x in other}) > STEPS
+
+
+@pytest.mark.parametrize('name', sorted(renderers.RENDERERS))
+def test_qualities_have_the_same_names(name):
+  assert set(renderers._module(name).QUALITIES) == {'full', 'light', 'medium'}
+
+
+@pytest.mark.parametrize('suite, task', [
+    ('dmc', 'walker_walk'), ('robosuite', 'Lift'), ('ur5', 'reach')])
+def test_bad_names_are_told(suite, task):
+  with pytest.raises(ValueError, match="renderer 'mujuco'; known: mujoco, "):
+    suites.validate(suite, task, {'renderer': 'mujuco'})
+  with pytest.raises(ValueError, match=f"{suite}.render 'best'; known: full"):
+    suites.validate(suite, task, {'render': 'best'})
+
+
+def test_suites_without_models_say_that_they_draw_themselves():
+  with pytest.raises(ValueError, match="option of suite toy 'renderer'"):
+    suites.validate('toy', 'reach', {'renderer': 'igibson'})
+
+
+def test_refused_distractors_are_told():
+  with pytest.raises(ValueError, match='igibson cannot draw distractors.co'):
+    suites.validate('dmc', 'walker_walk', {
+        'renderer': 'igibson',
+        'distractors': {'colors': 0.5, 'camera': 0.0, 'background': ''}})
