@@ -40,6 +40,16 @@ class GaveUp(RuntimeError):
   """An environment failed more often than is allowed."""
 
 
+def check_mujoco(data):
+  """Raises Diverged where MuJoCo has reset a state it could not simulate."""
+  import mujoco
+  kinds = mujoco.mjtWarning
+  for kind in (
+      kinds.mjWARN_BADQACC, kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL):
+    if data.warning[kind].number:
+      raise Diverged(f'MuJoCo: {kind.name} after {data.time:.3f} s')
+
+
 class Kept:
   """Keeps an environment going: starts it again where it crashed or hangs.
 

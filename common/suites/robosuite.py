@@ -11,9 +11,9 @@ import numpy as np
 
 from .. import envs
 from .. import renderers
+from .. import worker
 from ..config import known
 from ..renderers import distractors
-from ..worker import Diverged
 
 OPTIONS = {
     'robots': 'auto',
@@ -145,7 +145,7 @@ class Robosuite:
     reward = 0.0
     for _ in range(self._repeat):
       obs, value, done, _ = self._env.step(action['action'])
-      _check(self._env.sim.data._data)
+      worker.check_mujoco(self._env.sim.data._data)
       reward += value
       if done:
         break
@@ -169,16 +169,6 @@ class Robosuite:
         new: np.asarray(obs[old], np.float32)
         for old, new in self._vectors.items()}
     return {**self.images(), **vectors, **ends}
-
-
-def _check(data):
-  """Raises Diverged where MuJoCo has reset a state it could not simulate."""
-  import mujoco
-  kinds = mujoco.mjtWarning
-  for kind in (
-      kinds.mjWARN_BADQACC, kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL):
-    if data.warning[kind].number:
-      raise Diverged(f'MuJoCo: {kind.name} after {data.time:.3f} s')
 
 
 def _import():

@@ -27,6 +27,7 @@ import numpy as np
 
 from .. import envs
 from .. import renderers
+from .. import worker
 from ..config import known
 from ..renderers import distractors
 
@@ -169,6 +170,7 @@ class Reach:
       self._mujoco.mj_step(model, data)
     # Positions of sites are those before the last step.
     self._mujoco.mj_kinematics(model, data)
+    worker.check_mujoco(data)
     return self._reward()
 
   def _reward(self):

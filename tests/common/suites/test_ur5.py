@@ -5,6 +5,7 @@ import pytest
 
 from dreamingv2.common import envs
 from dreamingv2.common import suites
+from dreamingv2.common import worker
 from dreamingv2.common.suites import ur5
 from tests.helpers import in_worker
 
@@ -37,6 +38,19 @@ def test_reward_is_that_of_the_distance(make):
     outside = max(gap - 0.05, 0)
     np.testing.assert_allclose(
         obs['reward'], 0.1 ** ((outside / 0.5) ** 2), rtol=1e-3)
+
+
+def test_simulator_that_diverges_ends_the_episode():
+  def run():
+    env = suites.make('ur5', 'reach', seed=0, render='light')
+    env.reset()
+    env.env.env._data.qvel[:] = np.nan
+    try:
+      env.step({'action': np.zeros(6, np.float32)})
+    except worker.Diverged as error:
+      return str(error), env.reset()['is_first']
+  text, first = in_worker(run, 'ur5')
+  assert 'mjWARN_BADQVEL' in text and first
 
 
 def test_action_is_a_joint_velocity(make):
