@@ -379,8 +379,9 @@ class _System:
   def _host_parts(self):
     from .common import replay
     config = self._config
+    self._folder = tempfile.TemporaryDirectory()
     memory = replay.Replay(
-        tempfile.mkdtemp(), ongoing=True, maxlen=config.replay.maxlen)
+        self._folder.name, ongoing=True, maxlen=config.replay.maxlen)
     rows = {k: v.numpy().reshape(-1, *v.shape[2:])
             for k, v in self._data.items()}
     for i in range(len(rows['reward'])):

@@ -69,13 +69,12 @@ def run_toy(logdir, *argv):
     The Run; checkpoints of steps 50, before any update, and 100 stay.
   """
   from dreamingv2 import train
-  from dreamingv2.common import suites
   config = train.load_config([
       *(argv or ['--configs', 'debug']), '--task', 'toy_reach', '--steps',
       '100', '--prefill', '50', '--log_every', '50', '--save_every', '50',
       '--eval_eps', '1', '--logdir', str(logdir)])
   logdir.mkdir(parents=True, exist_ok=True)
-  envs = [suites.make('toy', 'reach', seed=seed) for seed in (0, 999)]
-  run = train.Run(config, logdir, envs[:1], envs[1:])
+  made = [suites.make('toy', 'reach', seed=seed) for seed in (0, 999)]
+  run = train.Run(config, logdir, made[:1], made[1:])
   run.train()
   return run

@@ -30,8 +30,7 @@ def test_policies_earn_more_than_random_actions(tmp_path):
           str(tmp_path / method), '--configs', 'small', method,
           '--task', 'toy_reach', '--train_every', '1', '--steps', '4000',
           '--log_every', '500', '--eval_every', '4000', '--eval_eps', '32',
-          '--deterministic', 'True',
-          *flags])
+          '--deterministic', 'True', *flags])
       for method, flags in METHODS.items()}
   codes = {method: run.wait() for method, run in runs.items()}
   assert not any(codes.values()), codes
