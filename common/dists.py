@@ -50,16 +50,19 @@ class TruncNormal:
 
   Samples stay inside the open interval, where the density is finite; the
   gradient passes that clipping unchanged.
+
+  Args:
+    mean: Of the normals, within [-1, 1], [..., A].
+    std: Of the normals, [..., A].
   """
 
   EDGE = 1e-6
   TAIL = 1e-7  # Probability beyond which float32 cannot invert the CDF.
 
   def __init__(self, mean, std):
-    self._dist = tfd.Independent(tfd.TruncatedNormal(mean, std, -1, 1), 1)
     self._mean, self._std = mean, std
-    self.batch_shape = self._dist.batch_shape
-    self.event_shape = self._dist.event_shape
+    self.batch_shape = mean.shape[:-1]
+    self.event_shape = mean.shape[-1:]
 
   def sample(self, seed=None):
     """Samples actions [..., A], reparameterised.
@@ -80,8 +83,8 @@ class TruncNormal:
     z = tf.math.ndtri(tf.clip_by_value(cdf, self.TAIL, 1 - self.TAIL))
     z = tf.clip_by_value(z, low, high)
     # How z follows its two bounds.
-    by_low = (1 - u) * tf.exp((z ** 2 - low ** 2) / 2)
-    by_high = u * tf.exp((z ** 2 - high ** 2) / 2)
+    by_low = (1 - u) * tf.exp((tf.square(z) - tf.square(low)) / 2)
+    by_high = u * tf.exp((tf.square(z) - tf.square(high)) / 2)
     by_mean = 1 - by_low - by_high
     by_std = z - low * by_low - high * by_high
     event = tf.clip_by_value(mean + std * z, -1 + self.EDGE, 1 - self.EDGE)
@@ -94,11 +97,21 @@ class TruncNormal:
 
   def log_prob(self, event):
     """Computes the log density [...]."""
-    return self._dist.log_prob(event)
+    dist = tfd.TruncatedNormal(self._mean, self._std, -1, 1)
+    return tf.reduce_sum(dist.log_prob(event), -1)
 
   def entropy(self):
-    """Computes the differential entropy [...] in nats."""
-    return self._dist.entropy()
+    """Computes the differential entropy [...] in nats.
+
+    TFP's allows for bounds far from the mean and takes seven times as long.
+    """
+    low, high = (-1 - self._mean) / self._std, (1 - self._mean) / self._std
+    erf = lambda x: tf.math.erf(x / math.sqrt(2))
+    mass = (erf(high) - erf(low)) / 2
+    pdf = lambda x: tf.exp(-tf.square(x) / 2) / math.sqrt(2 * math.pi)
+    edges = (low * pdf(low) - high * pdf(high)) / (2 * mass)
+    const = 0.5 * math.log(2 * math.pi * math.e)
+    return tf.reduce_sum(const + tf.math.log(self._std * mass) + edges, -1)
 
 
 class TanhNormal:

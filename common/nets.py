@@ -158,13 +158,16 @@ class EnsembleRSSM(Module):
     deter = self._step(
         prev_state['stoch'], prev_state['deter'],
         self._project_action(tfutils.cast(prev_action)))
-    stats = self._prior(deter)
+    state = {'deter': deter, **self._prior(deter)}
     if sample:
-      noise = self.latent.noise(deter.shape[:-1]) if noise is None else noise
-      stoch = self.latent.sample(stats, noise)
-    else:
-      stoch = self.latent.mode(stats)
-    return {'deter': deter, 'stoch': stoch, **stats}
+      return self.sample(state, noise)
+    return {**state, 'stoch': self.latent.mode(state)}
+
+  def sample(self, stats, noise=None):
+    """Completes statistics of [N, ...] with 'deter' to states."""
+    if noise is None:
+      noise = self.latent.noise(stats['deter'].shape[:-1])
+    return {**stats, 'stoch': self.latent.sample(stats, noise)}
 
   @property
   def posterior_modules(self):

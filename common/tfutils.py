@@ -259,10 +259,13 @@ class Optimizer(Module):
         f'{self.name}: build() saw other modules')
     # The scale enters as the gradient of the loss with respect to itself.
     grads = tape.gradient(
-        loss, list(variables.values()), output_gradients=self.scale.value())
+        loss, list(variables.values()),
+        output_gradients=self.scale.value() if self._scaled else None)
     missing = [n for n, g in zip(variables, grads, strict=True) if g is None]
     assert not missing, f'{self.name}: no gradient reaches {missing}'
-    grads = distribute.mean([grad / self.scale for grad in grads])
+    if self._scaled:
+      grads = [grad / self.scale for grad in grads]
+    grads = distribute.mean(grads)
     norm = tf.linalg.global_norm(grads)
     finite = tf.math.is_finite(norm)
     tf.cond(

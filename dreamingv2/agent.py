@@ -300,10 +300,11 @@ class WorldModel(Module):
     state = {k: flatten(v) for k, v in start.items()}
     feats, actions, params = [self.rssm.get_feat(state)], [], []
     noise = self.rssm.latent.noise([horizon, feats[0].shape[0]])
+    seeds = tf.unstack(tf.random.split(tfutils.next_seed(), horizon))
     # Unrolled: gradients of a loop would include those of its weights.
     for t in range(horizon):
       params.append(policy.params(tf.stop_gradient(feats[-1])))
-      action = policy.dist(params[-1]).sample(seed=tfutils.next_seed())
+      action = policy.dist(params[-1]).sample(seed=seeds[t])
       actions.append(tf.cast(action, tf.float32))
       state = self.rssm.img_step(state, action, noise=noise[t])
       feats.append(self.rssm.get_feat(state))

@@ -44,7 +44,7 @@ class BarlowTwins(Objective):
     first, second = [
         self._project_frame(tf.cast(x, tf.float32))
         for x in (embed, wm.encoder(data['second']))]  # [B, T, P]
-    latents, kls, valid = self._steps.predict(wm, data, post)
+    latents, kls, valid = self._steps.predict(wm, data, post, prior)
     values = []
     for k, latent in enumerate(latents):
       guess = self._project_latent(tf.cast(latent, tf.float32))

@@ -49,7 +49,7 @@ class BYOL(Objective):
     """Computes cosine_k, KL_k and the auxiliary term; see the base class."""
     target = tf.stop_gradient(
         self._slow_project(self._slow_encoder(data['second'])))  # [B, T, P]
-    latents, kls, valid = self._steps.predict(wm, data, post)
+    latents, kls, valid = self._steps.predict(wm, data, post, prior)
     values = []
     for k, latent in enumerate(latents):
       guess = self._predict_latent(tf.cast(latent, tf.float32))

@@ -51,7 +51,7 @@ class Contrastive(Objective):
     """Computes NCE_k, KL_k and the auxiliary term; see the base class."""
     c = self._config
     keys = self._keys(data['second'])  # [B, T, Z]
-    latents, kls, valid = self._steps.predict(wm, data, post)
+    latents, kls, valid = self._steps.predict(wm, data, post, prior)
     nce, nce_hit = contrast(
         self._score, latents, keys, valid[c.horizon], c.negatives,
         c.symmetric)
@@ -106,7 +106,7 @@ def contrast(score, latents, keys, valid, negatives, symmetric=False):
   """
   K = len(latents) - 1
   W = keys.shape[1] - K
-  rows = tf.stack([x[:, :W] for x in latents])  # [K+1, B, W, Z]
+  rows = tf.stack([_window(x, 0, W) for x in latents])  # [K+1, B, W, Z]
   mask = tf.repeat(valid[None, :, :W], K + 1, 0)  # [K+1, B, W]
   values = NEGATIVES[negatives](score, rows, keys, mask, symmetric)
   return tuple([
@@ -143,7 +143,7 @@ def _grouped(perm, lead):
 
   def contrast_groups(score, rows, keys, mask, symmetric):
     K1, _, W = mask.shape
-    cols = tf.stack([keys[:, k: k + W] for k in range(K1)])
+    cols = tf.stack([_window(keys, k, W) for k in range(K1)])
     shape = [mask.shape[i] for i in perm]
     flat = shape[:lead] + [-1]
     rows, cols = [
@@ -164,6 +164,12 @@ def _both(values, logits, mask):
   logits = tf.linalg.matrix_transpose(logits)
   others = losses.info_nce(logits, _diagonal(mask), mask, mask)
   return [(x + y) / 2 for x, y in zip(values, others, strict=True)]
+
+
+def _window(x, start, size):
+  """Returns x[:, start: start + size], whose own gradient takes long."""
+  rest = x.shape[1] - start - size
+  return tf.split(x, [start, size, rest], 1)[1]
 
 
 def _diagonal(mask):

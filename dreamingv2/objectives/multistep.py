@@ -44,13 +44,14 @@ class MultiStep(tfutils.Module):
         for k in images} for _ in range(2)]
     return {**data, **views[0], 'second': {**data, **views[1]}}
 
-  def predict(self, wm, data, post):
+  def predict(self, wm, data, post, prior):
     """Rolls out from all states; see `overshooting.predict`.
 
     Args:
       wm: World model.
       data: Batch [B, T, ...].
       post: Posterior states [B, T, ...].
+      prior: Prior statistics [B, T, ...] of the same steps.
 
     Returns:
       Latents [K+1] of [B, T, Z]; divergences KL_1..KL_K, a list of scalars;
@@ -58,9 +59,10 @@ class MultiStep(tfutils.Module):
     """
     c, start = self._config, post
     if c.sg_start:
-      start = {k: tf.stop_gradient(v) for k, v in post.items()}
+      # Gradients through `prior` would reach the states before the start.
+      start, prior = {k: tf.stop_gradient(v) for k, v in post.items()}, None
     latents, priors = overshooting.predict(
-        wm.rssm, self._dynamics, start, data['action'], c.horizon)
+        wm.rssm, self._dynamics, start, data['action'], c.horizon, prior)
     latents[0] = post['stoch']
     valid = overshooting.valid(data['is_first'], c.horizon + 1)
     return latents, self._overshoot(post, priors, valid), valid

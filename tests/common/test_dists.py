@@ -91,6 +91,24 @@ def test_trunc_normal_densities_equal_scipy(mean, std):
   assert dist.batch_shape == (3,) and dist.event_shape == (2,)
 
 
+@pytest.mark.parametrize(
+    'mean, std', [*CASES, (1.0, 0.1), (-1.0, 2.1), (0.0, 0.1)])
+def test_trunc_normal_entropy_has_the_gradient_of_scipy(mean, std):
+  params = tf.constant([mean, std])
+  with tf.GradientTape() as tape:
+    tape.watch(params)
+    entropy = dists.TruncNormal(params[:1], params[1:]).entropy()
+  np.testing.assert_allclose(
+      entropy, truncnorm(mean, std).entropy(), atol=1e-4)
+  step = 1e-4
+  slopes = [
+      (truncnorm(mean + dm, std + ds).entropy()
+       - truncnorm(mean - dm, std - ds).entropy()) / (2 * step)
+      for dm, ds in ((step, 0), (0, step))]
+  np.testing.assert_allclose(
+      tape.gradient(entropy, params), slopes, rtol=1e-3, atol=1e-3)
+
+
 def test_trunc_normal_gradient_of_samples_at_the_edge_is_finite():
   mean, std = tf.constant([[1.0], [-1.0]]), tf.fill([2, 1], 1e-7)
   mean, std = tf.repeat(mean, 50, 0), tf.repeat(std, 50, 0)

@@ -114,6 +114,33 @@ def test_categorical_samples_as_often_as_the_probabilities_say():
   assert both == pytest.approx(p[0, 1] * p[1, 0], abs=0.015)
 
 
+def test_categorical_sample_is_the_class_whose_share_holds_the_noise():
+  kind, rng = latents.Categorical(2, 5), np.random.default_rng(0)
+  logit = rng.normal(0, 2, (50, 2, 5)).astype(np.float32)
+  noise = rng.random((50, 2)).astype(np.float32)
+  sample = kind.sample({'logit': tf.constant(logit)}, tf.constant(noise))
+  classes = sample.numpy().reshape(50, 2, 5).argmax(-1)
+  for n in range(50):
+    for s in range(2):
+      total, right = 0.0, -1
+      while total <= noise[n, s]:
+        right += 1
+        total += softmax(logit[n, s])[right]
+      assert classes[n, s] == right
+
+
+@pytest.mark.parametrize('noise', [0.0, 1 - 2.0 ** -23])
+def test_categorical_samples_at_the_ends_of_the_noise_are_possible(noise):
+  kind = latents.Categorical(1000, 4)
+  logit = 5 * normal(3, 1000, 4)
+  logit[..., 0] = logit[..., 3] = -200  # Probability 0 in float32.
+  sample = kind.sample(
+      {'logit': tf.constant(logit)}, tf.fill([3, 1000], noise))
+  sample = sample.numpy().reshape(-1, 4)
+  np.testing.assert_array_equal(sample.sum(-1), np.ones(3000))
+  assert not sample[:, [0, 3]].any()
+
+
 def test_categorical_zeros_are_uniform():
   kind = latents.Categorical(2, 3)
   entropy = kind.entropy(kind.zeros([4]))
@@ -324,9 +351,9 @@ def test_hybrid_samples_lay_both_parts_end_to_end(hybrid):
   kind, (categorical, gaussian), (stats, _) = hybrid
   noise = kind.noise([5])
   sample = kind.sample(stats, noise).numpy()
-  right = categorical.sample(stats, tf.reshape(noise[:, :6], [5, 2, 3]))
+  right = categorical.sample(stats, noise[:, :2])
   np.testing.assert_array_equal(sample[:, :6], right)
-  right = stats['mean'] + stats['std'] * noise[:, 6:]
+  right = stats['mean'] + stats['std'] * noise[:, 2:]
   np.testing.assert_allclose(sample[:, 6:], right, rtol=1e-6)
   mode = kind.mode(stats).numpy()
   np.testing.assert_array_equal(mode[:, 6:], stats['mean'])

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from dreamingv2.common import latents
+from dreamingv2.common import nets
 from dreamingv2.common import tfutils
 from dreamingv2.objectives import overshooting
 
@@ -88,6 +89,40 @@ def test_predict_executes_nothing_for_horizon_zero():
   post, _, rssm, (stoch, priors) = run(Counts(), 0)
   assert rssm.steps == 0 and priors == [] and len(stoch) == 1
   np.testing.assert_array_equal(stoch[0], post['stoch'])
+
+
+@pytest.mark.parametrize('dynamics', ['linear', 'rssm'])
+@pytest.mark.parametrize('latent', latents.LATENTS)
+def test_predict_with_the_one_step_prior_computes_the_same(latent, dynamics):
+  rng = np.random.default_rng(0)
+  normal = lambda *size: tf.constant(rng.normal(size=size), tf.float32)
+  tfutils.setup()
+  rssm = nets.EnsembleRSSM(
+      1, latent, stoch=3, discrete=4, continuous=2, deter=5, hidden=6)
+  dynamics = overshooting.make(dynamics, rssm.latent)
+  embed, action, horizon = normal(B, T, 7), normal(B, T, A), 2
+  first = tf.constant([[True] + [False] * (T - 1), [False] * T])
+  valid = overshooting.valid(first, horizon + 1)
+
+  def run(shortcut):
+    tfutils.generator().reset_from_seed(0)
+    with tf.GradientTape() as tape:
+      tape.watch(embed)
+      post, prior = rssm.observe(embed, action, first)
+      found, priors = overshooting.predict(
+          rssm, dynamics, post, action, horizon, prior if shortcut else None)
+      values = [
+          *(x[valid[d]] for d, x in enumerate(found)),
+          *(v[valid[d]] for d, x in enumerate(priors, 2) for v in x.values())]
+      total = tf.add_n([tf.reduce_sum(tf.sin(3 * x)) for x in values])
+    variables = tfutils.trainable([rssm])
+    return values, tape.gradient(total, [embed, *variables])
+
+  run(False)  # Creates the variables.
+  for mine, theirs in zip(run(True), run(False), strict=True):
+    assert any(np.abs(x).max() > 0.01 for x in theirs if x is not None)
+    for x, y in zip(mine, theirs, strict=True):
+      np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
 def test_predict_is_differentiable_in_the_start():
