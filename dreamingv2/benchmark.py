@@ -114,10 +114,10 @@ def measure(configs, rounds, parts=False, env=None):
       systems[name] = start(_System, config)
       # One compiles at a time: they would share the cores.
       found[name] = {'first': systems[name]('update')[0], 'updates': []}
-    any_system = next(iter(systems.values()))
+    peaks = start(_Peaks)
     env, steps, rates = env and start(_Environment, *env), [], []
     for _ in range(rounds):
-      rates.append(any_system('peaks'))
+      rates.append(peaks('measure'))
       steps.append(env('step') if env else 0.0)
       for name, system in systems.items():
         found[name]['updates'].append(system('update'))
@@ -245,6 +245,34 @@ class _Environment:
     self._last = obs['is_last']
 
 
+class _Peaks:
+  """Computes large products."""
+
+  def __init__(self):
+    import tensorflow as tf
+    from .common import operations
+    from .common import tfutils
+    conv = lambda x, kernel: tf.nn.conv2d(x, kernel, 2, 'VALID')
+    kinds = {
+        'matmul': [
+            (tf.matmul, [n, 1024], [1024, 1024]) for n in (1024, 8192)],
+        'conv': [
+            (conv, [400, n, n, c], [4, 4, c, 2 * c])
+            for n, c in ((31, 48), (14, 96))]}
+    self._products = {kind: [] for kind in kinds}
+    for kind, entries in kinds.items():
+      for product, *shapes in entries:
+        args = [tf.Variable(tf.ones(x)) for x in shapes]
+        fn = tfutils.compile(functools.partial(product, *args))
+        self._products[kind].append((fn, operations.count(fn)))
+
+  def measure(self):
+    """Returns operations per CPU second, the best of each kind."""
+    return {
+        kind: max(sum(ops.values()) / _cpu(fn) for fn, ops in entries)
+        for kind, entries in self._products.items()}
+
+
 class _System:
   """Trains an agent on one random batch."""
 
@@ -263,7 +291,6 @@ class _System:
     self._state = self._agent.wm.rssm.initial(config.dataset.batch)
     self._config = config
     self._parts = {}
-    self._peaks = self._make_peaks()
 
   def update(self):
     """Takes one update; returns CPU and wall seconds."""
@@ -300,29 +327,6 @@ class _System:
     """Returns the CPU seconds of a part."""
     times = STEPS if name == 'policy' else 1
     return sum(_cpu(self._parts[name]) for _ in range(times)) / times
-
-  def peaks(self):
-    """Returns operations per CPU second of large products, the best."""
-    return {
-        kind: max(sum(ops.values()) / _cpu(fn) for fn, ops in entries)
-        for kind, entries in self._peaks.items()}
-
-  def _make_peaks(self):
-    tf = self._tf
-    conv = lambda x, kernel: tf.nn.conv2d(x, kernel, 2, 'VALID')
-    kinds = {
-        'matmul': [
-            (tf.matmul, [n, 1024], [1024, 1024]) for n in (1024, 8192)],
-        'conv': [
-            (conv, [400, n, n, c], [4, 4, c, 2 * c])
-            for n, c in ((31, 48), (14, 96))]}
-    peaks = {kind: [] for kind in kinds}
-    for kind, entries in kinds.items():
-      for product, *shapes in entries:
-        args = [tf.Variable(tf.ones(x)) for x in shapes]
-        fn = self._graph(functools.partial(product, *args))
-        peaks[kind].append((fn, self._count(fn)))
-    return peaks
 
   def _tensor_parts(self):
     """Returns what computes each part of an update, forward and backward."""
