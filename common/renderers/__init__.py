@@ -3,8 +3,8 @@
 A renderer's module has `QUALITIES` (with the keys full, medium and light),
 `REFUSED` (options of `distractors` that it cannot draw), `validate()` (raises
 ImportError if it is not installed), `prepare()` (the environment variables of
-the processes that render; prints what does) and `Renderer(size, quality,
-hide)`, see `base.Renderer`.
+the processes that render; prints what does; raises RuntimeError if this
+machine cannot) and `Renderer`, see `base.Renderer`.
 """
 
 import importlib
@@ -50,9 +50,7 @@ def make(name, size, quality, hide=(), seed=0, distractors=None):
   """Makes a renderer, with the distractors that are switched on.
 
   Args:
-    size: height and width of the image in pixels.
-    quality: a key of the renderer's `QUALITIES`.
-    hide: geom groups that are not drawn.
+    size, quality, hide: see `base.Renderer`.
     seed: of the distractors.
   """
   return distractorlib.wrap(

@@ -6,11 +6,13 @@ class Renderer:
 
   Args:
     size: height and width of the image in pixels.
+    quality: a key of `QUALITIES` of the renderer's module.
     hide: geom groups that are not drawn.
   """
 
-  def __init__(self, size=(64, 64), hide=()):
+  def __init__(self, size=(64, 64), quality='full', hide=()):
     self.size = tuple(size)
+    self._quality = quality
     self._hide = hide
 
   def __call__(self, model, data, camera):

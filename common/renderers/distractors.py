@@ -48,11 +48,10 @@ def wrap(renderer, seed, options):
 
 
 class Distractors:
-  """Draws as the renderer inside does, but distracted.
+  """Draws as the `base.Renderer` inside does, but distracted.
 
   Args:
-    renderer: see `renderers.base.Renderer`.
-    seed: of all that is drawn at random; see also `seed`.
+    seed: of all that is drawn at random.
     colors: every material, geom and light keeps a share of at least
       1 - colors of each colour channel, drawn at each `reset`.
     camera: standard deviation of the camera's turn about its two image axes,
@@ -72,11 +71,9 @@ class Distractors:
     self.reset()
 
   def seed(self, number):
-    """Lets the next `reset` depend on that number alone."""
     self._random = np.random.default_rng([number, 1])
 
   def reset(self):
-    """Draws anew; call at the start of each episode."""
     self._drawn = False
     self._turn = self._camera * self._random.normal(size=2)
     self._frames, self._frame = None, 0
@@ -86,7 +83,6 @@ class Distractors:
       self._frame = int(self._random.integers(len(self._frames)))
 
   def __call__(self, model, data, camera):
-    """Draws what `camera` sees, uint8 [H, W, 3], upright."""
     if not self._drawn:
       self._paint(model)
     number = camera if isinstance(camera, int) else model.camera(camera).id
@@ -106,7 +102,6 @@ class Distractors:
     return image
 
   def close(self):
-    """Frees what the renderer inside holds."""
     self._renderer.close()
 
   def _paint(self, model):

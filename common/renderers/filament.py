@@ -16,12 +16,6 @@ from . import base
 from . import mujoco
 from . import scene
 
-QUALITIES = {
-    'full': {'faces': 0, 'shadows': True},
-    'light': {'faces': 600, 'shadows': False},
-    'medium': {'faces': 2000, 'shadows': True},
-}
-
 _PROBE = """
 import os
 import mujoco.experimental.studio.window
@@ -32,22 +26,14 @@ os._exit(0)
 """
 
 LIGHT = 0.35  # Of what the model's lamps give, beside the studio's light.
-FAR = 50.0  # m
-NEAR = 0.01  # m
 UNSEEN = 5  # A group of geoms and sites that is not drawn.
 
+QUALITIES = scene.QUALITIES
 REFUSED = ()
-
-# What may change while a model is simulated.
-LIVE = ('geom_rgba', 'geom_size', 'mat_rgba', 'site_rgba', 'site_size')
 
 
 def validate():
-  """Checks that it is installed.
-
-  Raises:
-    ImportError: it is not.
-  """
+  """Checks that it is installed."""
   # Found without importing it, which a process with TensorFlow should not.
   spec = importlib.util.find_spec('mujoco')
   new = (pathlib.Path(spec.origin).parent / 'mjrf.py').exists()
@@ -58,11 +44,7 @@ def validate():
 
 
 def prepare():
-  """Returns the environment variables of the processes that render.
-
-  Raises:
-    RuntimeError: this machine has no Vulkan.
-  """
+  """Returns the environment variables of the processes that render."""
   print(mujoco.describe('Filament', _probe()))
   return mujoco.environ('off')
 
@@ -83,19 +65,10 @@ def _probe():
 
 
 class Renderer(base.Renderer):
-  """Draws compiled models with Filament.
-
-  It draws a copy, so that the model that is simulated stays as it is.
-
-  Args:
-    size: height and width of the image in pixels.
-    quality: a key of `QUALITIES`.
-    hide: geom groups that are not drawn.
-  """
+  """Draws a copy, so that the model that is simulated stays as it is."""
 
   def __init__(self, size=(64, 64), quality='full', hide=()):
-    super().__init__(size, hide)
-    self._quality = QUALITIES[quality]
+    super().__init__(size, quality, hide)
     self._model = None
 
   def __call__(self, model, data, camera):
@@ -114,8 +87,9 @@ class Renderer(base.Renderer):
     from mujoco import mjrf
     if self._model is not model:
       self._build(model)
-    for name in LIVE:
+    for name in scene.LIVE:
       getattr(self._copy, name)[:] = getattr(model, name)
+    self._copy.light_diffuse[:] = LIGHT * model.light_diffuse
     self._scene.update(data)
     image = np.zeros((*self.size, 3), np.uint8)
     read = mjrf.ReadRequest(target=self._target)
@@ -130,15 +104,15 @@ class Renderer(base.Renderer):
     from mujoco import mjrf
     height, width = self.size
     right, up, back = rotation.T.astype(np.float32)
-    top = NEAR * np.tan(np.radians(fovy) / 2)
+    top = scene.NEAR * np.tan(np.radians(fovy) / 2)
     request = mjrf.RenderRequest(scene=self._scene.scene, target=self._target)
     request.camera = mjrf.Camera(
         pos=position.astype(np.float32), forward=-back, up=up,
-        frustum_bottom=-top, frustum_top=top, frustum_near=NEAR,
-        frustum_far=FAR)
+        frustum_bottom=-top, frustum_top=top, frustum_near=scene.NEAR,
+        frustum_far=scene.FAR)
     request.viewport.left = request.viewport.bottom = 0
     request.viewport.width, request.viewport.height = width, height
-    request.shadows = self._quality['shadows']
+    request.shadows = QUALITIES[self._quality]['shadows']
     return request
 
   def _build(self, model):
@@ -146,10 +120,10 @@ class Renderer(base.Renderer):
     from mujoco import mjrf
     from mujoco.rendering.filament import model_scene
     self.close()
-    copy = scene.lighten(model, self._quality['faces'] or np.inf)
+    quality = QUALITIES[self._quality]
+    copy = scene.lighten(model, quality['faces'] or np.inf)
     copy.vis.quality.shadowsize = 512
-    copy.light_castshadow[:] = self._quality['shadows']
-    copy.light_diffuse[:] *= LIGHT
+    copy.light_castshadow[:] = quality['shadows']
     self._hide_unseen(copy)
     api = mjrf.GraphicsApi.GRAPHICS_API_VULKAN
     self._context = mjrf.Context(mjrf.ContextConfig(graphics_api=api))

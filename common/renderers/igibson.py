@@ -18,29 +18,17 @@ from . import base
 from . import mujoco
 from . import scene
 
-QUALITIES = {
-    'full': {'faces': 0, 'shadows': True},
-    'light': {'faces': 600, 'shadows': False},
-    'medium': {'faces': 2000, 'shadows': True},
-}
+QUALITIES = scene.QUALITIES
 
 # Each episode's colours would stay in OpenGL's memory as new textures.
 REFUSED = ('colors',)
 
-# What makes the parts anew when it changes while a model is simulated.
-LIVE = ('geom_rgba', 'geom_size', 'mat_rgba', 'site_rgba', 'site_size')
-FAR = 50.0  # m
-NEAR = 0.01  # m
 SHADOW = 1.5  # m, to each side of the middle of the model.
 FINER = 2  # The shadow is as coarse as the image, which is hence drawn finer.
 
 
 def validate():
-  """Checks that it is installed.
-
-  Raises:
-    ImportError: it is not.
-  """
+  """Checks that it is installed."""
   for name in ('igibson', 'pybullet', 'fast_simplification'):
     if not importlib.util.find_spec(name):
       raise ImportError(
@@ -52,9 +40,6 @@ def prepare():
   """Returns the environment variables of the processes that render.
 
   iGibson wants to be the only one there that uses OpenGL.
-
-  Raises:
-    RuntimeError: this machine has no EGL.
   """
   device = mujoco.probe('egl')[1]
   print(mujoco.describe('iGibson', device))
@@ -62,17 +47,10 @@ def prepare():
 
 
 class Renderer(base.Renderer):
-  """Draws compiled models with iGibson's MeshRenderer.
-
-  Args:
-    size: height and width of the image in pixels.
-    quality: a key of `QUALITIES`.
-    hide: geom groups that are not drawn.
-  """
+  """Draws compiled models with iGibson's MeshRenderer."""
 
   def __init__(self, size=(64, 64), quality='full', hide=()):
-    super().__init__(size, hide)
-    self._quality = QUALITIES[quality]
+    super().__init__(size, quality, hide)
     self._model = None
     self._renderer = None  # MeshRenderer; starting it takes many seconds.
     self._shapes = {}  # Key of a mesh -> vertex array and buffer of OpenGL.
@@ -90,7 +68,7 @@ class Renderer(base.Renderer):
     self._model = None
 
   def _draw(self, model, data, camera, mode):
-    live = [getattr(model, x) for x in LIVE]
+    live = [getattr(model, x) for x in scene.LIVE]
     if self._model is not model or not all(
         map(np.array_equal, live, self._live)):
       self._build(model)
@@ -116,11 +94,12 @@ class Renderer(base.Renderer):
         height, len(image) // height, width, -1, 3).mean((1, 3))
 
   def _build(self, model):
+    quality = QUALITIES[self._quality]
     if self._renderer is None:
-      shadows = self._quality['shadows']
-      factor = FINER if shadows else 1
-      self._renderer = _start([x * factor for x in self.size], shadows)
-    self._parts = scene.walk(model, self._hide, self._quality['faces'])
+      factor = FINER if quality['shadows'] else 1
+      self._renderer = _start(
+          [x * factor for x in self.size], quality['shadows'])
+    self._parts = scene.walk(model, self._hide, quality['faces'])
     renderer = self._renderer
     for name in (
         'VAOs', 'VBOs', 'faces', 'instances', 'shape_material_idx',
@@ -229,7 +208,7 @@ def _start(size, shadows):
                 env_texture_filename2=path, env_texture_filename3=path,
                 # 460, the default, is black on Mesa 22 and says nothing.
                 glsl_version_override=450)))
-  renderer.set_z_near_z_far(NEAR, FAR)
+  renderer.set_z_near_z_far(scene.NEAR, scene.FAR)
   renderer.lightP = mesh_util.ortho(
       -SHADOW, SHADOW, -SHADOW, SHADOW, -10, 20.0)
   return renderer

@@ -58,11 +58,7 @@ def validate():
 
 
 def prepare():
-  """Returns the environment variables of the processes that render.
-
-  Raises:
-    RuntimeError: this machine cannot render.
-  """
+  """Returns the environment variables of the processes that render."""
   backend, device = probe()
   print(describe(backend, device))
   return environ(backend)
@@ -157,17 +153,10 @@ def apply_quality(model, quality, size):
 
 
 class Renderer(base.Renderer):
-  """Draws compiled models with MuJoCo's OpenGL renderer.
-
-  Args:
-    size: height and width of the image in pixels.
-    quality: a key of `QUALITIES`.
-    hide: geom groups that are not drawn.
-  """
+  """Draws compiled models with MuJoCo's OpenGL renderer."""
 
   def __init__(self, size=(64, 64), quality='full', hide=()):
-    super().__init__(size, hide)
-    self._quality = quality
+    super().__init__(size, quality, hide)
     self._renderer = None
 
   def __call__(self, model, data, camera):

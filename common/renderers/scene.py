@@ -21,7 +21,19 @@ KEPT = 0.9  # Of a mesh's area, what must be left of it.
 GROUND = 10.0  # m, from the middle to the edges of infinite planes.
 GROUPS = (0, 1, 2)  # Of geoms and sites that MuJoCo draws by default.
 RGB = 1  # Role of a texture: mujoco.mjtTextureRole.mjTEXROLE_RGB
+FAR = 50.0  # m
+NEAR = 0.01  # m
 GRAY = (0.5, 0.5, 0.5, 1)  # MuJoCo's default colour; it gives way to another.
+
+# Most triangles of a mesh (0: all), and whether there are shadows.
+QUALITIES = {
+    'full': {'faces': 0, 'shadows': True},
+    'light': {'faces': 600, 'shadows': False},
+    'medium': {'faces': 2000, 'shadows': True},
+}
+
+# What may change while a model is simulated.
+LIVE = ('geom_rgba', 'geom_size', 'mat_rgba', 'site_rgba', 'site_size')
 
 
 class Mesh(typing.NamedTuple):

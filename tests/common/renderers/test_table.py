@@ -1,6 +1,7 @@
 """What holds for every renderer of the table, as far as it is installed."""
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from dreamingv2.common import renderers, suites
@@ -8,6 +9,18 @@ from tests.helpers import in_worker
 
 TASKS = ['dmc_walker_walk', 'robosuite_Lift']
 STEPS = 3
+BEHIND = (255, 0, 255)
+SCENE = """
+<mujoco>
+  <asset><material name="paint"/></asset>
+  <worldbody>
+    <light pos="0 0 3"/>
+    <camera name="front" pos="0 -2 1" xyaxes="1 0 0 0 .4 .9"/>
+    <geom type="plane" size="9 9 1" material="paint"/>
+    <geom type="sphere" size=".3" rgba="1 1 1 1"/>
+  </worldbody>
+</mujoco>
+"""
 
 
 def installed(name):
@@ -30,6 +43,8 @@ def play(task, renderer, quality='light', steps=STEPS, **options):
       for _ in range(steps):
         action = random.uniform(-1, 1, env.act_space['action'].shape)
         obs.append(env.step({'action': action.astype(np.float32)}))
+    if 'distractors' in options:
+      return obs, None
     inner = env.env.env
     physics = (
         (inner._env.physics.model.ptr, inner._env.physics.data.ptr, 0)
@@ -60,6 +75,44 @@ def test_renderer_changes_images_and_nothing_else(name, task):
   assert 0.02 < (~behind).mean() < 0.98
   assert (~behind & ~hidden).sum() > 0.85 * (~behind | ~hidden).sum()
   assert len({x['image'].tobytes() for x in other}) > STEPS
+
+
+@pytest.mark.parametrize('name', sorted(set(renderers.RENDERERS) - {'mujoco'}))
+@pytest.mark.parametrize('task', TASKS)
+def test_distractors_cover_the_same_pixels(name, task, tmp_path):
+  installed(name)
+  PIL.Image.new('RGB', (8, 8), BEHIND).save(tmp_path / 'a.png')
+  options = {'distractors': {
+      'colors': 0.0, 'camera': 0.05, 'background': str(tmp_path)}}
+  plain, other = [
+      [(x['image'] != BEHIND).any(-1) for x in play(task, y, **options)[0]]
+      for y in ('mujoco', name)]
+  for one, two in zip(plain, other, strict=True):
+    assert 0.02 < one.mean() < 0.98
+    assert (one & two).sum() > 0.85 * (one | two).sum()
+  assert len({x.tobytes() for x in other}) > STEPS  # The camera moves.
+
+
+@pytest.mark.parametrize('name', sorted(renderers.RENDERERS))
+def test_colors_that_change_are_drawn(name):
+  installed(name)
+
+  def run():
+    import mujoco
+    model = mujoco.MjModel.from_xml_string(SCENE)
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    render = renderers.make(name, (64, 64), 'light')
+    colors = [render(model, data, 'front').mean((0, 1))]
+    for part in ('light_diffuse', 'mat_rgba'):
+      getattr(model, part)[:, 0] = 0  # No red any more.
+      colors.append(render(model, data, 'front').mean((0, 1)))
+    return np.array(colors)
+
+  white, light, paint = in_worker(run, 'dmc', renderer=name)[:, 0]
+  assert paint < 0.5 * light
+  if 'colors' not in renderers._module(name).REFUSED:
+    assert light < white - 1
 
 
 @pytest.mark.parametrize('name', sorted(renderers.RENDERERS))
