@@ -113,6 +113,7 @@ class Renderer(base.Renderer):
     request.viewport.left = request.viewport.bottom = 0
     request.viewport.width, request.viewport.height = width, height
     request.shadows = QUALITIES[self._quality]['shadows']
+    request.reflections = False  # They are upside down on Vulkan.
     return request
 
   def _build(self, model):

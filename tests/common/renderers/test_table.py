@@ -1,5 +1,7 @@
 """What holds for every renderer of the table, as far as it is installed."""
 
+import functools
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,12 +14,12 @@ STEPS = 3
 BEHIND = (255, 0, 255)
 SCENE = """
 <mujoco>
-  <asset><material name="paint"/></asset>
+  <asset><material name="ground" reflectance="0.5"/></asset>
   <worldbody>
-    <light pos="0 0 3"/>
-    <camera name="front" pos="0 -2 1" xyaxes="1 0 0 0 .4 .9"/>
-    <geom type="plane" size="9 9 1" material="paint"/>
-    <geom type="sphere" size=".3" rgba="1 1 1 1"/>
+    <light pos="0 0 5"/>
+    <camera name="above" pos="0 0 3"/>
+    <geom type="plane" size="9 9 1" material="ground"/>
+    <geom type="sphere" pos="0 0.8 0.5" size="0.3" rgba="1 1 1 1"/>
   </worldbody>
 </mujoco>
 """
@@ -93,8 +95,9 @@ def test_distractors_cover_the_same_pixels(name, task, tmp_path):
   assert len({x.tobytes() for x in other}) > STEPS  # The camera moves.
 
 
-@pytest.mark.parametrize('name', sorted(renderers.RENDERERS))
-def test_colors_that_change_are_drawn(name):
+@functools.lru_cache(None)
+def paint(name):
+  """Returns what SCENE looks like as more and more of it turns black."""
   installed(name)
 
   def run():
@@ -103,16 +106,28 @@ def test_colors_that_change_are_drawn(name):
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     render = renderers.make(name, (64, 64), 'light')
-    colors = [render(model, data, 'front').mean((0, 1))]
-    for part in ('light_diffuse', 'mat_rgba'):
-      getattr(model, part)[:, 0] = 0  # No red any more.
-      colors.append(render(model, data, 'front').mean((0, 1)))
-    return np.array(colors)
+    images = [render(model, data, 'above')]
+    for part in ('geom_rgba', 'light_diffuse', 'mat_rgba'):
+      getattr(model, part)[-1, :3] = 0
+      images.append(render(model, data, 'above'))
+    return [x.astype(int) for x in images]
 
-  white, light, paint = in_worker(run, 'dmc', renderer=name)[:, 0]
-  assert paint < 0.5 * light
+  return in_worker(run, 'dmc', renderer=name)
+
+
+@pytest.mark.parametrize('name', sorted(renderers.RENDERERS))
+def test_colors_that_change_are_drawn(name):
+  _, ball, light, ground = [x.mean() for x in paint(name)]
+  assert ground < 0.5 * light
   if 'colors' not in renderers._module(name).REFUSED:
-    assert light < white - 1
+    assert light < ball - 1
+
+
+@pytest.mark.parametrize('name', sorted(renderers.RENDERERS))
+def test_mirrors_show_a_thing_where_it_is(name):
+  white, black = paint(name)[:2]
+  changed = np.abs(white - black).max(-1) > 10
+  assert changed[:32].any() and not changed[32:].any()
 
 
 @pytest.mark.parametrize('name', sorted(renderers.RENDERERS))
