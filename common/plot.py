@@ -3,6 +3,7 @@
 Matplotlib is imported when something is drawn.
 """
 
+import itertools
 import math
 
 # Wong 2011, Nature Methods 8:441: told apart by all kinds of colour vision.
@@ -16,6 +17,7 @@ STYLE = {
     'lines.linewidth': 1.4, 'lines.markersize': 4, 'savefig.dpi': 200,
     'svg.fonttype': 'none'}
 WIDTH = 7.0  # inches, the text of a page with two columns
+LEGEND = 0.6  # inches of height that a figure has for it
 
 
 def library():
@@ -66,15 +68,30 @@ def grid(count, columns=3, height=2.2):
 
 
 def legend(fig, columns=4):
-  """Puts one legend for all panels above them."""
+  """Puts one legend for all panels above them, in as many columns as fit.
+
+  Where it is high, the figure becomes higher.
+  """
   handles = {}
   for ax in fig.axes:
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
       handles.setdefault(label, handle)
-  if handles:
-    fig.legend(
+  if not handles:
+    return
+  several = range(min(columns, len(handles)), 1, -1)
+  made = None
+  for size, ncols in [
+      *itertools.product(('medium', 'small'), several), ('small', 1)]:
+    if made:
+      made.remove()
+    made = fig.legend(
         handles.values(), handles.keys(), loc='outside upper center',
-        ncols=min(columns, len(handles)))
+        ncols=ncols, fontsize=size)
+    extent = made.get_window_extent()
+    if extent.width <= fig.bbox.width:
+      break
+  fig.set_figheight(
+      fig.get_figheight() + max(0, extent.height / fig.dpi - LEGEND))
 
 
 def save(fig, path):

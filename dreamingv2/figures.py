@@ -26,6 +26,7 @@ from .common import plot as plots
 BAND = (5, 95)  # Percentiles.
 THRESHOLDS = 41  # Of a performance profile.
 FAR = 2.5  # Limits that many times above all returns would flatten them.
+MARKS = 12  # Of a line about; more would hide it.
 
 
 def main(argv=None):
@@ -101,7 +102,9 @@ def _panel(ax, task, groups, styles):
     whole = np.isfinite(values).all(0)
     low, mid, high = np.nanpercentile(values, [BAND[0], 50, BAND[1]], axis=0)
     style = styles[label]
-    ax.plot(xs[whole], mid[whole], label=label, **style)
+    ax.plot(
+        xs[whole], mid[whole], label=label, **style,
+        markevery=-(-whole.sum() // MARKS))
     if len(group) > 1:
       ax.fill_between(xs, low, high, color=style['color'], alpha=0.2, lw=0)
     if not whole.all():

@@ -4,6 +4,7 @@ A score is the mean of a curve's evaluations within 2.5% of a step, never a
 maximum over training. Runs whose settings differ are never averaged.
 """
 
+import collections
 import dataclasses
 import functools
 import pathlib
@@ -81,11 +82,21 @@ def read(folders, files):
   notes, curves = [], []
   for folder in folders:
     curves += scores.collect(folder, notes)
+  stems = collections.Counter(path.stem for path in files)
   for path in files:
-    for curve in scores.load(path):
-      if 'command' not in curve and 'settings' not in curve:
-        curve['method'] = f"{curve['method']} ({path.stem})"
-      curves.append(curve)
+    found = scores.load(path)
+    others = [
+        c for c in found if 'command' not in c and 'settings' not in c]
+    name = path.stem if stems[path.stem] < 2 else path.with_suffix('')
+    for curve in others:
+      curve['method'] = f"{curve['method']} ({name})"
+    if others:
+      notes.append(
+          f'{path}: {len(others)} curves do not tell how they were made, as '
+          f'those of other repositories; their values, of evaluations or of '
+          f'training, are taken as they stand, under names that end in '
+          f'({name})')
+    curves += found
   if not curves:
     raise ValueError('; '.join(notes) or (
         'no curve found; name a folder of runs by --indir, or JSON files'))

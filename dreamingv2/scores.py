@@ -202,8 +202,10 @@ def load(path):
   try:
     curves = json.loads(path.read_text())
     for curve in curves:
-      for key in ('task', 'method', 'seed', 'xs', 'ys'):
+      for key in ('task', 'method', 'seed'):
         curve[key]
+      curve['xs'] = [int(x) for x in curve['xs']]  # Others write 30000.0.
+      curve['ys'] = [float(y) for y in curve['ys']]
       if len(curve['xs']) != len(curve['ys']) or not curve['xs']:
         raise ValueError(f"{len(curve['xs'])} xs, {len(curve['ys'])} ys")
   except (KeyError, TypeError, ValueError) as error:

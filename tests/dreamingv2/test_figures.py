@@ -90,6 +90,18 @@ def test_limit_far_above_is_written_and_not_drawn():
   assert 'upper limit' not in {x.get_label() for x in ax.lines}
 
 
+@pytest.mark.parametrize('length, columns', [(5, 4), (20, 2), (70, 1)])
+def test_legend_of_long_names_fits_and_leaves_room(length, columns):
+  fig = figures.draw_curves([
+      make_curve(method=f'{i}'.ljust(length, 'e')) for i in range(6)], [])
+  legend, = fig.legends
+  assert legend.get_window_extent().width <= fig.bbox.width or columns == 1
+  fig.draw_without_rendering()
+  ax, = fig.axes
+  assert ax.get_window_extent().height > fig.dpi * 1.2  # inches
+  assert legend._ncols == columns
+
+
 def test_shares_are_of_tasks_that_all_methods_have():
   curves = [
       make_curve(method=method, seed=seed, task=task, ys=[0., y])

@@ -151,4 +151,14 @@ def test_curves_of_other_repositories_keep_apart_from_ours(tmp_path):
       [], [tmp_path / 'dmc-vision.json', tmp_path / 'ours.json'])
   assert {(c['task'], c['method']) for c in curves} == {
       ('Walker-walk', 'dreamerv2 (dmc-vision)'), ('Walker-walk', 'dreamerv2')}
-  assert len(curves) == 2 and 'came twice' in notes[0]
+  assert len(curves) == 2 and 'came twice' in notes[-1]
+  assert '2 curves do not tell how they were made' in notes[0]
+
+
+def test_files_of_one_name_keep_apart(tmp_path):
+  paths = [tmp_path / x / 'runs.json' for x in ('plain', 'video')]
+  for path in paths:
+    path.parent.mkdir()
+    path.write_text(json.dumps([make_curve(method='tpc')]))
+  assert [c['method'] for c in results.read([], paths)[0]] == [
+      f'tpc ({x.with_suffix("")})' for x in paths]
