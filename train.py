@@ -119,7 +119,7 @@ def load_config(argv=None):
     config = config.update(blocks[name])
   config = flags.Flags(config).parse(remaining)
   config = config.update({'task': task or config.task})
-  ranges.check(config)
+  ranges.check(config, blocks)
   outputlib.check(config.outputs)
   return config
 

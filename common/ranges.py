@@ -1,4 +1,13 @@
-"""Numbers that a config may hold, where nothing else complains early."""
+"""Values that a config may hold, where nothing else complains early."""
+
+from .config import known
+
+# Names in tables of modules that need TensorFlow, which is imported late.
+CHOICES = {
+    'distribute': ('mirrored', 'multiworker', 'none'),
+    'precision': ('16', '32', 'auto', 'bf16'),
+    'rssm.latent': ('categorical', 'gaussian', 'hybrid'),
+}
 
 # Key -> least and greatest value.
 RANGES = {
@@ -32,12 +41,20 @@ RANGES = {
 }
 
 
-def check(config):
-  """Checks the numbers of a config.
+def check(config, blocks):
+  """Checks the values of a config.
+
+  Args:
+    config: Config.
+    blocks: Those of configs.yaml, one of which names each objective.
 
   Raises:
-    ValueError: One lies outside of its range, or the image has no two sides.
+    ValueError: A number lies outside of its range, a name is unknown, or the
+      image has no two sides.
   """
+  objectives = {x['objective'] for x in blocks.values() if 'objective' in x}
+  for key, names in {**CHOICES, 'objective': objectives}.items():
+    known(key, config[key], names)
   for key, (low, high) in RANGES.items():
     if not low <= config[key] <= high:
       raise ValueError(
