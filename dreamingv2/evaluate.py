@@ -2,9 +2,11 @@
 
 python -m dreamingv2.evaluate --logdir DIR --episodes 10 --video out.gif
 python -m dreamingv2.evaluate --logdir DIR --best --export policy
+python -m dreamingv2.evaluate --policy policy --episodes 10
 
 The logdir says what task and agent it is of. Nothing in it is changed, but
-that a damaged checkpoint is set aside.
+that a damaged checkpoint is set aside. An exported policy acts by itself: no
+agent is made.
 """
 
 import argparse
@@ -40,8 +42,8 @@ def main(argv=None):
   args = _parse(argv)
   with training.user_errors():
     check(args)
-    config = load_config(args.logdir)
-    snapshot = read_checkpoint(args.logdir, args.best)
+    config = load_config(args.logdir or args.policy)
+    snapshot = args.logdir and read_checkpoint(args.logdir, args.best)
     env = start_env(config)
   try:
     with training.user_errors():
@@ -49,38 +51,41 @@ def main(argv=None):
         raise ValueError(
             f'--video needs an observation called image; there are '
             f'{", ".join(sorted(set(env.obs_space) - set(envs.FLAGS)))}')
-      agent = load_agent(config, snapshot, env.obs_space, env.act_space)
-    agent.generator.reset_from_seed(args.seed)
+      if snapshot:
+        agent = load_agent(config, snapshot, env.obs_space, env.act_space)
+        agent.generator.reset_from_seed(args.seed)
+      else:
+        agent = load_policy(args.policy)
     found = play(agent, env, args.episodes, args.seed)
   finally:
     env.close()
-  print(f'Step {snapshot.step}, {snapshot.meta["updates"]} updates.')
+  origin = describe(snapshot) if snapshot else _heads(args.policy)[0]
+  print(f'{origin}.')
   print(table(found))
   if args.video:
     write_video(found, args.video)
   if args.out:
-    write_json(found, args, snapshot)
+    write_json(found, args, snapshot, origin)
   if args.export:
-    from . import export
-    episode = found[0]['episode']
-    difference = export.save(agent, args.export, episode)
-    print(
-        f'{args.export}: over {len(episode["reward"])} steps its actions '
-        f"differ from the agent's by {difference:.2g} at most.")
+    export_policy(agent, args, origin, found[0]['episode'])
 
 
 def _parse(argv):
   parser = argparse.ArgumentParser(
       prog='python -m dreamingv2.evaluate',
       description='Runs a saved agent.')
-  parser.add_argument(
-      '--logdir', type=pathlib.Path, required=True, help='folder of the run')
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument(
+      '--logdir', type=pathlib.Path, help='folder of the run')
+  source.add_argument(
+      '--policy', type=pathlib.Path, help='folder that --export has written')
   parser.add_argument(
       '--best', action='store_true',
       help='take the checkpoint of the best evaluation, not the newest')
   parser.add_argument('--episodes', type=int, default=10)
   parser.add_argument(
-      '--seed', type=int, default=0, help='of the environment and the agent')
+      '--seed', type=int, default=0,
+      help='of the environment and the agent; an exported policy has its own')
   parser.add_argument(
       '--video', type=pathlib.Path,
       help=f'GIF file to write: the first {COLUMNS} episodes')
@@ -100,13 +105,20 @@ def check(args):
     raise ValueError(f'--video is {args.video}; its ending must be .gif')
   if args.export and args.export.exists():
     raise ValueError(f'--export {args.export} exists; name a new folder')
+  if args.policy and (args.best or args.export):
+    raise ValueError('--best and --export choose among the checkpoints of a '
+                     'run; give --logdir instead of --policy')
+  if args.policy and not (args.policy / 'saved_model.pb').exists():
+    raise ValueError(
+        f'{args.policy} is no exported policy: it has no saved_model.pb; '
+        f'--logdir DIR --export {args.policy} writes one')
   for path in (args.video, args.out, args.export):
     if path:
       path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def load_config(logdir):
-  """Returns the config of a run.
+  """Returns the config of a run, or of the run that a policy is from.
 
   Keys that its code did not know have their defaults of now.
 
@@ -115,17 +127,18 @@ def load_config(logdir):
   """
   path = logdir / 'config.yaml'
   if not path.exists():
-    raise ValueError(f'{logdir} is no logdir: it has no config.yaml')
+    raise ValueError(
+        f'{logdir} is no logdir and no export of one: it has no config.yaml')
   blocks = configs.read_yaml(training.ROOT / 'configs.yaml')
   defaults = configs.Config(blocks['defaults'])
   found = configs.Config.load(path).flat
   unknown = [k for k in found if k not in defaults.flat]
   if unknown:
-    heads = [x for x in path.read_text().splitlines() if x[:2] == '# ']
+    heads = _heads(logdir)
     raise ValueError(
         f'{path} has {len(unknown)} keys that this version does not know: '
         f'{", ".join(unknown[:5])}; use the version that wrote it'
-        + f': {heads[-2][2:].partition(", python")[0]}' * (len(heads) > 1))
+        + f': {heads[-2].partition(", python")[0]}' * (len(heads) > 1))
   missing = [
       k for k in defaults.flat if k not in found
       and k not in logdirs.RESUMABLE]
@@ -135,6 +148,12 @@ def load_config(logdir):
         f'their defaults: {", ".join(missing[:5])}'
         + ', ...' * (len(missing) > 5))
   return defaults.update(found)
+
+
+def _heads(folder):
+  """Returns the comments of a config.yaml: who made it, and how."""
+  text = (folder / 'config.yaml').read_text()
+  return [x[2:] for x in text.splitlines() if x[:2] == '# '] or ['unknown']
 
 
 def read_checkpoint(logdir, best=False):
@@ -169,6 +188,17 @@ def start_env(config):
   return envs.Async(
       make, environ=suites.prepare(suite, **options),
       restarts=config.env_restarts, timeout=config.env_timeout)
+
+
+def load_policy(folder):
+  """Loads an exported policy, which acts as an agent does.
+
+  Raises:
+    OSError: It cannot be read.
+  """
+  with machine.quiet():
+    from . import export
+  return export.Exported(folder)
 
 
 def load_agent(config, snapshot, obs_space, act_space):
@@ -277,11 +307,29 @@ def write_video(found, path):
   print(f'{path}: {len(videos)} episodes side by side')
 
 
-def write_json(found, args, snapshot):
+def describe(snapshot):
+  """Says when a checkpoint was written."""
+  return f'Step {snapshot.step}, {snapshot.meta["updates"]} updates'
+
+
+def export_policy(agent, args, origin, episode):
+  """Exports an agent with the config of its run, and says how well."""
+  from . import export
+  difference = export.save(agent, args.export, episode)
+  text = (args.logdir / 'config.yaml').read_text()
+  (args.export / 'config.yaml').write_text(f'# {origin}\n{text}')
+  print(
+      f'{args.export}: over {len(episode["reward"])} steps its actions '
+      f"differ from the agent's by {difference:.2g} at most.")
+
+
+def write_json(found, args, snapshot, origin):
   """Writes all numbers, and what they are of."""
+  source = {
+      'logdir': str(args.logdir), 'step': snapshot.step, 'best': args.best
+  } if snapshot else {'policy': str(args.policy), 'from': origin}
   data = {
-      'logdir': str(args.logdir), 'step': snapshot.step, 'seed': args.seed,
-      'best': args.best, **summary(found),
+      **source, 'seed': args.seed, **summary(found),
       **{key: [x[key] for x in found]
          for key in ('return', 'length', 'success')}}
   args.out.write_text(json.dumps(data, indent=1) + '\n')

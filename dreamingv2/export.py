@@ -9,6 +9,12 @@
 
 Observations are those that the encoder reads, one row each: images uint8
 [1, H, W, C], vectors float32 [1, N]. `is_first` clears the state.
+
+The config.yaml beside it tells of the run, so that
+
+    python -m dreamingv2.evaluate --policy policy --episodes 10
+
+plays it in the environment that it was trained in, without an agent.
 """
 
 import numpy as np
@@ -91,18 +97,39 @@ def save(agent, folder, episode):
       obs = {k: episode[k][index: index + 1] for k in agent.obs_space}
       outputs, state = agent.policy(obs, state, 'eval')
       ours.append(outputs['action'])
-  theirs = replay(tf.saved_model.load(str(folder)), episode)
+  theirs = replay(Exported(folder), episode)
   return float(np.abs(np.concatenate(ours) - theirs).max())
 
 
+class Exported:
+  """Acts as a policy that was exported, where an agent would.
+
+  Args:
+    folder: Path of the SavedModel.
+
+  Raises:
+    OSError: It is none.
+  """
+
+  def __init__(self, folder):
+    self._model = tf.saved_model.load(str(folder))
+    signature = self._model.signatures['serving_default']
+    state = self._model.initial_state()
+    self._keys = {*signature.structured_input_signature[1]} - {*state}
+
+  def policy(self, obs, state=None, mode='eval'):
+    """Acts on observations of one environment; see Agent.policy."""
+    state = self._model.act(
+        **{k: tf.constant(obs[k]) for k in self._keys},
+        **(state or self._model.initial_state()))
+    return {'action': state['action'].numpy()}, state
+
+
 def replay(policy, episode):
-  """Returns the actions [T, A] of a loaded policy on stored observations."""
-  state, actions = policy.initial_state(), []
-  names = policy.signatures['serving_default'].structured_input_signature[1]
+  """Returns the actions [T, A] of an Exported on stored observations."""
+  state, actions = None, []
   for index in range(len(episode['is_first'])):
-    obs = {
-        k: tf.constant(v[index: index + 1]) for k, v in episode.items()
-        if k in names and k != 'action'}
-    state = policy.act(**obs, **state)
-    actions.append(state['action'].numpy())
+    obs = {k: v[index: index + 1] for k, v in episode.items()}
+    outputs, state = policy.policy(obs, state)
+    actions.append(outputs['action'])
   return np.concatenate(actions)

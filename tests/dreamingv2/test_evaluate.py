@@ -124,6 +124,44 @@ def test_exported_policy_acts_as_the_agent_without_this_package(
   assert np.abs(np.diff(ours, axis=0)).max() > 1e-3
 
 
+def test_exported_policy_earns_what_its_agent_earns(
+    logdir, tmp_path, monkeypatch, capsys):
+  from dreamingv2 import agent as agents
+  change(logdir, tmp_path / 'run', drop='eval_state_mean',
+         config='\neval_state_mean: True\n')  # Free of noise.
+  start('--logdir', tmp_path / 'run', '--episodes', 2, '--export',
+        tmp_path / 'policy', '--out', tmp_path / 'agent.json')
+  monkeypatch.setattr(agents, 'Agent', lambda *args: pytest.fail())
+  start('--policy', tmp_path / 'policy', '--episodes', 2, '--out',
+        tmp_path / 'policy.json')
+  ours, theirs = (
+      json.loads((tmp_path / f'{x}.json').read_text())
+      for x in ('agent', 'policy'))
+  assert theirs['from'].startswith('Step 100, ')
+  assert theirs['return'] == pytest.approx(ours['return'], rel=1e-4)
+  assert capsys.readouterr().out.count('Step 100, ') == 2
+
+
+@pytest.mark.slow
+def test_exported_policy_drives_lift(tmp_path):
+  run = lambda module, *flags: subprocess.run(
+      [sys.executable, '-m', module, *flags], cwd=train.ROOT, check=True,
+      capture_output=True, text=True, timeout=900).stdout
+  run('dreamingv2.train', '--configs', 'robosuite', 'debug', '--task', 'Lift',
+      '--robosuite.horizon', '20', '--prefill', '40', '--steps', '60',
+      '--eval_eps', '0', '--logdir', str(tmp_path / 'run'))
+  policy = str(tmp_path / 'policy')
+  out = run('dreamingv2.evaluate', '--logdir', str(tmp_path / 'run'),
+            '--episodes', '1', '--export', policy)
+  assert float(out.rpartition("agent's by ")[2].split()[0]) < 1e-4
+  out = run('dreamingv2.evaluate', '--policy', policy, '--episodes', '2',
+            '--video', str(tmp_path / 'lift.gif'))
+  assert 'episode 2: return ' in out and ', 20 agent steps' in out
+  assert 'success rate ' in out
+  with PIL.Image.open(tmp_path / 'lift.gif') as gif:
+    assert np.asarray(gif.convert('RGB')).std() > 20
+
+
 def test_play_counts_a_success_at_any_step():
 
   class Env(envs.Wrapper):
@@ -182,9 +220,9 @@ def test_episodes_tell_the_spaces_they_came_from(logdir):
 def change(logdir, folder, *, config='', drop=(), arrays=None):
   """Copies a logdir's config and newest checkpoint, changed."""
   folder.mkdir()
-  text = (logdir / 'config.yaml').read_text() + config
+  text = (logdir / 'config.yaml').read_text()
   lines = [x for x in text.splitlines() if not x.startswith(drop or '\0')]
-  (folder / 'config.yaml').write_text('\n'.join(lines))
+  (folder / 'config.yaml').write_text('\n'.join(lines) + config)
   snapshot = evaluate.read_checkpoint(logdir)
   checkpoint.Checkpoint(folder / 'checkpoints').save(
       snapshot.step, {**snapshot.arrays, **(arrays or {})}, snapshot.meta)
@@ -202,6 +240,8 @@ def test_older_config_is_completed_with_a_warning(logdir, tmp_path, capsys):
     ('logdir', ['--episodes', '0'], '--episodes is 0'),
     ('logdir', ['--video', 'a.mp4'], 'its ending must be .gif'),
     ('logdir', ['--export', '.'], '--export . exists'),
+    (None, ['--policy', '.', '--best'], 'give --logdir instead of --policy'),
+    (None, ['--policy', '.'], '. is no exported policy: it has no saved_mod'),
     ('nowhere', [], 'nowhere is no logdir'),
     ('empty', [], 'has no checkpoint that can be read'),
     ('empty', ['--best'], 'has no best.npz'),
@@ -218,7 +258,7 @@ def test_bad_input_ends_in_one_line_before_anything_is_played(
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'empty' / 'config.yaml').write_text(
         (logdir / 'config.yaml').read_text())
-  elif name != 'nowhere':
+  elif name and name != 'nowhere':
     config = {
         'unknown': '\nnew: {key: 1}\n', 'task': '\ntask: toy_raech\n'}
     change(logdir, tmp_path / name, config=config.get(name, ''),
@@ -231,7 +271,7 @@ def test_bad_input_ends_in_one_line_before_anything_is_played(
       path.write_text('\n'.join(
           x for x in lines if x != 'task: toy_reach'))
   with pytest.raises(SystemExit) as error:
-    start('--logdir', name, *flags)
+    start(*['--logdir', name][:2 * bool(name)], *flags)
   assert error.value.code == 2
   lines = capsys.readouterr().err.splitlines()
   assert words in lines[-1] and lines[-1].startswith('Error: ')
