@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from . import results
 from . import scores
 from .common import checkpoint
 from .common import config as configs
@@ -24,16 +25,18 @@ GROUPS = {  # Title of a panel: names of its metrics.
     'share of the time': r'share_.*',
     'environment steps per second': r'fps',
 }
-LOGARITHMIC = {'gradient norms'}
+SCALES = {'gradient norms': 'log', 'model losses': 'symlog'}
 VIDEOS = 2  # Newest of each run, by name.
+SCALE = 2  # Of their pixels.
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; padding: 0 1em;
-  max-width: 60em; color: #222; background: #fff; }
-table { border-collapse: collapse; } th, td { padding: .25em .8em;
+  max-width: 68em; color: #222; background: #fff; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; } th, td { padding: .25em .6em;
   text-align: right; border-bottom: 1px solid #ddd; }
 td:first-child, th:first-child { text-align: left; }
 img { max-width: 100%; } pre { overflow-x: auto; background: #f5f5f5;
-  padding: .6em; } .video { height: 128px; image-rendering: pixelated; }
+  padding: .6em; } .video { image-rendering: pixelated; }
 .note { color: #a33; } summary { cursor: pointer; }
 """
 
@@ -55,7 +58,9 @@ def write(folders, path, draw):
   runs, notes = [], []
   curves = []
   for folder in folders:
-    curves += scores.collect(folder, notes)
+    curves += [
+        {**c, 'task': results.canonical(c['task'])}
+        for c in scores.collect(folder, notes)]
     for metrics in sorted(folder.rglob('metrics.jsonl')):
       try:
         runs.append(_read(metrics.parent))
@@ -113,7 +118,8 @@ def _table(runs):
         _last(run, 'fps'), _last(run, 'eval_return_mean')]
     rows.append('<tr>' + ''.join(f'<td>{x}</td>' for x in cells) + '</tr>')
   head = ''.join(f'<th>{x}</th>' for x in heads)
-  return f'<table><tr>{head}</tr>{"".join(rows)}</table>'
+  return (
+      f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>')
 
 
 def _section(index, run):
@@ -142,8 +148,9 @@ def _picture(run):
       style = {**styles[name], 'marker': '.' if len(xs) < 30 else ''}
       ax.plot(xs[::every], ys[::every], label=_short(name), **style)
     ax.set(title=title, xlabel='environment steps')
-    if title in LOGARITHMIC:
-      ax.set_yscale('log')
+    ax.set_yscale(SCALES.get(title, 'linear'))
+    if title == 'updates skipped':
+      ax.set_ylim(0, max(1, ax.get_ylim()[1]))
     ax.legend(fontsize='x-small', ncols=2)
   return _inline(fig)
 
@@ -175,6 +182,10 @@ def _videos(run):
 
 def _image(data, kind, label, css=''):
   text = base64.b64encode(data).decode()
+  size = ''
+  if css:
+    width = SCALE * int.from_bytes(data[6:8], 'little')  # As GIF says.
+    size = f'width="{width}" '
   return (
-      f'<img class="{css}" alt="{html.escape(label)}" '
+      f'<img class="{css}" {size}alt="{html.escape(label)}" '
       f'src="data:image/{kind};base64,{text}">')

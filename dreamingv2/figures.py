@@ -97,6 +97,8 @@ def _panel(ax, task, groups, styles):
           *np.percentile(returns, BAND), color='0.88', lw=0,
           label='random, 5 to 95%')
       ax.axhline(np.mean(returns), color='0.6', lw=1, ls=':')
+      if len(groups) == 1:  # Bands know no steps.
+        ax.set_xlim(0, max(c['xs'][-1] for c in group))
       continue
     xs, values = binned(group)
     whole = np.isfinite(values).all(0)

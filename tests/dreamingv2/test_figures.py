@@ -74,6 +74,12 @@ def test_curves_hold_the_median_and_the_published_mark():
   assert not notes
 
 
+def test_random_actions_alone_span_their_steps():
+  ax, = figures.draw_curves([
+      make_curve(method='random', xs=[200, 5000], ys=[3., 5.])], []).axes
+  assert ax.get_xlim() == (0, 5000)
+
+
 def test_curves_of_several_settings_are_drawn_apart():
   notes = []
   fig = figures.draw_curves([
