@@ -254,7 +254,7 @@ def test_job_trains_and_is_stopped_with_its_parent(tmp_path):
   assert 'Resumed at step' in log.read_text()
 
 
-def wait_for(condition, process=None, seconds=240):
+def wait_for(condition, process=None, seconds=600):
   until = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < until, 'Waited in vain.'
