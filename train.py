@@ -5,7 +5,6 @@ started: they live in processes of their own that must never load it.
 """
 
 import collections
-import contextlib
 import functools
 import os
 import pathlib
@@ -38,6 +37,7 @@ from dreamingv2.common import when
 from dreamingv2.common import worker
 
 ROOT = pathlib.Path(__file__).parent
+user_errors = guards.user_errors
 
 
 def main(argv=None):
@@ -90,17 +90,6 @@ def train(config, logdir, train_envs, eval_envs):
   except (guards.NotFinite, worker.GaveUp) as error:
     loggers.say(f'Error: {error}')
     sys.exit(3)
-
-
-@contextlib.contextmanager
-def user_errors(kinds=(ImportError, OSError, RuntimeError, ValueError)):
-  """Turns what a user can cause into one line and exit code 2."""
-  try:
-    yield
-  except kinds as error:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    print(f'Error: {lines[0]}', *lines[1:], sep='\n', file=sys.stderr)
-    sys.exit(2)
 
 
 def load_config(argv=None):
@@ -156,7 +145,7 @@ class Run:
     self._make_guards(train_envs + eval_envs)
     self._checkpoint = checkpoints.Checkpoint(
         logdir / 'checkpoints', config.keep)
-    snapshot = self._checkpoint.load()
+    snapshot = self._processes.load(self._checkpoint)
     # To make again to the bit what came after the checkpoint, it must go.
     until = snapshot.meta['replay'].get('newest') if (
         snapshot and config.deterministic) else None
@@ -252,15 +241,21 @@ class Run:
       self._due += [name] * (self.config.train_steps if name == 'train' else 1)
 
   def _work(self):
-    self._check()
     while self._due:
+      self._check(self._due[0])
       self._jobs[self._due.pop(0)]()
-      self._check()
+    self._check()
 
-  def _check(self):
-    """Raises Stopped between two jobs, where all is fit to be saved."""
+  def _check(self, job=''):
+    """Raises Stopped before a job, where all is fit to be saved.
+
+    Processes that share updates stop all before the same one.
+    """
     self._timer.beat()
-    self._signals.check()
+    if self._processes.alone or not self._prefilled:
+      self._signals.check()
+    elif job == 'train':
+      self._signals.check(self._processes.gather)
 
   @property
   def _env_step(self):
@@ -277,6 +272,7 @@ class Run:
       from dreamingv2.common import tfutils
     self._agents, self._other, self._tfutils = agent, other, tfutils
     strategy = distribute.make(self.config.distribute, self.config)
+    self._processes = distribute.Processes(strategy)
     gpus, precision = tfutils.setup(
         self.config.precision, self.config.deterministic, self.config.seed)
     where = ', '.join(gpus) or f'no GPU found: {os.cpu_count()} CPU cores'
@@ -402,8 +398,8 @@ class Run:
       return
     self._print(f'Pretraining: {missing} updates.')
     for _ in range(missing):
+      self._check('train')
       self._update()
-      self._check()
 
   def _policy(self, obs, state):
     explore = self._explore(self.step)
@@ -416,7 +412,7 @@ class Run:
   def _update(self):
     with self._timer.section('data'):
       data = next(self._dataset)
-    with self._timer.section('train'):
+    with self._timer.section('train'), self._processes.guard():
       _, metrics = self.agent.train(data)
     for name, value in metrics.items():  # Fetched only when logged.
       self._metrics[name].append(value)

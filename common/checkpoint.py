@@ -80,7 +80,7 @@ class Checkpoint:
     for old in self._paths()[:-self._keep]:
       old.unlink(missing_ok=True)
 
-  def load(self, best=False):
+  def load(self, best=False, until=None):
     """Returns the newest good state as a Snapshot, or None if there is none.
 
     A damaged file is warned about and moved to `damaged/`; the one before it
@@ -88,9 +88,12 @@ class Checkpoint:
 
     Args:
       best: Take the best one first.
+      until: Take none of a later step.
     """
     paths = [self._directory / BEST, *self._paths()]
     paths = paths[::-1] if not best else [paths[0], *paths[:0:-1]]
+    if until is not None:
+      paths = [x for x in paths if x.name != BEST and int(x.stem) <= until]
     for path in paths:
       if not os.path.lexists(path):
         continue

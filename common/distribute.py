@@ -11,9 +11,11 @@ objectives differ from the same batch on one replica.
 import contextlib
 import threading
 
+import numpy as np
 import tensorflow as tf
 
 from . import logger as loggers
+from . import worker
 from .config import known
 
 STRATEGIES = {
@@ -21,6 +23,10 @@ STRATEGIES = {
     'multiworker': tf.distribute.MultiWorkerMirroredStrategy,
     'none': tf.distribute.get_strategy,  # The default one, of one replica.
 }
+LOST = (  # What TensorFlow raises when another process is gone.
+    tf.errors.AbortedError, tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
+    tf.errors.UnavailableError)
 _local = threading.local()  # Replicas of one process are threads.
 
 
@@ -48,6 +54,79 @@ def make(name, config=None):
   if name != 'none':
     loggers.say(f'Replicas that share every update: {count}.')
   return strategy
+
+
+class Processes:
+  """Keeps the processes of one run together; most runs have but one.
+
+  Each must call the same methods in the same order, and waits for the others.
+
+  Raises:
+    GaveUp: By all methods: another process is gone.
+  """
+
+  def __init__(self, strategy):
+    count = strategy.num_replicas_in_sync
+    self._local = _replicas(strategy) if count > 1 else 1
+    self._gather = tf.function(lambda x: strategy.experimental_local_results(
+        strategy.run(_all, [x]))[0], autograph=False)
+    self.alone = count == self._local
+
+  def gather(self, number):
+    """Returns an integer of every process."""
+    if self.alone:
+      return [number]
+    with self.guard():
+      # TensorFlow keeps a tensor of every Python number that it is given.
+      found = self._gather(tf.convert_to_tensor(np.int64(number)))
+      return found.numpy().tolist()[::self._local]
+
+  @contextlib.contextmanager
+  def guard(self):
+    """Gives up in place of what TensorFlow raises without a process."""
+    try:
+      yield
+    except LOST as error:
+      if self.alone:
+        raise
+      raise worker.GaveUp(
+          'another process of this run is gone; start all of them again, and '
+          'they go on from the newest checkpoint that all have') from error
+
+  def load(self, checkpoint):
+    """Returns the newest snapshot that all processes have, None if none has.
+
+    Raises:
+      ValueError: They have none in common.
+    """
+    snapshot = checkpoint.load()
+    steps = self.gather(snapshot.step if snapshot else -1)
+    if len({*steps}) > 1:
+      snapshot = checkpoint.load(until=min(steps))
+    for number in (
+        snapshot.step if snapshot else -1,
+        snapshot.meta['updates'] if snapshot else -1):
+      found = self.gather(number)
+      if len({*found}) > 1 or -1 in found and max(steps) >= 0:
+        raise ValueError(
+            f'the processes of this run have checkpoints of steps {steps} '
+            f'(-1: none), and none in common; restore what is missing, or '
+            f'choose new logdirs')
+    return snapshot
+
+
+def _all(number):
+  """Returns the numbers [R] of all replicas."""
+  context = tf.distribute.get_replica_context()
+  row = tf.one_hot(
+      context.replica_id_in_sync_group, context.num_replicas_in_sync,
+      dtype=number.dtype)
+  return context.all_reduce('SUM', number * row)
+
+
+def _replicas(strategy):
+  """Returns the number of replicas in this process."""
+  return len(strategy.extended.worker_devices)
 
 
 def gpus():
@@ -97,7 +176,7 @@ def split(fn, draw):
 
   def run(data, state):
     seed = draw()
-    local = len(strategy.extended.worker_devices)  # Replicas in this process.
+    local = _replicas(strategy)
 
     def replica(data, state):
       number = tf.distribute.get_replica_context().replica_id_in_sync_group

@@ -76,6 +76,17 @@ class Stopped(Exception):
     self.number = number
 
 
+@contextlib.contextmanager
+def user_errors(kinds=(ImportError, OSError, RuntimeError, ValueError)):
+  """Turns what a user can cause into one line and exit code 2."""
+  try:
+    yield
+  except kinds as error:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    print(f'Error: {lines[0]}', *lines[1:], sep='\n', file=sys.stderr)
+    sys.exit(2)
+
+
 class Signals:
   """Notes signals that ask a run to stop, so that it can choose when.
 
@@ -91,10 +102,16 @@ class Signals:
     self._received = None
     self._before = {}
 
-  def check(self):
-    """Raises Stopped if a signal came."""
-    if self._received:
-      raise Stopped(self._received)
+  def check(self, gather=lambda number: [number]):
+    """Raises Stopped if a signal came.
+
+    Args:
+      gather: Function that returns an integer of every process of a run; a
+        signal to any of them counts.
+    """
+    number = max(gather(self._received or 0))
+    if number:
+      raise Stopped(number)
 
   def __enter__(self):
     if threading.current_thread() is not threading.main_thread():

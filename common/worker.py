@@ -37,7 +37,7 @@ class Diverged(Lost):
 
 
 class GaveUp(RuntimeError):
-  """An environment failed more often than is allowed."""
+  """An environment, or another process of the run, failed for good."""
 
 
 def check_mujoco(data):

@@ -6,10 +6,12 @@ import sys
 import pytest
 import tensorflow as tf
 
+from dreamingv2.common import checkpoint
 from dreamingv2.common import config as configlib
 from dreamingv2.common import distribute
 from dreamingv2.common import losses
 from dreamingv2.common import tfutils
+from dreamingv2.common import worker
 
 TWO = '''
 import numpy as np
@@ -95,3 +97,51 @@ def test_what_cannot_be_split_is_refused(monkeypatch, update, message):
 def test_unknown_strategy_offers_the_known_ones():
   with pytest.raises(ValueError, match="'mirorred'; known: mirrored"):
     distribute.make('mirorred')
+
+
+class Pair(distribute.Processes):
+  """One of two processes, the other of which answers as told."""
+
+  def __init__(self, *answers):
+    self.alone = False
+    self.answers = list(answers)
+
+  def gather(self, number):
+    return [number, self.answers.pop(0)]
+
+
+def save(folder, steps):
+  store = checkpoint.Checkpoint(folder)
+  for step in steps:
+    store.save(step, {}, {'updates': step // 10})
+  return store
+
+
+@pytest.mark.parametrize('steps, answers, expected', [
+    ((100, 200), (200, 200, 20), 200), ((100, 200), (100, 100, 10), 100),
+    ((100,), (200, 100, 10), 100), ((), (-1, -1, -1), None)])
+def test_processes_go_on_from_the_newest_checkpoint_that_all_have(
+    tmp_path, steps, answers, expected):
+  found = Pair(*answers).load(save(tmp_path, steps))
+  assert found.step == expected if expected else found is None
+
+
+@pytest.mark.parametrize('steps, answers', [
+    ((100, 200), (-1, -1, -1)), ((), (100, -1, -1)),
+    ((200,), (100, 100, 10)), ((100,), (100, 100, 11))])
+def test_processes_without_a_checkpoint_in_common_are_refused(
+    tmp_path, steps, answers):
+  with pytest.raises(ValueError, match='none in common'):
+    Pair(*answers).load(save(tmp_path, steps))
+
+
+def test_run_gives_up_without_another_process_but_not_alone():
+  error = tf.errors.UnavailableError(None, None, 'Collective ops is aborted')
+  with pytest.raises(worker.GaveUp, match='another process of this run is'):
+    with Pair().guard():
+      raise error
+  alone = distribute.Processes(tf.distribute.get_strategy())
+  assert alone.alone and alone.gather(7) == [7]
+  with pytest.raises(tf.errors.UnavailableError):
+    with alone.guard():
+      raise error

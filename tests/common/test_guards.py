@@ -94,6 +94,13 @@ def test_signal_is_noted_until_the_run_asks(number):
     signal.signal(number, before)
 
 
+def test_signal_to_another_process_of_the_run_counts():
+  signals = guards.Signals()
+  signals.check(lambda number: [number, 0])
+  with pytest.raises(guards.Stopped, match='SIGTERM'):
+    signals.check(lambda number: [number, signal.SIGTERM])
+
+
 WAIT = '''
 with guards.Signals() as signals:
   print(1, flush=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import sys
 import numpy as np
 import pytest
 
+from dreamingv2.common import checkpoint
+from tests.dreamingv2.test_sweep import wait_for
+
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / 'replicas.py'
+PROGRAM = SCRIPT.parents[1] / 'train.py'
 # All but what contrasts: its candidates are those of a replica.
 ALONE = ['loss_scales.nce=0', 'loss_scales.aux=0']
 
@@ -33,8 +38,8 @@ def run(kind, tmp_path, *args):
   return finish(start(kind, out, *args), out)
 
 
-def run_workers(tmp_path, *args):
-  """Runs two processes that find each other by ports of this machine."""
+def pair():
+  """Returns the environments of two processes that find each other."""
   sockets = [socket.socket() for _ in range(2)]
   for each in sockets:
     each.bind(('localhost', 0))
@@ -42,11 +47,18 @@ def run_workers(tmp_path, *args):
       f'localhost:{x.getsockname()[1]}' for x in sockets]}
   for each in sockets:
     each.close()
-  outs = [tmp_path / f'worker{i}.npz' for i in range(2)]
-  processes = [start('multiworker', out, *args, env={
+  return [{
       'TF_CONFIG': json.dumps({
-          'cluster': cluster, 'task': {'type': 'worker', 'index': i}})})
-      for i, out in enumerate(outs)]
+          'cluster': cluster, 'task': {'type': 'worker', 'index': i}})}
+      for i in range(2)]
+
+
+def run_workers(tmp_path, *args):
+  """Runs two processes that find each other by ports of this machine."""
+  outs = [tmp_path / f'worker{i}.npz' for i in range(2)]
+  processes = [
+      start('multiworker', out, *args, env=env)
+      for out, env in zip(outs, pair(), strict=True)]
   return [finish(*x) for x in zip(processes, outs, strict=True)]
 
 
@@ -89,6 +101,7 @@ def assert_same(lhs, rhs):
     ['dreamerv2', 'replay_reward_norm.momentum=0.9',
      'reward_norm.momentum=0.9', 'actor_grad=both'],
     ['dreamerv2', 'jit=True'],
+    ['dreamer'], ['byol'], ['blast'],
     ['dreamingv2', *ALONE],
 ])
 def test_two_mirrored_replicas_learn_what_one_learns(tmp_path, args):
@@ -113,3 +126,60 @@ def test_two_worker_processes_learn_what_one_learns(tmp_path):
   one, two = run_workers(tmp_path, *args)
   assert_same(weights(one), weights(two))
   assert_close(one, run('none', tmp_path, *args))
+
+
+def train_pair(folder, steps):
+  """Starts two processes of one run, with logdirs 0 and 1."""
+  return [subprocess.Popen(
+      [sys.executable, str(PROGRAM), '--configs', 'debug', '--task',
+       'toy_reach', '--distribute', 'multiworker', '--seed', str(i),
+       '--eval_eps', '0', '--outputs', 'jsonl', '--save_every', '50',
+       '--steps', str(steps), '--logdir', str(folder / str(i))],
+      env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
+      for i, env in enumerate(pair())]
+
+
+def checkpoints(folder):
+  return [
+      sorted(x for x in (folder / str(i) / 'checkpoints').glob('0*.npz'))
+      for i in range(2)]
+
+
+def end(processes, code):
+  found = [x.communicate(timeout=900)[1] for x in processes]
+  assert [x.returncode for x in processes] == [code] * 2, found
+  return found
+
+
+@pytest.mark.slow
+def test_two_processes_of_a_run_stop_and_go_on_together(tmp_path):
+  processes = train_pair(tmp_path, 1e6)
+  wait_for(lambda: all(checkpoints(tmp_path)), processes[0])
+  processes[1].send_signal(signal.SIGTERM)
+  for err in end(processes, 128 + signal.SIGTERM):
+    assert 'Stopped by SIGTERM; saved' in err
+  steps = {
+      checkpoint.peek(tmp_path / str(i) / 'checkpoints')[0] for i in (0, 1)}
+  assert len(steps) == 1
+  # As if one of them had been killed before it saved.
+  checkpoints(tmp_path)[0][-1].unlink()
+  common = int(checkpoints(tmp_path)[0][-1].stem)
+  for err in end(train_pair(tmp_path, max(steps) + 60), 0):
+    assert f'Resumed at step {common} ' in err
+  one, two = (
+      checkpoint.Checkpoint(tmp_path / str(i) / 'checkpoints').load().arrays
+      for i in (0, 1))
+  assert_same(*({
+      k: v for k, v in x.items() if 'generator' not in k}
+      for x in (one, two)))
+
+
+@pytest.mark.slow
+def test_process_of_a_run_gives_up_when_the_other_is_killed(tmp_path):
+  processes = train_pair(tmp_path, 1e6)
+  wait_for(lambda: all(checkpoints(tmp_path)), processes[0])
+  processes[1].kill()
+  err = processes[0].communicate(timeout=300)[1]
+  assert processes[0].returncode == 3
+  assert 'Error: another process of this run is gone; start all' in err
+  processes[1].communicate()
