@@ -49,9 +49,12 @@ def feed_noise(monkeypatch, rssm, noise):
 
 
 def step_noise(rssm, discrete):
-  shape = [B, rssm.latent.size // discrete, discrete] if discrete else [
-      B, rssm.latent.size]
-  return [normal(*shape, seed=50 + t) for t in range(T)]
+  if discrete:
+    shape = [B, rssm.latent.stoch]
+    return [
+        np.random.default_rng(50 + t).random(shape, np.float32)
+        for t in range(T)]
+  return [normal(B, rssm.latent.size, seed=50 + t) for t in range(T)]
 
 
 def assert_states_equal(actual, expected, rtol=1e-4, atol=1e-5):
@@ -230,7 +233,9 @@ def test_step_equals_numpy(discrete, monkeypatch):
       (post, rssm.obs_step(prev, action, embed, tf.zeros([B], bool)))):
     if discrete:
       logit = x.reshape(B, 4, 3)
-      stoch = np.eye(3)[(logit + noise).argmax(-1)].reshape(B, 12)
+      share = np.exp(logit) / np.exp(logit).sum(-1, keepdims=True)
+      below = share.cumsum(-1) <= noise[..., None]
+      stoch = np.eye(3)[below.sum(-1)].reshape(B, 12)
       expected = {'logit': logit, 'stoch': stoch}
     else:
       mean, std = x[:, :4], 2 * sigmoid(x[:, 4:] / 2) + 0.1
