@@ -37,7 +37,6 @@ from dreamingv2.common import when
 from dreamingv2.common import worker
 
 ROOT = pathlib.Path(__file__).parent
-user_errors = guards.user_errors
 
 
 def main(argv=None):
@@ -45,12 +44,13 @@ def main(argv=None):
 
   Exit codes: 0 done; 1 an error of ours, with a traceback; 2 something to
   mend, in one line; 3 the run gave up (environments that keep failing,
-  updates that are not finite); 128 + n stopped by signal n, after saving.
+  updates that are not finite, another process of the run that is gone); 128 +
+  n stopped by signal n, after saving.
   """
   if '--list' in (sys.argv if argv is None else argv):
     return print(presets.table())
   warnings.formatwarning = lambda text, *args: f'Warning: {text}\n'
-  with user_errors():
+  with guards.user_errors():
     config = load_config(argv)
     suite, task = suites.parse(config.suite, config.task)
     options = suites.options(suite, config)
@@ -58,7 +58,7 @@ def main(argv=None):
     logdir = logdirs.prepare(config, suite, task)
     lock = guards.Lock(logdir)
   with lock:
-    with user_errors():
+    with guards.user_errors():
       environ = suites.prepare(suite, **options)
     make = functools.partial(
         suites.make, suite, task, size=config.render_size,
@@ -79,9 +79,9 @@ def main(argv=None):
 def train(config, logdir, train_envs, eval_envs):
   """Makes a Run and trains; what can be expected ends in an exit code."""
   try:
-    with user_errors():
+    with guards.user_errors():
       run = Run(config, logdir, train_envs, eval_envs)
-    with user_errors(replays.TooShort):
+    with guards.user_errors(replays.TooShort):
       run.train()
   except KeyboardInterrupt:
     sys.exit(130)

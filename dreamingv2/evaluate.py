@@ -24,6 +24,7 @@ from .common import counter
 from .common import driver as drivers
 from .common import envs
 from .common import episodes as episodelib
+from .common import guards
 from .common import logdir as logdirs
 from .common import logger
 from .common import machine
@@ -40,13 +41,13 @@ SCALE = 2  # Of its frames.
 def main(argv=None):
   """Evaluates as the command line says; see --help."""
   args = _parse(argv)
-  with training.user_errors():
+  with guards.user_errors():
     check(args)
     config = load_config(args.logdir or args.policy)
     snapshot = args.logdir and read_checkpoint(args.logdir, args.best)
     env = start_env(config)
   try:
-    with training.user_errors():
+    with guards.user_errors():
       if args.video and 'image' not in env.obs_space:
         raise ValueError(
             f'--video needs an observation called image; there are '

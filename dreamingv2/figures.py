@@ -20,7 +20,7 @@ import numpy as np
 from . import results
 from . import scores
 from . import tables
-from . import train as training
+from .common import guards
 from .common import plot as plots
 
 BAND = (5, 95)  # Percentiles.
@@ -41,7 +41,7 @@ def main(argv=None):
       sub.add_argument(flag, **options)
     sub.add_argument('--out', type=pathlib.Path, required=True)
   args = parser.parse_args(argv)
-  with training.user_errors((ImportError, OSError, ValueError)):
+  with guards.user_errors((ImportError, OSError, ValueError)):
     plots.check(args.out, ('html',) if args.kind == 'dashboard' else ())
     for note in KINDS[args.kind](args):
       print(f'Note: {note}')

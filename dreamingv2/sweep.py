@@ -49,7 +49,7 @@ GIB = 2 ** 30
 def main(argv=None):
   """Trains what the command line names; see --help."""
   args = _parser().parse_args(argv)
-  with training.user_errors():
+  with guards.user_errors():
     _check_numbers(args)
     jobs = plan(
         args.methods, args.tasks, args.seeds, args.indir, args.flags,
