@@ -1,5 +1,6 @@
 """Layers: dense, convolutions, normalisation, and tables of them."""
 
+import numpy as np
 import tensorflow as tf
 
 from . import tfutils
@@ -91,8 +92,7 @@ class Conv2D(Module):
           f'images of {x.shape[1]}x{x.shape[2]} pixels are too small for '
           f'encoder.cnn_kernels; change render_size or encoder.cnn_kernels')
     if rows * cols <= self.SMALL:
-      x = tf.image.extract_patches(
-          x, [1, k, k, 1], [1, stride, stride, 1], [1, 1, 1, 1], 'VALID')
+      x = _patches(x, k, stride, rows, cols)
       x = _matmul(x, tf.reshape(kernel, [-1, self._depth]))
     else:
       x = tf.nn.conv2d(x, kernel, stride, 'VALID')
@@ -146,8 +146,27 @@ class LayerNorm(Module):
     return tf.cast(x, dtype)
 
 
+def elu(x):
+  """Exponential linear unit, in half precision with a float32 gradient."""
+  # On a CPU TensorFlow's own gradient takes 3 times as long in bfloat16.
+  return tf.nn.elu(x) if x.dtype == tf.float32 else _elu_half(x)
+
+
+@tf.custom_gradient
+def _elu_half(x):
+  y = tf.nn.elu(x)
+
+  def gradient(upstream):
+    grad = tf.raw_ops.EluGrad(
+        gradients=tf.cast(upstream, tf.float32),
+        outputs=tf.cast(y, tf.float32))
+    return tf.cast(grad, x.dtype)
+
+  return y, gradient
+
+
 ACTS = {
-    'elu': tf.nn.elu,
+    'elu': elu,
     'gelu': tf.nn.gelu,
     'none': tf.identity,
     'relu': tf.nn.relu,
@@ -180,6 +199,17 @@ def _entry(table, key, name):
 def _add_bias(x, bias):
   # The gradient of a plain sum takes 2.4 times as long on large images.
   return tf.nn.bias_add(x, tf.cast(bias, x.dtype))
+
+
+def _patches(x, size, stride, rows, cols):
+  """Cuts [N, H, W, X] into [N, rows, cols, size * size * X]."""
+  N, H, W, X = x.shape
+  places = lambda count: stride * np.arange(count)[:, None] + np.arange(size)
+  index = (
+      places(rows)[:, None, :, None] * W + places(cols)[None, :, None, :])
+  # tf.image.extract_patches and its gradient take 1.15 times as long.
+  x = tf.gather(tf.reshape(x, [N, H * W, X]), index.reshape(-1), axis=1)
+  return tf.reshape(x, [N, rows, cols, size * size * X])
 
 
 def _matmul(x, kernel):

@@ -21,7 +21,7 @@ def setup(precision='auto', deterministic=False, seed=0):
 
   Args:
     precision: '16', '32', 'bf16', or 'auto' for '16' on a GPU and '32' on a
-      CPU, where half precision is slower.
+      CPU.
     deterministic: Forbid operations whose result depends on thread timing.
     seed: Seed of TensorFlow's global generator.
 

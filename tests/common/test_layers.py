@@ -179,9 +179,10 @@ def outputs_and_gradients(function, *args):
   return out, *tape.gradient(loss, args)
 
 
-def test_conv_of_small_maps_equals_tensorflow_with_its_gradients():
-  x, conv = tf.constant(normal(3, 6, 6, 5)), layers.Conv2D(7, 4, 2)
-  conv(x)
+@pytest.mark.parametrize('size', [(6, 6), (4, 6), (11, 4)])
+def test_conv_of_small_maps_equals_tensorflow_with_its_gradients(size):
+  x, conv = tf.constant(normal(3, *size, 5)), layers.Conv2D(7, 4, 2)
+  assert np.prod(conv(x).shape[1:3]) <= conv.SMALL
   kernel = randomize(conv)['kernel']
   bias = tfutils.named_variables(conv)['bias']
   ours = outputs_and_gradients(lambda x, _: conv(x), x, kernel)
@@ -240,3 +241,20 @@ def test_acts_are_what_they_are_called(name, function):
   x = normal(20)
   np.testing.assert_allclose(
       layers.get_act(name)(x), function(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', [tf.bfloat16, tf.float16])
+def test_elu_in_half_precision_equals_tensorflow_with_its_gradient(dtype):
+  x, upstream = [
+      tf.cast(normal(50, seed=i), dtype) for i in range(2)]
+
+  def run(function):
+    with tf.GradientTape() as tape:
+      tape.watch(x)
+      y = function(x)
+    return y, tape.gradient(y, x, upstream)
+
+  for a, b in zip(run(layers.get_act('elu')), run(tf.nn.elu), strict=True):
+    assert a.dtype == dtype
+    np.testing.assert_allclose(
+        tf.cast(a, tf.float32), tf.cast(b, tf.float32), rtol=2e-2)
