@@ -28,8 +28,8 @@ def test_policies_earn_more_than_random_actions(tmp_path):
       method: subprocess.Popen([
           sys.executable, str(ROOT / 'train.py'), '--logdir',
           str(tmp_path / method), '--configs', 'small', method,
-          '--task', 'toy_reach', '--train_every', '1', '--steps', '4000',
-          '--log_every', '500', '--eval_every', '4000', '--eval_eps', '32',
+          '--task', 'toy_reach', '--train_every', '1', '--steps', '3500',
+          '--log_every', '500', '--eval_every', '3500', '--eval_eps', '32',
           '--deterministic', 'True', *flags])
       for method, flags in METHODS.items()}
   codes = {method: run.wait() for method, run in runs.items()}
