@@ -243,10 +243,9 @@ def test_acts_are_what_they_are_called(name, function):
       layers.get_act(name)(x), function(x), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize('dtype', [tf.bfloat16, tf.float16])
-def test_elu_in_half_precision_equals_tensorflow_with_its_gradient(dtype):
+def test_elu_of_bfloat16_equals_tensorflow_with_its_gradient():
   x, upstream = [
-      tf.cast(normal(50, seed=i), dtype) for i in range(2)]
+      tf.cast(normal(50, seed=i), tf.bfloat16) for i in range(2)]
 
   def run(function):
     with tf.GradientTape() as tape:
@@ -255,6 +254,7 @@ def test_elu_in_half_precision_equals_tensorflow_with_its_gradient(dtype):
     return y, tape.gradient(y, x, upstream)
 
   for a, b in zip(run(layers.get_act('elu')), run(tf.nn.elu), strict=True):
-    assert a.dtype == dtype
+    assert a.dtype == tf.bfloat16
+    # TensorFlow rounds once more on the way, to 8 bits.
     np.testing.assert_allclose(
-        tf.cast(a, tf.float32), tf.cast(b, tf.float32), rtol=2e-2)
+        tf.cast(a, tf.float32), tf.cast(b, tf.float32), rtol=2 ** -7)
