@@ -1,29 +1,15 @@
-"""Packages the checkout: everything lands inside `dreamingv2`."""
+"""Packages the checkout: everything lands inside `dreamingv2`.
+
+Symbolic links in that folder lead to common/, train.py and configs.yaml, which
+stand at the root as in DreamerV2.
+"""
 
 import pathlib
 import re
-import shutil
 
 import setuptools
-from setuptools.command import build_py
 
 ROOT = pathlib.Path(__file__).resolve().parent
-
-
-class BuildPy(build_py.build_py):
-  """Takes train.py and its configs from the root into the package."""
-
-  moved = ['configs.yaml', 'train.py']
-
-  def run(self):
-    super().run()
-    # An editable install finds them through the __path__ of dreamingv2.
-    if not self.editable_mode:
-      for name in self.moved:
-        shutil.copy(ROOT / name, pathlib.Path(self.build_lib) / 'dreamingv2')
-
-  def get_source_files(self):
-    return super().get_source_files() + self.moved
 
 
 def version():
@@ -38,13 +24,13 @@ setuptools.setup(
     description='DreamingV2 (Okada & Taniguchi, IROS 2022) for TensorFlow',
     license='MIT',
     python_requires='>=3.11,<3.13',
-    package_dir={'dreamingv2.common': 'common'},
-    packages=[
-        'dreamingv2', 'dreamingv2.objectives', 'dreamingv2.common',
-        'dreamingv2.common.renderers', 'dreamingv2.common.suites'],
-    package_data={'dreamingv2': ['published.yaml', 'tasks.yaml']},
-    cmdclass={'build_py': BuildPy},
-    entry_points={'console_scripts': ['dreamingv2 = dreamingv2.train:main']},
+    packages=setuptools.find_packages(
+        include=['dreamingv2', 'dreamingv2.*']),
+    package_data={
+        'dreamingv2': ['*.yaml', 'py.typed'],
+        'dreamingv2.tools': ['*.yaml']},
+    entry_points={
+        'console_scripts': ['dreamingv2 = dreamingv2.__main__:main']},
     # Tested: constraints.txt. TensorFlow 2.18 is the last that shares a
     # process with Mesa's software OpenGL and, with CUDA 12, still drives a
     # V100; tf_keras follows its minor version and TensorFlow Probability 0.25
@@ -76,8 +62,9 @@ setuptools.setup(
         'plot': ['matplotlib>=3.9,<4'],
         'sweep': ['ray>=2.40,<3', 'submitit>=1.5,<2'],
         'test': [
-            'av>=14', 'gym==0.26.2', 'imageio>=2.37,<3', 'matplotlib>=3.9,<4',
-            'pytest>=8,<10', 'ruff'],
+            'av>=14', 'basedpyright>=1.30,<2', 'gym==0.26.2',
+            'imageio>=2.37,<3', 'matplotlib>=3.9,<4', 'pytest>=8,<10',
+            'ruff'],
         'video': ['av>=14', 'imageio>=2.37,<3'],
         'wandb': ['wandb>=0.22,<0.32'],
     },

@@ -5,38 +5,30 @@ started: they live in processes of their own that must never load it.
 """
 
 import collections
-import functools
 import os
 import pathlib
 import random
 import shlex
 import sys
-import time
 import warnings
 
 import numpy as np
 
 import dreamingv2
-from dreamingv2 import presets
-from dreamingv2.common import checkpoint as checkpoints
-from dreamingv2.common import config as configs
+from dreamingv2 import resume
+from dreamingv2 import settings
 from dreamingv2.common import counter
 from dreamingv2.common import driver as drivers
-from dreamingv2.common import envs
 from dreamingv2.common import episodes
-from dreamingv2.common import flags
 from dreamingv2.common import guards
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import logger as loggers
 from dreamingv2.common import machine
 from dreamingv2.common import outputs as outputlib
-from dreamingv2.common import ranges
 from dreamingv2.common import replay as replays
 from dreamingv2.common import suites
 from dreamingv2.common import when
 from dreamingv2.common import worker
-
-ROOT = pathlib.Path(__file__).parent
 
 
 def main(argv=None):
@@ -48,31 +40,21 @@ def main(argv=None):
   n stopped by signal n, after saving.
   """
   if '--list' in (sys.argv if argv is None else argv):
-    return print(presets.table())
+    return print(settings.table())
   warnings.formatwarning = lambda text, *args: f'Warning: {text}\n'
   with guards.user_errors():
-    config = load_config(argv)
-    suite, task = suites.parse(config.suite, config.task)
-    options = suites.options(suite, config)
-    suites.validate(suite, task, options)
-    logdir = logdirs.prepare(config, suite, task)
+    config = settings.load_config(argv)
+    logdir = logdirs.prepare(config, *suites.check(config))
     lock = guards.Lock(logdir)
   with lock:
+    seeds = [config.seed + 1000 * i for i in range(config.envs)]
+    seeds += [config.seed + 999] * bool(config.eval_eps)
     with guards.user_errors():
-      environ = suites.prepare(suite, **options)
-    make = functools.partial(
-        suites.make, suite, task, size=config.render_size,
-        action_repeat=config.action_repeat, time_limit=config.time_limit,
-        **options)
-    start = lambda seed: envs.Async(
-        functools.partial(make, seed=seed), environ=environ,
-        restarts=config.env_restarts, timeout=config.env_timeout)
-    train_envs = [start(config.seed + 1000 * i) for i in range(config.envs)]
-    eval_envs = [start(config.seed + 999)] if config.eval_eps else []
+      envs = suites.start(config, seeds)
     try:
-      train(config, logdir, train_envs, eval_envs)
+      train(config, logdir, envs[:config.envs], envs[config.envs:])
     finally:
-      for env in train_envs + eval_envs:
+      for env in envs:
         env.close()
 
 
@@ -90,27 +72,6 @@ def train(config, logdir, train_envs, eval_envs):
   except (guards.NotFinite, worker.GaveUp) as error:
     loggers.say(f'Error: {error}')
     sys.exit(3)
-
-
-def load_config(argv=None):
-  """Returns the config that blocks and flags select.
-
-  Raises:
-    ValueError: Unknown block or key, wrong type or size of a value.
-  """
-  blocks = configs.read_yaml(ROOT / 'configs.yaml')
-  chosen, remaining = flags.Flags(configs=['defaults'], task='').parse(
-      argv, known_only=True)
-  task, names = presets.expand(chosen.task, chosen.configs)
-  config = configs.Config(blocks['defaults'])
-  for name in names:
-    configs.known('config block', name, blocks)
-    config = config.update(blocks[name])
-  config = flags.Flags(config).parse(remaining)
-  config = config.update({'task': task or config.task})
-  ranges.check(config, blocks)
-  outputlib.check(config.outputs)
-  return config
 
 
 class Run:
@@ -134,8 +95,8 @@ class Run:
     self.config = config
     self.logdir = logdir
     self.updates = 0
-    self._started = time.time()  # Minus what earlier processes took.
     self.step = counter.Counter()
+    self._clock = resume.Clock()
     self._repeat = config.action_repeat
     random.seed(config.seed)
     np.random.seed(config.seed)
@@ -143,14 +104,12 @@ class Run:
     spaces = train_envs[0].obs_space, train_envs[0].act_space
     self._say_memory(*spaces)
     self._make_guards(train_envs + eval_envs)
-    self._checkpoint = checkpoints.Checkpoint(
-        logdir / 'checkpoints', config.keep)
-    snapshot = self._processes.load(self._checkpoint)
-    # To make again to the bit what came after the checkpoint, it must go.
-    until = snapshot.meta['replay'].get('newest') if (
-        snapshot and config.deterministic) else None
+    self._state = resume.State(
+        logdir / 'checkpoints', config.keep, self._processes)
     self.replay = replays.Replay(
-        logdir / 'train_episodes', seed=config.seed, until=until,
+        logdir / 'train_episodes', seed=config.seed,
+        # To make again to the bit what came after the checkpoint, it must go.
+        until=self._state.newest if config.deterministic else None,
         **config.replay)
     self._random_agent = self._other.RandomAgent(spaces[1], config.seed)
     with scope:
@@ -161,11 +120,12 @@ class Run:
     self._make_schedules()
     self._dataset = self.replay.dataset(**config.dataset)
     self._make_drivers(train_envs, eval_envs)
-    self._restore(snapshot)
+    self._parts = self._make_parts()
+    self._restore()
     # Last, so that a run that could not start leaves nothing in the way.
     program = pathlib.Path(sys.argv[0]).name
     logdirs.save_config(config, logdir, [
-        machine.versions(dreamingv2.__version__, ROOT),
+        machine.versions(dreamingv2.__version__, settings.ROOT),
         shlex.join([program, *sys.argv[1:]])])
 
   def _make_guards(self, envs_):
@@ -189,7 +149,7 @@ class Run:
         'save': self._save}
     self._due = []  # Names of jobs; a stop leaves them to the next process.
     self._prefilled = False
-    self._best = -float('inf')  # Of the means of evaluations.
+    self._best = -float('inf')  # Best mean evaluation return so far.
     self._improved = False
 
   def _make_drivers(self, train_envs, eval_envs):
@@ -204,6 +164,20 @@ class Run:
     if eval_envs:
       self._eval_driver = drivers.Driver(eval_envs, seed=(seed, 1))
       self._eval_driver.on_episode(self._eval_episodes.append)
+
+  def _make_parts(self):
+    """Returns all of the run that is neither a weight nor in a file."""
+    own = {
+        name: resume.Attribute(self, attribute) for name, attribute in {
+            'updates': 'updates', 'prefilled': '_prefilled', 'due': '_due',
+            'best': '_best'}.items()}
+    return {
+        'step': self.step, **own, 'seconds': self._clock,
+        'every': resume.Every(self._every),
+        'metrics': resume.Metrics(self._metrics), 'logger': self._logger,
+        'random': resume.Random(self._random_agent), 'replay': self.replay,
+        'drivers': resume.Drivers(
+            self._driver, self._eval_driver, self.agent, self.replay)}
 
   def train(self):
     """Trains until `steps`, from wherever the logdir stands.
@@ -261,16 +235,13 @@ class Run:
   def _env_step(self):
     return int(self.step) * self._repeat
 
-  def _seconds(self):
-    return time.time() - self._started
-
   def _load_libraries(self):
     with machine.quiet():
       from dreamingv2 import agent
       from dreamingv2.common import distribute
       from dreamingv2.common import other
       from dreamingv2.common import tfutils
-    self._agents, self._other, self._tfutils = agent, other, tfutils
+    self._agents, self._other = agent, other
     strategy = distribute.make(self.config.distribute, self.config)
     self._processes = distribute.Processes(strategy)
     gpus, precision = tfutils.setup(
@@ -286,66 +257,36 @@ class Run:
     self._print(f'Logdir {self.logdir}. ' + episodes.describe_size(
         obs_space, act_space, capacity, replay.max_gib, self.logdir))
 
-  def _restore(self, snapshot):
+  def _restore(self):
     """Goes on from a checkpoint, if there is one."""
-    if not snapshot:
+    meta = self._state.restore(self.agent, self._parts)
+    stats = self.replay.stats
+    if not meta:
       # What a run that was killed early has collected counts.
-      self.step.restore(self.replay.stats['total_steps'])
+      self.step.restore(stats['total_steps'])
       if self.step > 0:
         self._print(f'No checkpoint; episodes of {self._env_step} steps.')
       for every in list(self._every.values())[1:]:
         every(self.step)
       return
-    meta = snapshot.meta
-    self.agent.load(snapshot.arrays)
-    self.step.restore(meta['step'])
-    self.updates = meta['updates']
-    self._started -= meta.get('seconds', 0)
-    for name, state in meta['every'].items():
-      self._every[name].restore(state)
-    self._prefilled = meta.get('prefilled', True)
-    self._due = meta.get('due', [])
-    self._best = meta.get('best', self._best)
-    self._metrics.update(meta.get('metrics', {}))
-    self._logger.restore(meta.get('logger', []))
-    if 'random' in meta:
-      random.setstate(meta['random']['python'])
-      np.random.set_state(meta['random']['numpy'])
-      self._random_agent.restore(meta['random']['agent'])
-    done = self.replay.load_state_dict(meta['replay'])
-    stats = self.replay.stats
     later = stats['total_episodes'] - meta['replay']['total_episodes']
     self._print(
         f'Resumed at step {self._env_step} after {self.updates} updates, '
         f'{stats["loaded_episodes"]} episodes, {later} of them later.')
-    self._restore_drivers(meta.get('drivers', {}), done)
-
-  def _restore_drivers(self, state, done):
-    """Takes up unfinished episodes, but those of workers `done`."""
-    if state.get('eval') and self._eval_driver:
-      self._eval_driver.begun = state['eval']
-    if 'train' not in state:  # Of an older version.
-      return
-    train, number = state['train'], self.config.envs
-    for index in range(number, len(train['begun'])):
-      self.replay.cut(index)
-    if number == len(train['begun']):
-      train['policy'] = self._tfutils.from_arrays(
-          train['policy'], self.agent.initial_state(number))
-    again, failed = self._driver.load_state_dict(train, done)
-    if again or failed:
-      cut = ', as the simulator did not repeat itself' if failed else ''
+    drivers_ = self._parts['drivers']
+    if drivers_.again or drivers_.cut:
+      cut = ', as the simulator did not repeat itself' * bool(drivers_.cut)
       self._print(
-          f'Episodes in progress: {len(again)} made again to the bit, '
-          f'{len(failed)} cut{cut}.')
+          f'Episodes in progress: {len(drivers_.again)} made again to the '
+          f'bit, {len(drivers_.cut)} cut{cut}.')
 
   def _save(self):
     """Writes a checkpoint and returns True; False where the disk is full."""
     with self._timer.section('save'):
       for attempt in range(2):
         try:
-          self._checkpoint.save(
-              self._env_step, self.agent.save(), self._meta(), self._improved)
+          self._state.save(
+              self._env_step, self.agent, self._parts, self._improved)
           self._improved = False
           break
         except OSError as error:
@@ -354,26 +295,6 @@ class Run:
             return False
       self.replay.forget()
     return True
-
-  def _meta(self):
-    """Returns all of the run that is neither a variable nor in a file."""
-    train = self._driver.state_dict()
-    train['policy'] = self._tfutils.to_arrays(train['policy'])
-    return {
-        'step': self.step.state(), 'updates': self.updates,
-        'seconds': self._seconds(),
-        'every': {k: v.state() for k, v in self._every.items()},
-        'prefilled': self._prefilled, 'due': self._due, 'best': self._best,
-        'metrics': {
-            k: [float(x) for x in v] for k, v in self._metrics.items()},
-        'logger': self._logger.state(),
-        'random': {
-            'python': random.getstate(), 'numpy': np.random.get_state(),
-            'agent': self._random_agent.state()},
-        'replay': self.replay.state_dict(),
-        'drivers': {
-            'train': train,
-            'eval': self._eval_driver and self._eval_driver.begun}}
 
   def _prefill(self):
     if self._prefilled:
@@ -434,7 +355,7 @@ class Run:
     self._logger.add(shares, prefix='share')
     stats = self.replay.stats
     self._logger.add({
-        'updates': self.updates, 'seconds': self._seconds(),
+        'updates': self.updates, 'seconds': self._clock.state(),
         'episodes': stats['total_episodes'],
         'replay_gib': stats['bytes'] / 2 ** 30})
     self._logger.write(fps=True)

@@ -10,6 +10,8 @@ import sys
 
 from ruamel import yaml as ruamel_yaml
 
+from .files import write_text
+
 
 class UnknownKey(ValueError, KeyError):
   """Is raised for a key or a pattern that names no setting."""
@@ -98,11 +100,15 @@ class Config(collections.abc.Mapping):
         key: (mine.get(key), theirs.get(key)) for key in {**mine, **theirs}}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
 
-  def save(self, path):
-    """Writes YAML that `load` reads back to an equal Config."""
+  def dumps(self):
+    """Returns the YAML that `save` writes."""
     buffer = io.StringIO()
     _yaml().dump(self, buffer)
-    pathlib.Path(path).write_text(buffer.getvalue(), encoding='utf-8')
+    return buffer.getvalue()
+
+  def save(self, path):
+    """Writes YAML that `load` reads back to an equal Config."""
+    write_text(pathlib.Path(path), self.dumps())
 
   @classmethod
   def load(cls, path):

@@ -41,7 +41,7 @@ class Driver:
   With `seed`, environments that have `seed(number)` get a number before every
   reset that depends on `seed`, their index and the count of their episodes
   alone. Then an unfinished episode can be made again from its actions, which
-  is how `load_state_dict` goes on where a simulator cannot be stored.
+  is how `restore` goes on where a simulator cannot be stored.
   """
 
   def __init__(self, envs, timer=None, seed=None, **kwargs):
@@ -117,8 +117,8 @@ class Driver:
         self._arrived and self._workers_due()):
       self._send(policy)
 
-  def state_dict(self):
-    """Returns all that a later load_state_dict needs.
+  def state(self):
+    """Returns all that a later `restore` needs.
 
     Checkpoint.save takes it once `policy`, the policy's state, is made of
     arrays.
@@ -132,14 +132,14 @@ class Driver:
             {'worker': i, 'row': row} for i, (row, _) in self._sent.items()],
         'policy': self._state}
 
-  def load_state_dict(self, state, skip=()):
-    """Goes on where state_dict was taken, also in the middle of an episode.
+  def restore(self, state, skip=()):
+    """Goes on where `state` was taken, also in the middle of an episode.
 
     Unfinished episodes are made again: seed, reset and their actions. Where
     what is observed then differs in a bit, the episode ends there.
 
     Args:
-      state: What state_dict gave. Of another number of environments, only
+      state: What `state` gave. Of another number of environments, only
         the counts of episodes are taken.
       skip: Workers that shall begin a new episode instead.
 

@@ -13,7 +13,8 @@ import warnings
 
 import numpy as np
 
-from .checkpoint import write_atomic, write_npz
+from .checkpoint import write_npz
+from .files import write_atomic
 
 
 class Lock:
@@ -207,7 +208,7 @@ class Watchdog:
   def _place(self):
     """Returns the innermost line of this package in the watched thread."""
     frame = sys._current_frames().get(self._owner)
-    package = str(pathlib.Path(__file__).parents[1])
+    package = str(pathlib.Path(__file__).resolve().parents[1])
     while frame:
       _, ours, rest = frame.f_code.co_filename.partition(package)
       if ours and 'site-packages' not in rest:  # A checkout may hold .venv.

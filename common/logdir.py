@@ -3,8 +3,9 @@
 import pathlib
 import tempfile
 
-from .checkpoint import write_atomic
 from .config import Config
+from .files import remove_stale, write_text
+from .suites import SUITES
 
 # Keys that may change when a run is resumed.
 RESUMABLE = (
@@ -15,8 +16,8 @@ RESUMABLE = (
 # Keys that shape the episodes in the logdir; without a checkpoint there, only
 # these must stay.
 DATA = (
-    'action_repeat', 'distractors', 'dmc', 'render_size', 'robosuite', 'suite',
-    'task', 'time_limit', 'ur5')
+    'action_repeat', 'distractors', 'render_size', 'suite', 'task',
+    'time_limit', *SUITES)
 
 
 def name(config, suite, task):
@@ -76,12 +77,11 @@ def save_config(config, logdir, run):
   Args:
     run: Lines on who runs it and how, which stand on top of the file.
   """
+  remove_stale(logdir)
   path = logdir / 'config.yaml'
   lines = path.read_text().splitlines() if path.exists() else []
   heads = [x for x in lines if x.startswith('# ')]
   run = [f'# {line}' for line in run]
   if heads[-len(run):] != run:
     heads += run
-  config.save(path)
-  text = '\n'.join([*heads, path.read_text()])
-  write_atomic(path, lambda file: file.write(text.encode()))
+  write_text(path, '\n'.join([*heads, config.dumps()]))

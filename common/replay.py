@@ -8,10 +8,10 @@ import warnings
 
 import numpy as np
 
-from .checkpoint import remove_stale, set_aside
-from .checkpoint import write_atomic, write_npz
+from .checkpoint import write_npz
 from .episodes import GIB, Episode, check_values, describe, parse_name
 from .episodes import read_all, storable
+from .files import remove_stale, set_aside, write_atomic
 
 REQUIRED = ('action', 'is_first', 'is_last')
 
@@ -55,7 +55,7 @@ class Replay:
       prioritize_ends: Whether chunks that end with their episode come up more
         often: minlen more starting points mean the last one.
       seed: Of the sampling.
-      until: `newest` of a state_dict: what came later is moved to `later/`,
+      until: `newest` of a state: what came later is moved to `later/`,
         in the place of what was there, to be made again.
 
     Raises:
@@ -81,6 +81,7 @@ class Replay:
     self._loaded_steps = 0
     self._loaded_bytes = 0
     self._damaged = 0
+    self.finished = []
     if until:
       self._set_back(datetime.datetime.fromisoformat(until))
     self._load()
@@ -176,7 +177,7 @@ class Replay:
     if worker in self._ongoing_eps:
       self._complete(worker)
 
-  def state_dict(self):
+  def state(self):
     """Returns what files do not hold: the random state, unfinished episodes.
 
     All of it is what Checkpoint.save takes as meta. Once it is saved, call
@@ -196,14 +197,11 @@ class Replay:
             {'worker': worker, 'name': x.name, 'data': x.trimmed()}
             for worker, x in self._ongoing_eps.items()]}
 
-  def load_state_dict(self, state):
-    """Restores a state_dict, after the same files were loaded.
+  def restore(self, state):
+    """Takes back what `state` gave, after the same files were loaded.
 
     An episode that was unfinished then and is complete on disk now is not
-    taken twice.
-
-    Returns:
-      The workers of such episodes.
+    taken twice; its worker is in `finished`.
 
     Raises:
       ValueError: If keys or shapes differ from those in the files.
@@ -222,7 +220,8 @@ class Replay:
         x['worker']: Episode.restored(self._checked(x['data']), x['name'])
         for x in state['ongoing'] if x['name'] not in stored}
     self._drop_again(state, len(later))
-    return [x['worker'] for x in state['ongoing'] if x['name'] in stored]
+    self.finished = [
+        x['worker'] for x in state['ongoing'] if x['name'] in stored]
 
   def forget(self):
     """Deletes the files of the episodes that were dropped.

@@ -12,6 +12,7 @@ import signal
 import gymnasium
 import numpy as np
 
+from . import settings
 from . import train as training
 from .common import envs
 from .common import guards
@@ -24,7 +25,7 @@ def load(*names):
   Raises:
     ValueError: Unknown block.
   """
-  return training.load_config(['--configs', *names] if names else [])
+  return settings.load_config(['--configs', *names] if names else [])
 
 
 def wrap(env, config):

@@ -68,8 +68,9 @@ def run_toy(logdir, *argv):
   Returns:
     The Run; checkpoints of steps 50, before any update, and 100 stay.
   """
+  from dreamingv2 import settings
   from dreamingv2 import train
-  config = train.load_config([
+  config = settings.load_config([
       *(argv or ['--configs', 'debug']), '--task', 'toy_reach', '--steps',
       '100', '--prefill', '50', '--log_every', '50', '--save_every', '50',
       '--eval_eps', '1', '--logdir', str(logdir)])

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pytest
 
+from dreamingv2 import settings
 from dreamingv2 import train
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import config as configlib
@@ -57,7 +58,7 @@ class Kicking:
 
 def make_run(logdir, *argv, kicks=(), eval_kicks=()):
   """Returns a Run with environments in this process."""
-  config = train.load_config([*ARGV, *argv])
+  config = settings.load_config([*ARGV, *argv])
   logdir.mkdir(parents=True, exist_ok=True)
   envs = [
       suites.make('toy', 'reach', seed=x, size=config.render_size)
@@ -119,7 +120,7 @@ def test_run_of_an_older_version_is_taken_up(tmp_path):
   path.write_text(re.sub(  # Keys of this version are not in there.
       r'\n *(env_restarts|env_timeout|keep|max_gib|max_skipped|stall_after)'
       r':.*', '', path.read_text()))
-  config = train.load_config([*ARGV, '--logdir', str(tmp_path)])
+  config = settings.load_config([*ARGV, '--logdir', str(tmp_path)])
   assert len(config.diff(configlib.Config.load(path))) > 3
   logdirs.prepare(config, 'toy', 'reach')
   run = make_run(tmp_path, '--steps', '75')
@@ -149,7 +150,7 @@ def test_exit_code_says_how_a_run_ended(error, code, monkeypatch):
 
 def test_run_in_use_is_refused_before_anything_starts(
     tmp_path, capfd, monkeypatch):
-  monkeypatch.setattr(train.envs, 'Async', None)  # Would fail.
+  monkeypatch.setattr(train.suites, 'start', None)  # Would fail.
   with guards.Lock(tmp_path):
     message = runs.refused([*ARGV, '--logdir', str(tmp_path)], capfd)
   assert 'in use by another run' in message

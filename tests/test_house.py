@@ -16,33 +16,33 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A module imports from its own floor and from those below it.
 FLOORS = [
     ['dreamingv2', 'dreamingv2.common'],
-    ['common.config', 'common.counter', 'common.flags', 'common.ranges',
+    ['common.config', 'common.counter', 'common.files', 'common.flags',
      'common.when'],
     ['common.distribute', 'common.envs', 'common.logger', 'common.machine',
      'common.outputs', 'common.plot', 'common.tfutils', 'common.worker'],
     ['common.augment', 'common.dists', 'common.losses'],
     ['common.checkpoint', 'common.driver', 'common.episodes',
      'common.guards', 'common.latents', 'common.layers', 'common.logdir',
-     'common.operations', 'common.other', 'common.renderers',
-     'common.renderers.*', 'common.replay', 'common.suites',
-     'common.suites.*'],
+     'common.other', 'common.renderers', 'common.renderers.*',
+     'common.replay', 'common.suites', 'common.suites.*'],
     ['common.nets'],
-    ['objectives.base', 'objectives.multistep', 'objectives.openloop',
-     'objectives.overshooting'],
+    ['settings', 'objectives.base', 'objectives.multistep',
+     'objectives.openloop', 'objectives.overshooting'],
     ['objectives.*'],
     ['objectives'],
     ['agent', 'expl', 'probe'],
-    ['api', 'benchmark', 'dashboard', 'engines', 'evaluate', 'export',
-     'figures', 'presets', 'results', 'scores', 'sheet', 'sweep', 'tables',
-     'train', 'views'],
+    ['resume', 'train'],
+    ['api'],
+    ['tools', 'tools.*'],
+    ['__main__'],
 ]
 OBJECTIVES = 7
 
 TENSORFLOW = {'keras', 'tensorflow', 'tensorflow_probability', 'tf_keras'}
 SIMULATORS = {'dm_control', 'gym', 'mujoco', 'robosuite'}
 NO_TENSORFLOW = [
-    'checkpoint', 'config', 'counter', 'driver', 'envs', 'episodes', 'flags',
-    'guards', 'logdir', 'logger', 'machine', 'outputs', 'ranges', 'renderers',
+    'checkpoint', 'config', 'counter', 'driver', 'envs', 'episodes', 'files',
+    'flags', 'guards', 'logdir', 'logger', 'machine', 'outputs', 'renderers',
     'renderers.*', 'replay', 'suites', 'suites.*', 'when', 'worker']
 
 METHODS = sorted(
@@ -167,7 +167,7 @@ def test_no_module_imports_a_simulator_at_its_top():
 def test_modules_of_environment_processes_do_not_reach_tensorflow():
   wrong = [
       f'{name} reaches {other}' for name in MODULES
-      if name == 'dreamingv2.train' or any(
+      if name in ('dreamingv2.settings', 'dreamingv2.train') or any(
           fnmatch.fnmatchcase(name, f'dreamingv2.common.{pattern}')
           for pattern in NO_TENSORFLOW)
       for other in reach_on_import(name)
@@ -179,7 +179,9 @@ def test_only_flags_and_train_read_the_command_line():
   wrong = [
       name for name, tree in TREES.items() for node in ast.walk(tree)
       if isinstance(node, ast.Attribute) and node.attr == 'argv'
-      and name not in ('dreamingv2.common.flags', 'dreamingv2.train')]
+      and name not in (
+          'dreamingv2.__main__', 'dreamingv2.common.flags',
+          'dreamingv2.train')]
   assert not wrong
 
 

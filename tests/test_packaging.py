@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PROBE = '''
 import importlib, json, pkgutil, sys
 import dreamingv2.common.renderers, dreamingv2.common.suites
-names = ['dreamingv2.train', 'dreamingv2.common.suites'] + [
+names = ['dreamingv2.train', 'dreamingv2.settings'] + [
     f'dreamingv2.common.{name}' for name in (
         'checkpoint', 'config', 'counter', 'driver', 'envs', 'flags',
         'logger', 'replay', 'when')]
@@ -66,11 +66,15 @@ def run(code, *args, folder=None):
 
 
 def ours(loaded, folder):
-  """Returns what was loaded from `folder`, by module name."""
+  """Returns what was loaded from `folder`, by module name.
+
+  A virtual environment may lie inside of the folder, as .venv does.
+  """
   return {
       name: pathlib.Path(path).relative_to(folder)
       for name, path in loaded.items()
-      if path and pathlib.Path(path).is_relative_to(folder)}
+      if path and pathlib.Path(path).is_relative_to(folder)
+      and not pathlib.Path(path).is_relative_to(sys.prefix)}
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +83,8 @@ def wheel(tmp_path_factory):
   temp = tmp_path_factory.mktemp('wheel')
   ignore = shutil.ignore_patterns('__pycache__')
   for name in ('common', 'dreamingv2'):
-    shutil.copytree(ROOT / name, temp / 'copy' / name, ignore=ignore)
+    shutil.copytree(
+        ROOT / name, temp / 'copy' / name, ignore=ignore, symlinks=True)
   for name in (
       'LICENSE', 'configs.yaml', 'pyproject.toml', 'setup.py', 'train.py'):
     shutil.copy(ROOT / name, temp / 'copy')
@@ -104,8 +109,7 @@ def test_wheel_holds_every_module_and_one_top_level_name(wheel):
       *(path.relative_to(ROOT) for path in (ROOT / 'common').rglob('*.py')),
       *(path.relative_to(ROOT / 'dreamingv2') for path
         in (ROOT / 'dreamingv2').rglob('*')
-        if path.suffix in ('.py', '.yaml')),
-      pathlib.Path('configs.yaml'), pathlib.Path('train.py')}
+        if path.suffix in ('.py', '.yaml', '.typed'))}
   assert there == expected
 
 
@@ -114,7 +118,7 @@ def test_wheel_and_checkout_give_the_same_names_from_anywhere(wheel):
   checkout = ours(run(PROBE, folder=ROOT), ROOT)
   assert installed.keys() == checkout.keys()
   assert installed['dreamingv2.train'].parts == ('dreamingv2', 'train.py')
-  assert checkout['dreamingv2.train'].parts == ('train.py',)
+  assert installed == checkout
   assert (wheel / 'dreamingv2' / 'configs.yaml').is_file()
 
 
@@ -150,6 +154,51 @@ def test_script_loads_no_module_under_two_names(installed, wheel):
   loaded.pop('__mp_main__', None)  # The same object: multiprocessing's alias.
   names = {}
   for name, file in loaded.items():
-    names.setdefault(file, []).append(name)
+    names.setdefault((folder / file).resolve(), []).append(name)
   assert not {k: v for k, v in names.items() if len(v) > 1}
   assert len(names) > 3
+
+
+def test_common_is_no_package_of_its_own():
+  done = subprocess.run(
+      [sys.executable, '-c', 'import common'], cwd=ROOT, capture_output=True,
+      text=True)
+  assert done.returncode == 1
+  assert 'import dreamingv2.common' in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize('name, target', [
+    ('common', 'common'), ('configs.yaml', 'configs.yaml'),
+    ('train.py', 'train.py')])
+def test_links_in_the_package_lead_to_the_root(name, target):
+  path = ROOT / 'dreamingv2' / name
+  assert path.is_symlink() and path.resolve() == ROOT / target
+
+
+def test_wheel_is_found_by_one_name_and_holds_no_links(wheel):
+  assert not [x for x in wheel.rglob('*') if x.is_symlink()]
+  code = (
+      'import json, dreamingv2.common.config as c; print(json.dumps('
+      '[c.__name__, c.__file__]))')
+  name, path = run(code, folder=wheel)
+  assert name == 'dreamingv2.common.config'
+  assert pathlib.Path(path).is_relative_to(wheel)
+
+
+@pytest.mark.parametrize('installed', [False, True])
+def test_command_lists_tasks_from_another_folder(installed, wheel):
+  code = (
+      'import sys, json; from dreamingv2 import __main__ as m; '
+      'm.main(["--list"]); print(json.dumps([*sys.modules]))')
+  loaded = run(code, folder=wheel if installed else ROOT)
+  assert 'tensorflow' not in loaded
+
+
+def test_process_of_an_environment_runs_from_a_wheel(wheel):
+  code = (
+      'import json; from dreamingv2.common import suites; '
+      'from dreamingv2 import settings; '
+      'config = settings.load_config(["--task", "toy_reach"]); '
+      'env, = suites.start(config, [0]); '
+      'print(json.dumps(bool(env.reset()()["is_first"]))); env.close()')
+  assert run(code, folder=wheel) is True

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from dreamingv2 import settings
 from dreamingv2 import train
 from dreamingv2.common import config as configlib
 from dreamingv2.common import logdir as logdirs
@@ -98,7 +99,7 @@ def untimed(lines):
 
 def run_here(logdir, *argv):
   """Trains with environments in this process and returns the Run."""
-  config = train.load_config([*DEBUG, *SMALL, *argv])
+  config = settings.load_config([*DEBUG, *SMALL, *argv])
   logdir.mkdir(parents=True, exist_ok=True)
   envs = [
       suites.make(
@@ -197,7 +198,7 @@ def test_config_snapshot_names_versions_and_loads_back(dreamingv2):
   assert command.startswith('# ')
   assert ', tensorflow ' in head or ', tensorflow-cpu ' in head
   loaded = configlib.Config.load(logdir / 'config.yaml')
-  assert loaded == train.load_config([*DEBUG, *SMALL])
+  assert loaded == settings.load_config([*DEBUG, *SMALL])
 
 
 def test_checkpoints_end_with_the_last_step(dreamingv2):
@@ -413,7 +414,7 @@ def test_bad_input_is_refused_in_one_line_that_helps(name, tmp_path, capfd):
   for word in words.split():
     assert word in message, message
   # What is left must not be in the way of the corrected command.
-  config = train.load_config([*DEBUG, *SMALL, *logdir])
+  config = settings.load_config([*DEBUG, *SMALL, *logdir])
   logdirs.prepare(config, 'toy', 'reach')
   assert not [x for x in (tmp_path / 'run').rglob('*') if x.is_file()]
 
@@ -425,9 +426,10 @@ def test_too_short_episodes_are_refused_and_leave_the_logdir_usable(
           '--replay.maxlen', '60']
   message = refused([*DEBUG, *SMALL, *logdir, *long], capfd)
   assert 'replay.minlen is 60' in message and 'longest of 50' in message
-  config = train.load_config([*DEBUG, *SMALL, *logdir])
+  config = settings.load_config([*DEBUG, *SMALL, *logdir])
   logdirs.prepare(config, 'toy', 'reach')
-  other = train.load_config([*DEBUG, *SMALL, *logdir, '--action_repeat', '2'])
+  other = settings.load_config(
+      [*DEBUG, *SMALL, *logdir, '--action_repeat', '2'])
   with pytest.raises(ValueError, match='action_repeat 1 there and 2 here'):
     logdirs.prepare(other, 'toy', 'reach')
 

@@ -3,10 +3,14 @@
 A suite module has `OPTIONS` (its config keys and their defaults, and those
 that all suites share which draw MuJoCo models: 'renderer', 'distractors'),
 `tasks()` (the names it offers), `make(task, seed, size, action_repeat,
-**options)` and `validate(task, options)`. What `make` returns draws anew with
-`images()` where it has a camera.
+**options)`, `validate(task, options)` and `limit(task, options)` (the most
+return of a whole episode, None if unknown). What `make` returns draws anew
+with `images()` where it has a camera.
+
+`start` is the one way from a config to running environments.
 """
 
+import functools
 import importlib
 
 from .. import envs
@@ -42,6 +46,67 @@ def parse(suite, task):
   raise ValueError(
       f'Task {task!r} does not begin with a suite; use SUITE_TASK or set '
       f'--suite to one of: {", ".join(SUITES)}.')
+
+
+def check(config):
+  """Checks that a config names a task and options that exist.
+
+  No simulator is started.
+
+  Returns:
+    Suite, and task without the suite's prefix.
+
+  Raises:
+    ValueError: An unknown suite, task, option or value of an option.
+    ImportError: The simulator is not installed.
+  """
+  suite, task = parse(config['suite'], config['task'])
+  validate(suite, task, options(suite, config))
+  return suite, task
+
+
+def constructor(config):
+  """Prepares the making of a config's environments, in whatever process.
+
+  Prints one line that says what renders.
+
+  Returns:
+    Function of the keywords of `make`, such as seed and size, that makes an
+    environment and can be sent to another process; and the environment
+    variables that this process needs, where None removes one.
+
+  Raises:
+    RuntimeError: This machine cannot render.
+    ValueError, ImportError: See `check`.
+  """
+  suite, task = check(config)
+  found = options(suite, config)
+  environ = prepare(suite, **found)
+  return functools.partial(
+      make, suite, task, size=config['render_size'],
+      action_repeat=config['action_repeat'], time_limit=config['time_limit'],
+      **found), environ
+
+
+def start(config, seeds):
+  """Starts environments, each in a process of its own.
+
+  Args:
+    config: Config.
+    seeds: One seed for each environment.
+
+  Returns:
+    List of envs.Async.
+
+  Raises:
+    RuntimeError, ValueError, ImportError: See `constructor`.
+  """
+  make_env, environ = constructor(config)
+  return [
+      envs.Async(
+          functools.partial(make_env, seed=seed), environ=environ,
+          restarts=config['env_restarts'], timeout=config['env_timeout'])
+      for seed in seeds]
 
 
 def options(suite, config):
@@ -113,6 +178,18 @@ def make(
       task, seed=seed, size=tuple(size), action_repeat=action_repeat,
       **options)
   return envs.ready(env, time_limit)
+
+
+def limit(suite, task, **options):
+  """Returns the most return of a whole episode, None where that is unknown.
+
+  Args:
+    suite: Name of a suite.
+    task: Without the suite's prefix.
+    options: Those of the suite that are not at their defaults.
+  """
+  module = _module(suite)
+  return module.limit(task, {**module.OPTIONS, **options})
 
 
 def _module(suite):

@@ -47,6 +47,10 @@ def validate(task, options):
   known('dmc task', _canonical(task), tasks())
 
 
+def limit(task, options):
+  return 250 if task.startswith('manip_') else 1000  # 1 per control step.
+
+
 def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
   return DMC(
       *tasks()[_canonical(task)], seed, size, action_repeat,

@@ -17,6 +17,10 @@ def validate(task, options):
   known('toy task', task, TASKS)
 
 
+def limit(task, options):
+  return Reach.LENGTH if task == 'reach' else None
+
+
 def make(task, seed=0, size=(64, 64), action_repeat=1):
   return TASKS[task](size=size, seed=seed, action_repeat=action_repeat)
 

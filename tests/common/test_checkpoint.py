@@ -2,6 +2,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -198,7 +199,7 @@ def test_checkpoint_loads_after_a_kill_in_the_middle_of_saving(tmp_path):
 
 
 def test_checkpoint_leaves_the_temporary_files_of_others(tmp_path):
-  host = checkpoint_lib.socket.gethostname()
+  host = socket.gethostname()
   parent = os.getppid()
   names = {
       f'1.npz.{host}.{parent}.tmp': True, '1.npz.elsewhere.org.123.tmp': True,

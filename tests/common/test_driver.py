@@ -251,7 +251,7 @@ class Walk:
 def gather(envs, state=None, **kwargs):
   """Returns a driver, the rows it hands on, and what loading returned."""
   driver, rows = Driver(envs, **kwargs), []
-  loaded = driver.load_state_dict(state) if state else None
+  loaded = driver.restore(state) if state else None
   for event in (driver.on_reset, driver.on_step):
     event(lambda row, worker: rows.append((worker, row)))
   return driver, rows, loaded
@@ -296,7 +296,7 @@ def test_driver_goes_on_to_the_bit_from_wherever_it_stood(
   make = lambda: [Walk(x) for x in lengths]
   driver, rows, _ = gather(make(), seed=(1,))
   driver(steer, steps=steps, ahead=ahead)
-  state = stored(driver.state_dict(), tmp_path)
+  state = stored(driver.state(), tmp_path)
   before = len(rows)
   driver(steer, steps=20)
   again, others, (remade, failed) = gather(make(), state, seed=(1,))
@@ -309,7 +309,7 @@ def test_driver_hands_on_whole_episodes_after_it_went_on(tmp_path):
   episodes = []
   driver, _, _ = gather([Walk(5)], seed=(1,))
   driver(steer, steps=3)
-  state = stored(driver.state_dict(), tmp_path)
+  state = stored(driver.state(), tmp_path)
   again, _, _ = gather([Walk(5)], state, seed=(1,))
   for one in (driver, again):
     one.on_episode(episodes.append)
@@ -323,7 +323,7 @@ def test_driver_hands_on_whole_episodes_after_it_went_on(tmp_path):
 def test_driver_cuts_an_episode_that_a_simulator_does_not_repeat(tmp_path):
   driver, _, _ = gather([Walk(5), Walk(5)], seed=(1,))
   driver(steer, steps=7)  # The second step of worker 1 comes next.
-  state = stored(driver.state_dict(), tmp_path)
+  state = stored(driver.state(), tmp_path)
   again, rows, loaded = gather([Walk(5), Walk(5, 1e-9)], state, seed=(1,))
   assert loaded == ([0], [1])
   again(steer, steps=3)
@@ -335,9 +335,9 @@ def test_driver_begins_anew_with_workers_to_skip_or_of_another_number(
     tmp_path):
   driver, _, _ = gather([Walk(5), Walk(5)], seed=(1,))
   driver(steer, steps=7)
-  state = stored(driver.state_dict(), tmp_path)
+  state = stored(driver.state(), tmp_path)
   again, rows, _ = gather([Walk(5), Walk(5)], seed=(1,))
-  assert again.load_state_dict(state, skip=[1]) == ([0], [])
+  assert again.restore(state, skip=[1]) == ([0], [])
   again(steer, steps=2)
   assert [(i, bool(row['is_first'])) for i, row in rows] == [
       (1, True), (0, False), (1, False)]

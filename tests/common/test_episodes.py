@@ -137,9 +137,9 @@ def test_damaged_files_stay_counted_over_a_resume(tmp_path):
   fill(tmp_path, [1, 2])
   DAMAGES['noise'](sorted(tmp_path.glob('*.npz'))[0])
   with pytest.warns(UserWarning):
-    state = Replay(tmp_path).state_dict()
+    state = Replay(tmp_path).state()
   again = Replay(tmp_path)
-  again.load_state_dict(state)
+  again.restore(state)
   assert again.stats['damaged_episodes'] == 1
 
 
@@ -183,12 +183,12 @@ def test_files_are_smaller_than_the_memory_they_fill(tmp_path):
 
 def test_dropped_episodes_stay_on_disk_for_the_last_checkpoint(tmp_path):
   replay = fill(tmp_path, [1, 2], capacity=20)
-  state = replay.state_dict()
+  state = replay.state()
   for number in (3, 4):
     replay.add_episode(make_episode(10, number))
   assert held(replay) == {3, 4}
   again = Replay(tmp_path, capacity=20, until=state['newest'])
-  again.load_state_dict(state)
+  again.restore(state)
   assert held(again) == {1, 2}
   assert again.stats['total_steps'] == 20
   assert len(list((tmp_path / 'later').iterdir())) == 2
@@ -197,9 +197,9 @@ def test_dropped_episodes_stay_on_disk_for_the_last_checkpoint(tmp_path):
 @pytest.mark.filterwarnings('error')
 def test_files_that_a_crash_left_undeleted_are_deleted_later(tmp_path):
   replay = fill(tmp_path, [1, 2, 3, 4], capacity=20)
-  state = replay.state_dict()  # And no forget.
+  state = replay.state()  # And no forget.
   again = Replay(tmp_path, capacity=20)
-  again.load_state_dict(state)
+  again.restore(state)
   assert held(again) == {3, 4}
   assert again.forget() == 2
   assert len(list(tmp_path.glob('*.npz'))) == 2
@@ -207,10 +207,10 @@ def test_files_that_a_crash_left_undeleted_are_deleted_later(tmp_path):
 
 def test_episodes_after_the_checkpoint_stay_in_the_replay(tmp_path):
   replay = fill(tmp_path, [1, 2])
-  state = replay.state_dict()
+  state = replay.state()
   replay.add_episode(make_episode(10, 3))
   again = Replay(tmp_path)
-  again.load_state_dict(state)
+  again.restore(state)
   assert held(again) == {1, 2, 3}
   assert again.stats['total_steps'] == 30
   assert again.stats['total_episodes'] == 3
@@ -218,10 +218,10 @@ def test_episodes_after_the_checkpoint_stay_in_the_replay(tmp_path):
 
 def test_replay_says_which_episodes_a_resume_misses(tmp_path):
   replay = fill(tmp_path, [1, 2, 3])
-  state = replay.state_dict()
+  state = replay.state()
   sorted(tmp_path.glob('*.npz'))[1].unlink()
   with pytest.warns(UserWarning, match='1 episodes that the checkpoint knows'):
-    Replay(tmp_path).load_state_dict(state)
+    Replay(tmp_path).restore(state)
 
 
 def test_resumed_replay_takes_as_much_memory_as_before(tmp_path):
@@ -231,7 +231,8 @@ def test_resumed_replay_takes_as_much_memory_as_before(tmp_path):
     for index in range(rows):
       replay.add_step({k: v[index] for k, v in episode.items()})
     again = Replay(tmp_path / str(rows))
-    assert again.load_state_dict(replay.state_dict()) == []
+    again.restore(replay.state())
+    assert again.finished == []
     assert again.stats == replay.stats
 
 
@@ -242,11 +243,12 @@ def test_replay_tells_whose_episode_was_completed_since(tmp_path):
   for worker in (0, 1):
     for row in rows[:5]:
       replay.add_step(row, worker)
-  state = replay.state_dict()
+  state = replay.state()
   for row in rows[5:]:
     replay.add_step(row, 1)
   again = Replay(tmp_path)
-  assert again.load_state_dict(state) == [1]
+  again.restore(state)
+  assert again.finished == [1]
   again.cut(0)
   again.cut(0)  # Nothing is left to cut.
   assert again.stats['total_steps'] == 10 + 4
@@ -265,7 +267,7 @@ def test_full_disk_keeps_episodes_in_memory_and_writes_them_later(
   assert held(replay) == {1, 2, 3}
   assert len(list(tmp_path.glob('*.npz'))) == 1
   monkeypatch.undo()
-  replay.state_dict()
+  replay.state()
   assert held(Replay(tmp_path)) == {1, 2, 3}
   replay.sample(1, 1)
   replay.add_episode(make_episode(10, 4))

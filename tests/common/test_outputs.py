@@ -1,3 +1,4 @@
+import importlib
 import json
 import struct
 import threading
@@ -185,7 +186,8 @@ def test_wandb_keeps_numbers_pictures_and_settings(
 
 def read_wandb(path):
   """Returns the rows and the settings in a file of an offline run."""
-  from wandb.proto import wandb_internal_pb2
+  name = 'wandb.proto.wandb_internal_pb2'  # It comes with an extra.
+  wandb_internal_pb2 = importlib.import_module(name)
   rows, config = [], {}
   for data in read_records(path.read_bytes()):
     record = wandb_internal_pb2.Record()

@@ -232,9 +232,9 @@ def test_replay_state_round_trip_gives_the_same_next_samples(tmp_path):
   add_steps(replay, make_episode(10, 7), worker=2, rows=slice(6))
   replay.sample(8, 5)
   store = checkpoint.Checkpoint(tmp_path / 'ckpt')
-  store.save(1, {}, {'replay': replay.state_dict()})
+  store.save(1, {}, {'replay': replay.state()})
   again = Replay(tmp_path / 'eps', ongoing=True, minlen=3, seed=0)
-  again.load_state_dict(store.load().meta['replay'])
+  again.restore(store.load().meta['replay'])
   same(replay.sample(32, 8), again.sample(32, 8))
   for one in [replay, again]:
     add_steps(one, make_episode(10, 7), worker=2, rows=slice(6, None))
@@ -244,7 +244,7 @@ def test_replay_state_round_trip_gives_the_same_next_samples(tmp_path):
 def test_replay_state_is_not_changed_by_later_steps(tmp_path):
   replay = Replay(tmp_path)
   add_steps(replay, make_episode(10, 1), rows=slice(4))
-  state = replay.state_dict()
+  state = replay.state()
   add_steps(replay, make_episode(10, 1, index=np.zeros(11, int)),
             rows=slice(4, None))
   assert list(state['ongoing'][0]['data']['index']) == [0, 1, 2, 3]
@@ -253,11 +253,11 @@ def test_replay_state_is_not_changed_by_later_steps(tmp_path):
 def test_replay_state_does_not_repeat_an_episode_completed_since(tmp_path):
   replay = Replay(tmp_path)
   add_steps(replay, make_episode(10, 1), rows=slice(6))
-  state = replay.state_dict()
+  state = replay.state()
   add_steps(replay, make_episode(10, 1), rows=slice(6, None))
   again = Replay(tmp_path)
-  again.load_state_dict(state)
-  assert again.state_dict()['ongoing'] == []
+  again.restore(state)
+  assert again.state()['ongoing'] == []
   assert again.stats['total_steps'] == 10
 
 
@@ -268,7 +268,7 @@ def test_replay_totals_survive_dropped_files(tmp_path):
   replay.forget()
   again = Replay(tmp_path, capacity=20)
   assert again.stats['total_steps'] == 20
-  again.load_state_dict(replay.state_dict())
+  again.restore(replay.state())
   assert again.stats == replay.stats
 
 

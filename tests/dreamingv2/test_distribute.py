@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dreamingv2.common import checkpoint
-from tests.dreamingv2.test_sweep import wait_for
+from tests.dreamingv2.tools.test_sweep import wait_for
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / 'replicas.py'
 PROGRAM = SCRIPT.parents[1] / 'train.py'

@@ -9,9 +9,9 @@ import numpy as np
 
 from . import results
 from . import scores
-from .common import checkpoint
-from .common import config as configs
-from .common import plot as plots
+from ..common import config as configs
+from ..common import files
+from ..common import plot as plots
 
 POINTS = 400  # Most of a line; more would not be seen.
 GROUPS = {  # Title of a panel: names of its metrics.
@@ -78,7 +78,7 @@ def write(folders, path, draw):
       f'<!doctype html><html lang="en"><meta charset="utf-8">'
       f'<title>Runs</title><style>{STYLE}</style>{"".join(parts)}</html>\n')
   path.parent.mkdir(parents=True, exist_ok=True)
-  checkpoint.write_atomic(path, lambda file: file.write(text.encode()))
+  files.write_text(path, text)
   return notes
 
 

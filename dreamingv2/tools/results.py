@@ -13,15 +13,13 @@ import shlex
 import numpy as np
 from scipy import stats
 
-from . import presets
 from . import scores
-from . import train
-from .common import config as configs
+from .. import settings
+from ..common import config as configs
+from ..common import suites
 
 WINDOW = 0.025  # Of the steps, to both sides.
 PAPER_STEPS = 500_000
-# Most return of an episode at full length, by the beginning of a task's name.
-LIMITS = {'dmc_manip_': 250, 'dmc_': 1000, 'toy_reach': 50}
 RESAMPLES = 2000
 
 
@@ -63,12 +61,6 @@ def published():
   return configs.read_yaml(path)
 
 
-@functools.lru_cache(None)
-def _defaults():
-  blocks = configs.read_yaml(train.ROOT / 'configs.yaml')
-  return configs.Config(blocks['defaults']).flat
-
-
 def read(folders, files):
   """Returns the curves of logdirs and score files, and notes on them.
 
@@ -106,7 +98,7 @@ def read(folders, files):
 
 def canonical(task):
   """Returns the paper's name of a task, or the name it has."""
-  for name, preset in presets.load().items():
+  for name, preset in settings.presets().items():
     full = preset['task']
     if task in (name, full, full.partition('_')[2]):
       return name
@@ -252,9 +244,10 @@ def setting(curve, key):
   """Returns a setting of a curve; None where it does not tell."""
   if key in curve.get('settings', {}):
     return curve['settings'][key]
-  if 'command' in curve:
-    value = _flags(curve).get(key, _defaults()[key])
-    return configs.convert(key, value, _defaults()[key])
+  defaults = settings.defaults()
+  if 'command' in curve and key in defaults.flat:
+    value = _flags(curve).get(key, defaults[key])
+    return configs.convert(key, value, defaults[key])
   return None
 
 
@@ -277,22 +270,18 @@ def belongs(curve, column):
 def limit(curve):
   """Returns the most return of a curve's task, None where that is unknown.
 
-  Rewards are at most 1 per control step; settings that shorten episodes
-  lower the limit.
+  Settings that shorten episodes lower the limit.
   """
-  preset = presets.load().get(curve['task'])
-  most = preset['limit'] if preset else next(
-      (v for k, v in LIMITS.items() if curve['task'].startswith(k)), None)
-  if most is None:
+  preset = settings.presets().get(curve['task'])
+  try:
+    suite, task = suites.parse('', preset['task'] if preset else curve['task'])
+  except ValueError:
     return None
-  steps = [preset['steps'] if preset else most]
-  block = preset['block'] if preset else ''
-  if block in ('robosuite', 'ur5'):
-    steps.append(setting(curve, f'{block}.horizon') or steps[0])
-  steps.append(
-      (setting(curve, 'time_limit') or np.inf)
-      * (setting(curve, 'action_repeat') or 1))
-  return most * min(steps) / steps[0]
+  horizon = setting(curve, f'{suite}.horizon')
+  most = suites.limit(suite, task, **({'horizon': horizon} if horizon else {}))
+  cut = (setting(curve, 'time_limit') or 0) * (
+      setting(curve, 'action_repeat') or 1)
+  return min(most, cut) if most and cut else most
 
 
 def shares(cells, curves):

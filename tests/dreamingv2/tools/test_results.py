@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dreamingv2 import results
+from dreamingv2.tools import results
 from tests.helpers import make_curve
 
 PAPER = ('UR5-reach', 'Reach-duplo', 'Lift', 'Door', 'PegInHole')

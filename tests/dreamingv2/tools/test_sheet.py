@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from dreamingv2 import presets, sheet
+from dreamingv2 import settings
+from dreamingv2.tools import sheet
 
 
 def test_task_is_drawn_at_both_sizes_in_the_same_state():
-  preset = presets.load()['Reacher-easy']
+  preset = settings.presets()['Reacher-easy']
   small, large = sheet.shoot(preset, 'mujoco', 'light', steps=2)
   assert small[0].shape == (64, 64, 3) and large[0].shape == (192, 192, 3)
   shrunk = large[0].reshape(64, 3, 64, 3, 3).mean((1, 3))

@@ -1,10 +1,10 @@
 """Draws the paper's figures from runs.
 
-python -m dreamingv2.figures curves --indir logdir --out fig3.png
-python -m dreamingv2.figures reconstructions --logdir A B --out fig4.png
-python -m dreamingv2.figures latents --logdir A --out fig5.png
-python -m dreamingv2.figures profiles --indir logdir --out profiles.png
-python -m dreamingv2.figures dashboard --indir logdir --out runs.html
+dreamingv2 figures curves --indir logdir --out fig3.png
+dreamingv2 figures reconstructions --logdir A B --out fig4.png
+dreamingv2 figures latents --logdir A --out fig5.png
+dreamingv2 figures profiles --indir logdir --out profiles.png
+dreamingv2 figures dashboard --indir logdir --out runs.html
 
 Pictures are PNG, PDF or SVG, as the ending of the file says. The figures of
 what a model sees use the episodes and the checkpoint in its logdir; they need
@@ -20,8 +20,8 @@ import numpy as np
 from . import results
 from . import scores
 from . import tables
-from .common import guards
-from .common import plot as plots
+from ..common import guards
+from ..common import plot as plots
 
 BAND = (5, 95)  # Percentiles.
 THRESHOLDS = 41  # Of a performance profile.
@@ -32,7 +32,7 @@ MARKS = 12  # Of a line about; more would hide it.
 def main(argv=None):
   """Draws what the command line says; see --help."""
   parser = argparse.ArgumentParser(
-      prog='python -m dreamingv2.figures',
+      prog='dreamingv2 figures',
       description="Draws the paper's figures from runs.")
   kinds = parser.add_subparsers(dest='kind', required=True)
   for name, draw in KINDS.items():

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from dreamingv2 import results
-from dreamingv2 import tables
-from tests.dreamingv2 import test_scores
+from dreamingv2.tools import results
+from dreamingv2.tools import tables
+from tests.dreamingv2.tools import test_scores
 from tests.helpers import make_curve
 
 SETTINGS = {'contrastive.horizon': 3, 'contrastive.dynamics': 'rssm'}
@@ -161,7 +161,7 @@ def test_bad_input_ends_in_one_line(
 
 
 def test_published_files_of_other_repositories_stand_beside_ours():
-  folder = results.train.ROOT / 'scores'
+  folder = results.settings.ROOT / 'scores'
   curves, notes = results.read([], [
       folder / f'{x}.json' for x in (
           'published_dreamerv2', 'published_dreamerpro', 'small')])
@@ -184,7 +184,7 @@ def test_published_files_of_other_repositories_stand_beside_ours():
 
 
 def test_shipped_scores_make_tables():
-  folder = results.train.ROOT / 'scores'
+  folder = results.settings.ROOT / 'scores'
   curves, notes = results.read([], [folder / 'small.json'])
   (one, two, *_), _, _ = tables.build(curves, None, notes)
   lift = rows(one)['Lift']

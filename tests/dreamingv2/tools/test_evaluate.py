@@ -10,10 +10,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dreamingv2 import evaluate
-from dreamingv2 import train
+from dreamingv2.tools import evaluate
+from dreamingv2 import settings
 from dreamingv2.common import checkpoint
-from dreamingv2.common import config as configlib
 from dreamingv2.common import counter
 from dreamingv2.common import envs
 from dreamingv2.common import suites
@@ -99,8 +98,8 @@ def test_video_shows_the_episodes_side_by_side(results):
 def test_exported_policy_acts_as_the_agent_without_this_package(
     method, tmp_path):
   from dreamingv2 import agent as agents
-  from dreamingv2 import export
-  config = train.load_config(['--configs', 'debug', method])
+  from dreamingv2.tools import export
+  config = settings.load_config(['--configs', 'debug', method])
   env = suites.make('toy', 'reach')
   agent = agents.Agent(
       config, env.obs_space, env.act_space, counter.Counter())
@@ -144,17 +143,17 @@ def test_exported_policy_earns_what_its_agent_earns(
 
 @pytest.mark.slow
 def test_exported_policy_drives_lift(tmp_path):
-  run = lambda module, *flags: subprocess.run(
-      [sys.executable, '-m', module, *flags], cwd=train.ROOT, check=True,
-      capture_output=True, text=True, timeout=900).stdout
-  run('dreamingv2.train', '--configs', 'robosuite', 'debug', '--task', 'Lift',
+  run = lambda *words: subprocess.run(
+      [sys.executable, '-m', 'dreamingv2', *words], cwd=settings.ROOT,
+      check=True, capture_output=True, text=True, timeout=900).stdout
+  run('train', '--configs', 'robosuite', 'debug', '--task', 'Lift',
       '--robosuite.horizon', '20', '--prefill', '40', '--steps', '60',
       '--eval_eps', '0', '--logdir', str(tmp_path / 'run'))
   policy = str(tmp_path / 'policy')
-  out = run('dreamingv2.evaluate', '--logdir', str(tmp_path / 'run'),
+  out = run('evaluate', '--logdir', str(tmp_path / 'run'),
             '--episodes', '1', '--export', policy)
   assert float(out.rpartition("agent's by ")[2].split()[0]) < 1e-4
-  out = run('dreamingv2.evaluate', '--policy', policy, '--episodes', '2',
+  out = run('evaluate', '--policy', policy, '--episodes', '2',
             '--video', str(tmp_path / 'lift.gif'))
   assert 'episode 2: return ' in out and ', 20 agent steps' in out
   assert 'success rate ' in out
@@ -279,6 +278,5 @@ def test_bad_input_ends_in_one_line_before_anything_is_played(
 
 
 def test_all_keys_of_todays_config_are_known(logdir):
-  blocks = configlib.read_yaml(train.ROOT / 'configs.yaml')
-  assert evaluate.load_config(logdir).flat.keys() == configlib.Config(
-      blocks['defaults']).flat.keys()
+  assert (evaluate.load_config(logdir).flat.keys()
+          == settings.defaults().flat.keys())

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dreamingv2 import scores
+from dreamingv2.tools import scores
 
 HEAD = (
     '# dreamingv2 0.1.0, commit 0123abc, 2 x A CPU, python 3.11.7\n'

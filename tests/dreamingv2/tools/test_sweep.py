@@ -13,12 +13,12 @@ import time
 
 import pytest
 
-from dreamingv2 import engines
-from dreamingv2 import sweep
+from dreamingv2.tools import engines
+from dreamingv2.tools import sweep
 from dreamingv2.common import checkpoint
 from dreamingv2.common import guards
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 GRID = ['--methods', 'dreamingv2', 'dreamerv2', '--tasks', 'toy_reach']
 DEBUG = ['--configs', 'debug', '--outputs', 'jsonl']
 QUICK = [
@@ -223,7 +223,7 @@ def test_job_returns_exit_code_and_last_line(tmp_path, monkeypatch):
       'import os, sys\nprint(sys.argv[1:3], os.environ["CUDA_VISIBLE_DEVICES"]'
       ', os.environ.get("TF_NUM_INTRAOP_THREADS"))\nsys.exit("Error: oh")')
   config = plan(tmp_path)[0].config
-  monkeypatch.setattr(sweep.training, 'ROOT', tmp_path)
+  monkeypatch.setattr(sweep.settings, 'ROOT', tmp_path)
   monkeypatch.delenv('TF_NUM_INTRAOP_THREADS', raising=False)
   job = sweep.Job(['--a', 'b'], config, tmp_path / 'x' / 'y' / '0', 2.0)
   for gpu, threads in (('', '2'), ('1', 'None')):
@@ -239,7 +239,7 @@ def test_job_trains_and_is_stopped_with_its_parent(tmp_path):
   """A process that runs a job is killed; train.py saves and ends."""
   job, = plan(tmp_path, extra=[*QUICK, '--steps', '1e6'])
   code = (
-      'import pathlib\nfrom dreamingv2 import sweep\nsweep.plan('
+      'import pathlib\nfrom dreamingv2.tools import sweep\nsweep.plan('
       f'["dreamingv2"], ["toy_reach"], 1, pathlib.Path({str(tmp_path)!r}), '
       f'{[*QUICK, "--steps", "1e6"]!r})[0]()')
   parent = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT)
@@ -273,7 +273,7 @@ def worker_of(logdir):
 def test_two_ray_workers_finish_a_grid_though_one_is_killed(tmp_path):
   pytest.importorskip('ray')
   argv = [
-      sys.executable, '-m', 'dreamingv2.sweep', '--methods', 'dreamingv2',
+      sys.executable, '-m', 'dreamingv2', 'sweep', '--methods', 'dreamingv2',
       'dreamerv2', '--tasks', 'toy_reach', 'toy_dummy', '--seeds', '2',
       '--retries', '1', '--indir', str(tmp_path), '--', *QUICK,
       '--steps', '150']

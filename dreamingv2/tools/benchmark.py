@@ -1,7 +1,7 @@
 """Times updates and their parts, in turns, beside what they have to compute.
 
-python -m dreamingv2.benchmark --configs small --methods dreamerv2 dreamingv2
-python -m dreamingv2.benchmark --methods dreamingv2 dreamingv2+precision=bf16
+dreamingv2 benchmark --configs small --methods dreamerv2 dreamingv2
+dreamingv2 benchmark --methods dreamingv2 dreamingv2+precision=bf16
 
 Every system is trained in a process of its own on random images. Times are
 CPU seconds of the process, medians over the rounds; in every round each system
@@ -26,9 +26,9 @@ import time
 
 import dreamingv2
 
-from . import train as training
-from .common import machine
-from .common import suites
+from .. import settings
+from ..common import machine
+from ..common import suites
 
 ACTIONS = 6
 COLUMNS = ('CPU-s', 'ratio', 'floors', 'updates/s', 'first call, CPU-s',
@@ -45,11 +45,12 @@ def main(argv=None):
     configs = {x: load(x, args.configs, args.precision) for x in args.methods}
     if args.rounds < 1:
       raise ValueError(f'--rounds is {args.rounds}; it must be >= 1')
-    env = _prepare(args.task, args.configs) if args.task else None
+    env = args.task and suites.constructor(settings.load_config([
+        '--configs', *(args.configs or ['defaults']), '--task', args.task]))
   except (ImportError, OSError, RuntimeError, ValueError) as error:
     sys.exit(f'Error: {error}')
   results = {
-      'machine': machine.versions(dreamingv2.__version__, training.ROOT),
+      'machine': machine.versions(dreamingv2.__version__, settings.ROOT),
       'options': vars(args), **measure(configs, args.rounds, args.parts, env)}
   print(table(results))
   if args.out:
@@ -58,7 +59,7 @@ def main(argv=None):
 
 def _parser():
   parser = argparse.ArgumentParser(
-      prog='python -m dreamingv2.benchmark',
+      prog='dreamingv2 benchmark',
       description='Times one update of each system, and its parts.')
   add = parser.add_argument
   add('--configs', nargs='*', default=[], help='blocks of configs.yaml')
@@ -87,7 +88,7 @@ def load(spec, blocks=(), precision='auto'):
   """
   method, *rest = spec.split('+')
   flags = [x for item in rest for x in f'--{item}'.split('=', 1)]
-  return training.load_config([
+  return settings.load_config([
       '--configs', method, *blocks, '--precision', precision, *flags])
 
 
@@ -169,20 +170,6 @@ def _row(*cells):
   return ['| ' + ' | '.join(cells) + ' |']
 
 
-def _prepare(task, blocks):
-  """Returns the arguments of `_Environment`; see train.main."""
-  config = training.load_config(
-      ['--configs', *(blocks or ['defaults']), '--task', task])
-  suite, task = suites.parse(config.suite, config.task)
-  options = suites.options(suite, config)
-  suites.validate(suite, task, options)
-  make = functools.partial(
-      suites.make, suite, task, size=config.render_size,
-      action_repeat=config.action_repeat, time_limit=config.time_limit,
-      **options)
-  return make, suites.prepare(suite)
-
-
 class _Process:
   """Runs methods of an object that lives in a process of its own."""
 
@@ -250,8 +237,8 @@ class _Peaks:
 
   def __init__(self):
     import tensorflow as tf
-    from .common import operations
-    from .common import tfutils
+    from . import operations
+    from ..common import tfutils
     conv = lambda x, kernel: tf.nn.conv2d(x, kernel, 2, 'VALID')
     kinds = {
         'matmul': [
@@ -278,10 +265,10 @@ class _System:
 
   def __init__(self, config):
     import tensorflow as tf
-    from .agent import Agent
-    from .common import counter
-    from .common import operations
-    from .common import tfutils
+    from ..agent import Agent
+    from ..common import counter
+    from . import operations
+    from ..common import tfutils
     tfutils.setup(config.precision)
     self._tf, self._count = tf, operations.count
     self._graph, self._variables = tfutils.compile, tfutils.trainable
@@ -383,7 +370,7 @@ class _System:
     return tape.gradient(loss, [variables, inputs])
 
   def _host_parts(self):
-    from .common import replay
+    from ..common import replay
     config = self._config
     self._folder = tempfile.TemporaryDirectory()
     memory = replay.Replay(

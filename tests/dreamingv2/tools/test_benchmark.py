@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from dreamingv2 import benchmark
+from dreamingv2.tools import benchmark
 
 
 def system(updates, first, size, parts=()):

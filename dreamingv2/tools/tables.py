@@ -1,7 +1,7 @@
 """Prints Tables I, II and III of the paper from runs, beside its numbers.
 
-python -m dreamingv2.tables --indir logdir
-python -m dreamingv2.tables scores/small.json --steps common --format latex
+dreamingv2 tables --indir logdir
+dreamingv2 tables scores/small.json --steps common --format latex
 
 Reads logdirs and the score files of DreamerV2, DreamerPro and others. What is
 missing, unfinished, damaged or not comparable stands below the tables.
@@ -18,7 +18,7 @@ import sys
 
 from . import results
 from . import scores
-from .common import checkpoint
+from ..common import files
 
 STATISTICS = {
     'mean': results.mean, 'median': results.median, 'IQM': results.iqm}
@@ -52,7 +52,7 @@ class Table:
 def main(argv=None):
   """Prints tables as the command line says; see --help."""
   parser = argparse.ArgumentParser(
-      prog='python -m dreamingv2.tables',
+      prog='dreamingv2 tables',
       description='Prints the tables of the paper from runs.')
   parser.add_argument(
       'scores', nargs='*', type=pathlib.Path, help='JSON files with curves')
@@ -75,8 +75,7 @@ def main(argv=None):
     text = FORMATS[args.format](*build(curves, args.steps, notes))
     if args.out:
       args.out.parent.mkdir(parents=True, exist_ok=True)
-      checkpoint.write_atomic(
-          args.out, lambda file: file.write(text.encode()))
+      files.write_text(args.out, text)
   except (OSError, ValueError) as error:
     sys.exit(f'Error: {error}')
   print(text, end='')

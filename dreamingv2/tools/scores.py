@@ -1,6 +1,6 @@
 """Collects the learning curves of runs, as JSON.
 
-python -m dreamingv2.scores --indir logdir --out scores/small.json
+dreamingv2 scores --indir logdir --out scores/small.json
 
 A curve is what DreamerV2 and its peers ship: a dict with `task`, `method`,
 `seed`, `xs` (environment steps) and `ys` (mean return of an evaluation). Ours
@@ -20,10 +20,10 @@ import sys
 
 import numpy as np
 
-from .common import checkpoint
-from .common import config as configs
-from .common import logdir as logdirs
-from .common import suites
+from ..common import config as configs
+from ..common import files
+from ..common import logdir as logdirs
+from ..common import suites
 
 # Keys that change no result, or that a curve tells elsewhere.
 IGNORED = (
@@ -33,7 +33,7 @@ IGNORED = (
 def main(argv=None):
   """Collects and saves as the command line says; see --help."""
   parser = argparse.ArgumentParser(
-      prog='python -m dreamingv2.scores',
+      prog='dreamingv2 scores',
       description='Collects the learning curves of runs.')
   parser.add_argument(
       '--indir', nargs='*', default=[], type=pathlib.Path,
@@ -217,8 +217,7 @@ def save(curves, path):
   """Writes curves to a JSON file, one per line."""
   lines = ',\n'.join(json.dumps(curve) for curve in curves)
   path.parent.mkdir(parents=True, exist_ok=True)
-  checkpoint.write_atomic(
-      path, lambda file: file.write(f'[\n{lines}\n]\n'.encode()))
+  files.write_text(path, f'[\n{lines}\n]\n')
 
 
 def table(curves):

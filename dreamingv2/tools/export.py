@@ -12,7 +12,7 @@ Observations are those that the encoder reads, one row each: images uint8
 
 The config.yaml beside it tells of the run, so that
 
-    python -m dreamingv2.evaluate --policy policy --episodes 10
+    dreamingv2 evaluate --policy policy --episodes 10
 
 plays it in the environment that it was trained in, without an agent.
 """
@@ -20,8 +20,8 @@ plays it in the environment that it was trained in, without an agent.
 import numpy as np
 import tensorflow as tf
 
-from .common import other
-from .common import tfutils
+from ..common import other
+from ..common import tfutils
 
 
 class Policy(tf.Module):

@@ -3,7 +3,7 @@
 import collections
 import math
 
-from . import tfutils
+from ..common import tfutils
 
 # Operation to the attribute that says whether its first matrix is transposed;
 # to its kernel and its pixels beyond the convolution, '' being the result.

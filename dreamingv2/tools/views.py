@@ -7,9 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from . import evaluate
-from . import probe as probes
-from .common import plot as plots
-from .common import tfutils
+from .. import probe as probes
+from ..common import plot as plots
+from ..common import tfutils
 
 SHIFTS = 50  # By which chance is told from information.
 FRAMES = 64  # Of a batch when a decoder is fitted.

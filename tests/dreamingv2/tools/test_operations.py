@@ -1,6 +1,6 @@
 import tensorflow as tf
 
-from dreamingv2.common import operations
+from dreamingv2.tools import operations
 from dreamingv2.common import tfutils
 
 

@@ -1,8 +1,8 @@
 """Runs a saved agent: every return, videos, and an export of its policy.
 
-python -m dreamingv2.evaluate --logdir DIR --episodes 10 --video out.gif
-python -m dreamingv2.evaluate --logdir DIR --best --export policy
-python -m dreamingv2.evaluate --policy policy --episodes 10
+dreamingv2 evaluate --logdir DIR --episodes 10 --video out.gif
+dreamingv2 evaluate --logdir DIR --best --export policy
+dreamingv2 evaluate --policy policy --episodes 10
 
 The logdir says what task and agent it is of. Nothing in it is changed, but
 that a damaged checkpoint is set aside. An exported policy acts by itself: no
@@ -10,25 +10,24 @@ agent is made.
 """
 
 import argparse
-import functools
 import json
 import pathlib
 import sys
 
 import numpy as np
 
-from . import train as training
-from .common import checkpoint as checkpoints
-from .common import config as configs
-from .common import counter
-from .common import driver as drivers
-from .common import envs
-from .common import episodes as episodelib
-from .common import guards
-from .common import logdir as logdirs
-from .common import logger
-from .common import machine
-from .common import suites
+from .. import settings
+from ..common import checkpoint as checkpoints
+from ..common import config as configs
+from ..common import counter
+from ..common import driver as drivers
+from ..common import envs
+from ..common import episodes as episodelib
+from ..common import guards
+from ..common import logdir as logdirs
+from ..common import logger
+from ..common import machine
+from ..common import suites
 
 # Where the variables begin that make what an agent does and shows.
 ACTING = (
@@ -73,7 +72,7 @@ def main(argv=None):
 
 def _parse(argv):
   parser = argparse.ArgumentParser(
-      prog='python -m dreamingv2.evaluate',
+      prog='dreamingv2 evaluate',
       description='Runs a saved agent.')
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument(
@@ -130,8 +129,7 @@ def load_config(logdir):
   if not path.exists():
     raise ValueError(
         f'{logdir} is no logdir and no export of one: it has no config.yaml')
-  blocks = configs.read_yaml(training.ROOT / 'configs.yaml')
-  defaults = configs.Config(blocks['defaults'])
+  defaults = settings.defaults()
   found = configs.Config.load(path).flat
   unknown = [k for k in found if k not in defaults.flat]
   if unknown:
@@ -180,15 +178,8 @@ def start_env(config):
   Raises:
     ImportError, RuntimeError, ValueError: It cannot be made here.
   """
-  suite, task = suites.parse(config.suite, config.task)
-  options = suites.options(suite, config)
-  suites.validate(suite, task, options)
-  make = functools.partial(
-      suites.make, suite, task, config.seed, config.render_size,
-      config.action_repeat, config.time_limit, **options)
-  return envs.Async(
-      make, environ=suites.prepare(suite, **options),
-      restarts=config.env_restarts, timeout=config.env_timeout)
+  (env,) = suites.start(config, [config.seed])
+  return env
 
 
 def load_policy(folder):
@@ -211,8 +202,8 @@ def load_agent(config, snapshot, obs_space, act_space):
     ValueError: The checkpoint is of another model.
   """
   with machine.quiet():
-    from . import agent as agents
-    from .common import tfutils
+    from .. import agent as agents
+    from ..common import tfutils
   tfutils.setup(config.precision, config.deterministic, config.seed)
   agent = agents.Agent(config, obs_space, act_space, counter.Counter(
       snapshot.step // config.action_repeat))

@@ -10,14 +10,14 @@ import PIL.Image
 import pytest
 
 from dreamingv2 import agent as agents
-from dreamingv2 import evaluate
-from dreamingv2 import figures
-from dreamingv2 import train
-from dreamingv2 import views
+from dreamingv2.tools import evaluate
+from dreamingv2.tools import figures
+from dreamingv2 import settings
+from dreamingv2.tools import views
 from dreamingv2.common import checkpoint
 from dreamingv2.common import counter
 from dreamingv2.common import logdir
-from tests.dreamingv2 import test_scores
+from tests.dreamingv2.tools import test_scores
 from tests.helpers import make_curve
 from tests.helpers import run_toy
 
@@ -194,7 +194,7 @@ def logdirs(tmp_path_factory):
       copy = shutil.copytree if path.is_dir() else shutil.copy
       (folder / name).mkdir(exist_ok=True)
       copy(path, folder / name / part)
-    config = train.load_config([
+    config = settings.load_config([
         '--configs', 'debug', method, '--task', 'toy_reach'])
     logdir.save_config(config, folder / name, [
         'dreamingv2 0, commit a, a CPU, python 3', 'train.py'])

@@ -1,7 +1,7 @@
 """Draws the paper's tasks as an agent sees them, and times them.
 
-python -m dreamingv2.sheet --out docs/tasks.png
-python -m dreamingv2.sheet --renderer igibson --tasks Lift Door PegInHole
+dreamingv2 sheet --out docs/tasks.png
+dreamingv2 sheet --renderer igibson --tasks Lift Door PegInHole
 
 Each task has two pictures after the same random actions: 64 x 64 pixels,
 enlarged, and the same view drawn larger. A table in Markdown gives the
@@ -10,6 +10,7 @@ alone: CPU time of the process (all its threads), and wall time.
 """
 
 import argparse
+import functools
 import sys
 import time
 
@@ -17,10 +18,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 
-from . import api
-from . import presets
-from .common import suites
-from .common import worker
+from .. import settings
+from ..common import suites
+from ..common import worker
 
 COLUMNS = 3
 LARGE = 192  # Pixels to each side.
@@ -32,9 +32,8 @@ WARM_UP = 3  # Steps that are not timed: they compile.
 class Stage:
   """Plays random actions in one task and times it; runs in a worker."""
 
-  def __init__(self, suite, task, size, options):
-    self._env = suites.make(
-        suite, task, seed=1, size=(size, size), **options)
+  def __init__(self, make, size):
+    self._env = make(seed=1, size=(size, size), action_repeat=1)
     self._random = np.random.default_rng(0)
 
   def play(self, steps, frames):
@@ -73,9 +72,9 @@ class Stage:
 def main(argv=None):
   """Draws what the command line names; see --help."""
   parser = argparse.ArgumentParser(
-      prog='python -m dreamingv2.sheet',
+      prog='dreamingv2 sheet',
       description='Draws tasks of the paper and times them.')
-  names = presets.load()
+  names = settings.presets()
   parser.add_argument(
       '--tasks', nargs='+', default=list(names), choices=list(names),
       metavar='TASK', help='names of train.py --list')
@@ -101,16 +100,14 @@ def shoot(preset, renderer, quality, steps):
   Returns:
     For either size the image, and the times of a step and of a frame.
   """
-  config = api.load(preset['block']).update({
-      'renderer': renderer, r'.*\.render': quality})
-  suite, task = suites.parse(config.suite, preset['task'])
-  options = suites.options(suite, config)
-  suites.validate(suite, task, options)
-  environ = suites.prepare(suite, **options)
+  config = settings.load_config([
+      '--configs', preset['block'], '--task', preset['task'],
+      '--renderer', renderer, r'--.*\.render', quality])
+  make, environ = suites.constructor(config)
   shots = []
   for size, frames in ((SMALL, steps), (LARGE, 1)):
     host = worker.Process(
-        lambda size=size: Stage(suite, task, size, options), environ)
+        functools.partial(Stage, make, size), environ)
     try:
       shots.append(host.call('play', steps, frames)())
     finally:

@@ -1,6 +1,6 @@
 """Trains methods x tasks x seeds, each as a run of train.py of its own.
 
-python -m dreamingv2.sweep --methods dreamingv2 dreamerv2 --tasks Lift Door \\
+dreamingv2 sweep --methods dreamingv2 dreamerv2 --tasks Lift Door \\
     --seeds 8 --indir logdir -- --configs small
 
 What follows `--` goes to every run. A run is what train.py makes of it in
@@ -29,13 +29,13 @@ import rich.live
 import rich.table
 
 from . import engines
-from . import train as training
-from .common import checkpoint
-from .common import config as configs
-from .common import flags as flaglib
-from .common import guards
-from .common import logdir as logdirs
-from .common import suites
+from .. import settings
+from ..common import checkpoint
+from ..common import config as configs
+from ..common import flags as flaglib
+from ..common import guards
+from ..common import logdir as logdirs
+from ..common import suites
 
 OURS = {  # Flags of train.py that the sweep sets.
     '--help': '--help before the --', '--list': 'python train.py --list',
@@ -73,7 +73,7 @@ def main(argv=None):
 
 def _parser():
   parser = argparse.ArgumentParser(
-      prog='python -m dreamingv2.sweep', usage='%(prog)s [options] [-- FLAGS]',
+      prog='dreamingv2 sweep', usage='%(prog)s [options] [-- FLAGS]',
       description='Trains methods x tasks x seeds. What follows -- goes to '
       'train.py.')
   add = parser.add_argument
@@ -143,7 +143,7 @@ class Job:
     path = self.logdir / 'train.log'
     with path.open('ab') as log:
       self._process = subprocess.Popen(
-          [sys.executable, str(training.ROOT / 'train.py'), *self.words],
+          [sys.executable, str(settings.ROOT / 'train.py'), *self.words],
           stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
           start_new_session=True, preexec_fn=_end_with_parent)
     try:
@@ -191,10 +191,8 @@ def plan(methods, tasks, seeds, indir, extra=(), cpus=1):
       holds runs of another config under the same name.
   """
   blocks, extra = _split(extra)
-  known = configs.read_yaml(training.ROOT / 'configs.yaml')
   for name in methods:
-    configs.known('method', name, [
-        k for k, v in known.items() if k != 'defaults' and 'method' in v])
+    configs.known('method', name, settings.methods())
   groups = []
   for task in tasks:
     for method in methods:
@@ -225,10 +223,8 @@ def _split(words):
 
 def _load(argv):
   """Returns the config of flags, the suite and the task, which exist."""
-  config = training.load_config(argv)
-  suite, task = suites.parse(config.suite, config.task)
-  suites.validate(suite, task, suites.options(suite, config))
-  return config, suite, task
+  config = settings.load_config(argv)
+  return config, *suites.check(config)
 
 
 def _check_folders(jobs):

@@ -1,0 +1,194 @@
+"""What a run consists of, and how it goes on from a checkpoint.
+
+A run is a table of named parts. Each has `state()`, which returns plain data
+and arrays that common.checkpoint can store, and `restore(state)`, which takes
+it back. The names are those in the checkpoint; the order is that in which the
+parts are restored. Weights are arrays of the agent and lie beside the parts.
+"""
+
+import random
+import time
+
+import numpy as np
+
+from .common import checkpoint as checkpoints
+
+
+class Attribute:
+  """A value that the run itself keeps, as a part.
+
+  Args:
+    owner: Object.
+    name: Of its attribute, which holds plain data.
+  """
+
+  def __init__(self, owner, name):
+    self._owner = owner
+    self._name = name
+
+  def state(self):
+    return getattr(self._owner, self._name)
+
+  def restore(self, state):
+    setattr(self._owner, self._name, state)
+
+
+class Clock:
+  """Measures the seconds that all processes of a run took together."""
+
+  def __init__(self):
+    # Start of this process, shifted back by the time earlier ones took.
+    self._started = time.time()
+
+  def state(self):
+    """Returns the seconds so far."""
+    return time.time() - self._started
+
+  def restore(self, state):
+    """Adds the seconds of earlier processes."""
+    self._started -= state
+
+
+class Drivers:
+  """The drivers for training and for evaluation.
+
+  Args:
+    train: Driver.
+    evaluation: Driver, or None without evaluation.
+    agent: Agent, which knows the structure of the policy's state.
+    replay: Replay, restored before: it knows which episodes were completed
+      after the checkpoint.
+
+  Attributes:
+    again: Workers whose unfinished episode was made again to the bit.
+    cut: Workers whose episode was cut, as the simulator did not repeat it.
+  """
+
+  def __init__(self, train, evaluation, agent, replay):
+    self._train = train
+    self._eval = evaluation
+    self._agent = agent
+    self._replay = replay
+    self.again, self.cut = [], []
+
+  def state(self):
+    """Returns unfinished episodes and the counts of episodes."""
+    from .common import tfutils
+    train = self._train.state()
+    train['policy'] = tfutils.to_arrays(train['policy'])
+    return {'train': train, 'eval': self._eval and self._eval.begun}
+
+  def restore(self, state):
+    """Takes up unfinished episodes; the number of workers may differ."""
+    from .common import tfutils
+    if state.get('eval') and self._eval:
+      self._eval.begun = state['eval']
+    if 'train' not in state:  # Written by an older version.
+      return
+    train, count = dict(state['train']), len(self._train.begun)
+    for worker in range(count, len(train['begun'])):
+      self._replay.cut(worker)
+    if count == len(train['begun']):
+      train['policy'] = tfutils.from_arrays(
+          train['policy'], self._agent.initial_state(count))
+    self.again, self.cut = self._train.restore(train, self._replay.finished)
+
+
+class Every:
+  """The schedules of a run by name, each a when.Every."""
+
+  def __init__(self, schedules):
+    self._schedules = schedules
+
+  def state(self):
+    return {k: v.state() for k, v in self._schedules.items()}
+
+  def restore(self, state):
+    for name, value in state.items():
+      self._schedules[name].restore(value)
+
+
+class Metrics:
+  """Values of updates that were not logged yet, {name: list of scalars}."""
+
+  def __init__(self, metrics):
+    self._metrics = metrics
+
+  def state(self):
+    return {k: [float(x) for x in v] for k, v in self._metrics.items()}
+
+  def restore(self, state):
+    self._metrics.update(state)
+
+
+class Random:
+  """Python's and NumPy's generators, and that of random actions."""
+
+  def __init__(self, agent):
+    self._agent = agent
+
+  def state(self):
+    return {
+        'python': random.getstate(), 'numpy': np.random.get_state(),
+        'agent': self._agent.state()}
+
+  def restore(self, state):
+    random.setstate(state['python'])
+    np.random.set_state(state['numpy'])
+    self._agent.restore(state['agent'])
+
+
+class State:
+  """Loads and saves the whole state of a run.
+
+  Args:
+    folder: Of the checkpoints.
+    keep: Number of newest checkpoints that stay.
+    processes: distribute.Processes of the run, which agree on a checkpoint.
+
+  Raises:
+    ValueError: The processes have no checkpoint in common.
+  """
+
+  def __init__(self, folder, keep, processes):
+    self._checkpoint = checkpoints.Checkpoint(folder, keep)
+    self._snapshot = processes.load(self._checkpoint)
+
+  @property
+  def newest(self):
+    """Time of the newest episode when the checkpoint was written, or None."""
+    return self._snapshot and self._snapshot.meta['replay'].get('newest')
+
+  def restore(self, agent, parts):
+    """Gives an agent and the parts what the checkpoint holds of them.
+
+    Parts that an older version did not have stay as they are.
+
+    Returns:
+      The meta data of the checkpoint, None if there is none.
+    """
+    snapshot, self._snapshot = self._snapshot, None  # It is large.
+    if not snapshot:
+      return None
+    agent.load(snapshot.arrays)
+    # Older versions wrote no checkpoint before the end of the prefill.
+    meta = {'prefilled': True, **snapshot.meta}
+    for name, part in parts.items():
+      if name in meta:
+        part.restore(meta[name])
+    return meta
+
+  def save(self, step, agent, parts, best=False):
+    """Writes a checkpoint.
+
+    Args:
+      step: Environment steps so far.
+      agent: Agent.
+      parts: Parts by name.
+      best: Whether no evaluation was better so far.
+
+    Raises:
+      OSError: The disk refuses it.
+    """
+    meta = {name: part.state() for name, part in parts.items()}
+    self._checkpoint.save(step, agent.save(), meta, best)

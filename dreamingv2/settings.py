@@ -1,0 +1,172 @@
+"""All settings: configs.yaml, the paper's tasks, and which values may be.
+
+Lies below train.py, so that every tool reads the settings from here and none
+imports the script. Nothing here loads TensorFlow or a simulator.
+"""
+
+import functools
+import pathlib
+
+from .common import config as configs
+from .common import flags
+from .common import outputs
+from .common.config import known
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+# The checkout, or in site-packages this folder: what holds configs.yaml.
+ROOT = (FOLDER / 'configs.yaml').resolve().parent
+
+# Names in tables of modules that need TensorFlow, which is imported late.
+CHOICES = {
+    'distribute': ('mirrored', 'multiworker', 'none'),
+    'precision': ('16', '32', 'auto', 'bf16'),
+}
+# Names that the blocks of configs.yaml use; each has one that selects it.
+NAMED_BY_BLOCKS = ('objective', 'rssm.latent')
+
+# Key -> least and greatest value.
+RANGES = {
+    'action_repeat': (1, 1e9),
+    'contrastive.momentum': (0, 1),
+    'dataset.batch': (1, 1e9),
+    'dataset.length': (2, 1e9),
+    'disag_models': (1, 1e9),
+    'discount': (0, 1),
+    'discount_lambda': (0, 1),
+    'env_restarts': (0, 1e9),
+    'env_timeout': (0, 1e9),
+    'envs': (1, 1e9),
+    'eval_eps': (0, 1e9),
+    'imag_horizon': (2, 1e9),
+    'keep': (1, 1e9),
+    'kl.balance': (0, 1),
+    'max_skipped': (0, 1e9),
+    'prefill': (0, 1e9),
+    'pretrain': (0, 1e9),
+    'replay.max_gib': (0, 1e9),
+    'rssm.deter': (1, 1e9),
+    'rssm.discrete': (2, 1e9),
+    'rssm.ensemble': (1, 1e9),
+    'rssm.hidden': (1, 1e9),
+    'rssm.stoch': (1, 1e9),
+    'seed': (0, 2 ** 31 - 1),
+    'stall_after': (0, 1e9),
+    'train_every': (1, 1e9),
+    'train_steps': (1, 1e9),
+}
+
+
+@functools.lru_cache(None)
+def blocks():
+  """Maps the names of the blocks in configs.yaml to what they set."""
+  return configs.read_yaml(FOLDER / 'configs.yaml')
+
+
+@functools.lru_cache(None)
+def defaults():
+  """Returns the Config of the block `defaults`."""
+  return configs.Config(blocks()['defaults'])
+
+
+@functools.lru_cache(None)
+def presets():
+  """Maps the paper's names of its tasks to presets, see tasks.yaml."""
+  return configs.read_yaml(FOLDER / 'tasks.yaml')
+
+
+def methods():
+  """Returns the names of the blocks that select a system."""
+  return [
+      k for k, v in blocks().items() if k != 'defaults' and 'method' in v]
+
+
+def load_config(argv=None):
+  """Returns the config that blocks and flags select.
+
+  Args:
+    argv: Words of the command line, by default those of this process.
+
+  Raises:
+    ValueError: Unknown block or key, wrong type or size of a value.
+  """
+  chosen, remaining = flags.Flags(configs=['defaults'], task='').parse(
+      argv, known_only=True)
+  task, names = expand(chosen.task, chosen.configs)
+  config = defaults()
+  for name in names:
+    known('config block', name, blocks())
+    config = config.update(blocks()[name])
+  config = flags.Flags(config).parse(remaining)
+  config = config.update({'task': task or config.task})
+  check(config)
+  return config
+
+
+def expand(task, names):
+  """Replaces a task by its preset, where it is one of the paper's.
+
+  Args:
+    task: Value of --task, '' if it was not given.
+    names: Blocks of --configs.
+
+  Returns:
+    Task and blocks; the preset's block comes first, so that others may
+    change it.
+  """
+  preset = presets().get(task)
+  if not preset:
+    return task, names
+  others = [x for x in names if x != 'defaults']  # It would undo the block.
+  return preset['task'], [preset['block'], *others]
+
+
+def check(config):
+  """Checks the values of a config.
+
+  Raises:
+    ValueError: A number lies outside of its range, a name is unknown, or the
+      image has no two sides.
+  """
+  for key, names in CHOICES.items():
+    known(key, config[key], names)
+  for key in NAMED_BY_BLOCKS:
+    known(key, config[key], _values(key))
+  outputs.check(config.outputs)
+  for key, (low, high) in RANGES.items():
+    if not low <= config[key] <= high:
+      raise ValueError(
+          f'{key} is {config[key]}, but must lie in {low:g}..{high:g}; set '
+          f'--{key}')
+  if len(config.render_size) != 2:
+    raise ValueError(
+        f'render_size is {config.render_size}, but must be height and width; '
+        f'set --render_size 64 64')
+
+
+def _values(key):
+  """Returns the values that blocks of configs.yaml give a key."""
+  found = set()
+  for block in blocks().values():
+    for part in key.split('.'):
+      block = block.get(part) if isinstance(block, dict) else None
+    found |= {block} - {None}
+  return found
+
+
+def table():
+  """Lists the paper's tasks, one line each."""
+  lines = [
+      f"{'--task':<19} {'configs':<11} {'steps':>5} {'s':>3} {'action':>6} "
+      f"{'limit':>5}  source"]
+  for name, x in presets().items():
+    lines.append(
+        f"{name:<19} {x['block']:<11} {x['steps']:>5} {x['seconds']:>3} "
+        f"{x['action']:>6} {x['limit']:>5}  {x['source']}")
+  lines += [
+      '', 'All observe one image (render_size 64 64) and get 500,000 steps. '
+      'Units: steps, control',
+      'steps per episode; s, simulated seconds; action, entries in -1..1; '
+      'limit, most return.',
+      'Any other task: --configs robosuite --task Stack, '
+      '--configs dmc_vision --task dmc_hopper_hop.']
+  return '\n'.join(lines)

@@ -1,0 +1,1 @@
+"""What reads runs: evaluation, tables, figures, sweeps, benchmarks."""
