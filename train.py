@@ -343,12 +343,12 @@ class Run:
         metrics, data, self.agent.save,
         f'{self._env_step:012d}_{self.updates}')
     self._bar.note(f'updates {self.updates}, ' + ' '.join(
-        f'{k} {v:.0%}' for k, v in self._timer.shares().items()))
+        f'{k} {v:.0%}' for k, v in self._timer.result().items()))
 
   def _log(self):
     if not self._metrics:
       return
-    shares = self._timer.shares(reset=True)
+    shares = self._timer.result(reset=True)
     for name, values in self._metrics.items():
       self._logger.scalar(f'train_{name}', np.mean([float(x) for x in values]))
     self._metrics.clear()

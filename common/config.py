@@ -54,6 +54,29 @@ class Config(collections.abc.Mapping):
     """The values by dotted key, as a new dict."""
     return {'.'.join(parts): value for parts, value in _leaves(self)}
 
+  def dumps(self):
+    """Returns the YAML that `save` writes."""
+    buffer = io.StringIO()
+    _yaml().dump(self, buffer)
+    return buffer.getvalue()
+
+  def save(self, path):
+    """Writes YAML that `load` reads back to an equal Config."""
+    write_text(pathlib.Path(path), self.dumps())
+
+  @classmethod
+  def load(cls, path):
+    """Reads what `save` wrote."""
+    return cls(read_yaml(path))
+
+  def parse_flags(self, argv=None, known_only=False, help_exists=None):
+    """Returns a Config with the flags of the command line set in it.
+
+    See Flags.parse.
+    """
+    from . import flags  # Which imports this module.
+    return flags.Flags(self).parse(argv, known_only, help_exists)
+
   def update(self, mapping=(), **kwargs):
     """Returns a Config with other values of the same types.
 
@@ -99,21 +122,6 @@ class Config(collections.abc.Mapping):
     pairs = {
         key: (mine.get(key), theirs.get(key)) for key in {**mine, **theirs}}
     return {key: (a, b) for key, (a, b) in pairs.items() if a != b}
-
-  def dumps(self):
-    """Returns the YAML that `save` writes."""
-    buffer = io.StringIO()
-    _yaml().dump(self, buffer)
-    return buffer.getvalue()
-
-  def save(self, path):
-    """Writes YAML that `load` reads back to an equal Config."""
-    write_text(pathlib.Path(path), self.dumps())
-
-  @classmethod
-  def load(cls, path):
-    """Reads what `save` wrote."""
-    return cls(read_yaml(path))
 
   def __getitem__(self, key):
     node = self

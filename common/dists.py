@@ -8,7 +8,7 @@ from tensorflow_probability import distributions as tfd
 from . import tfutils
 
 
-class OneHot:
+class OneHotDist:
   """One categorical over one-hot vectors with straight-through samples.
 
   Args:
@@ -21,14 +21,14 @@ class OneHot:
     self.batch_shape = self._dist.batch_shape
     self.event_shape = self._dist.event_shape
 
+  def mode(self):
+    """Returns the likeliest one-hot, with the same gradient."""
+    return self._through(self._dist.mode())
+
   def sample(self, seed=None):
     """Samples one-hots whose gradient is that of the probabilities."""
     seed = tfutils.next_seed() if seed is None else seed
     return self._through(self._dist.sample(seed=seed))
-
-  def mode(self):
-    """Returns the likeliest one-hot, with the same gradient."""
-    return self._through(self._dist.mode())
 
   def _through(self, onehot):
     probs = tf.nn.softmax(self._logits, -1)
@@ -45,7 +45,7 @@ class OneHot:
     return self._dist.entropy()
 
 
-class TruncNormal:
+class TruncNormalDist:
   """Independent normals truncated to [-1, 1]; the last axis is the event.
 
   Samples stay inside the open interval, where the density is finite; the

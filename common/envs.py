@@ -130,22 +130,20 @@ class GymWrapper(Wrapper):
   def seed(self, number):
     self._seed = number
 
+  def step(self, action):
+    obs, reward, *ends, info = self.env.step(
+        self._decode(action[self._act_key]))
+    terminated, truncated = ends[0], ends[-1]
+    if len(ends) == 1:
+      limit = info.get('TimeLimit.truncated', False)
+      terminated = terminated and info.get('is_terminal', not limit)
+    return self._obs(obs, flags(
+        reward, False, terminated or truncated, terminated))
+
   def reset(self):
     result = self._seeded_reset()
     obs = result[0] if isinstance(result, tuple) else result
     return self._obs(obs, flags(is_first=True))
-
-  def step(self, action):
-    obs, reward, *ends, info = self.env.step(
-        self._decode(action[self._act_key]))
-    if len(ends) == 2:
-      terminated, truncated = ends
-    else:
-      limit = info.get('TimeLimit.truncated', False)
-      terminated = ends[0] and info.get('is_terminal', not limit)
-      truncated = ends[0]
-    return self._obs(obs, flags(
-        reward, False, terminated or truncated, terminated))
 
   def _seeded_reset(self):
     seed, self._seed = self._seed, None
@@ -191,13 +189,11 @@ def _act_codec(key, space):
   kind = type(space).__name__
   if kind == 'Discrete':
     start = int(getattr(space, 'start', 0))
-    return (
-        gymnasium.spaces.Discrete(int(space.n)), lambda x: int(x) + start)
+    return gymnasium.spaces.Discrete(int(space.n)), lambda x: int(x) + start
   if kind == 'Box' and len(space.shape) == 1 and space.dtype.kind == 'f':
     low, high = (np.asarray(x, np.float32) for x in (space.low, space.high))
     return (
-        gymnasium.spaces.Box(low, high),
-        lambda x: np.asarray(x, space.dtype))
+        gymnasium.spaces.Box(low, high), lambda x: np.asarray(x, space.dtype))
   raise ValueError(
       f'Action {key!r} has the space {space}, which is not supported; '
       f'supported are Box with one axis of floats, and Discrete.')
@@ -239,15 +235,15 @@ class Dummy:
     self._random = np.random.default_rng(number)
     self._episode = number
 
-  def reset(self):
-    self._episode, self._step = self._episode + 1, 0
-    return self._obs(flags(is_first=True))
-
   def step(self, action):
     self._step += 1
     last = self._step >= self._length
     return self._obs(flags(
         self._random.random(), False, last, last and self._episode % 2 == 0))
+
+  def reset(self):
+    self._episode, self._step = self._episode + 1, 0
+    return self._obs(flags(is_first=True))
 
   def close(self):
     pass
@@ -266,10 +262,6 @@ class TimeLimit(Wrapper):
     self._duration = duration
     self._step = None
 
-  def reset(self):
-    self._step = 0
-    return self.env.reset()
-
   def step(self, action):
     assert self._step is not None, 'reset() comes before step()'
     obs = self.env.step(action)
@@ -278,6 +270,10 @@ class TimeLimit(Wrapper):
       obs = {**obs, 'is_last': True}
     self._step = None if obs['is_last'] else self._step
     return obs
+
+  def reset(self):
+    self._step = 0
+    return self.env.reset()
 
 
 class ActionRepeat(Wrapper):
@@ -367,15 +363,14 @@ class ResizeImage(Wrapper):
       spaces[key] = gymnasium.spaces.Box(0, 255, shape, np.uint8)
     return spaces
 
-  def reset(self):
-    return self._resize(self.env.reset())
-
   def step(self, action):
     return self._resize(self.env.step(action))
 
+  def reset(self):
+    return self._resize(self.env.reset())
+
   def _resize(self, obs):
-    return {
-        **obs, **{k: resize(obs[k], self._size) for k in self._keys}}
+    return {**obs, **{k: resize(obs[k], self._size) for k in self._keys}}
 
 
 class RenderImage(Wrapper):
@@ -395,11 +390,11 @@ class RenderImage(Wrapper):
     image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
     return {**self.env.obs_space, self._key: image}
 
-  def reset(self):
-    return self._render(self.env.reset())
-
   def step(self, action):
     return self._render(self.env.step(action))
+
+  def reset(self):
+    return self._render(self.env.reset())
 
   def _render(self, obs):
     image = self.env.render()
@@ -476,25 +471,29 @@ class Async:
     """What it has not answered yet, and since when, or ''."""
     return self._host.waiting
 
-  @functools.cached_property
-  def obs_space(self):
-    return self._host.call('obs_space')()
-
-  @functools.cached_property
-  def act_space(self):
-    return self._host.call('act_space')()
-
-  def seed(self, number):
-    return self._host.call('seed', number)
-
-  def success(self):
-    return self._host.call('success')
-
-  def step(self, action):
-    return self._host.call('step', action)
-
-  def reset(self):
-    return self._host.call('reset')
+  def call(self, name, *args):
+    """Returns a promise of an attribute, or of what a method returns."""
+    return self._host.call(name, *args)
 
   def close(self):
     self._host.close()
+
+  @functools.cached_property
+  def obs_space(self):
+    return self.call('obs_space')()
+
+  @functools.cached_property
+  def act_space(self):
+    return self.call('act_space')()
+
+  def seed(self, number):
+    return self.call('seed', number)
+
+  def success(self):
+    return self.call('success')
+
+  def step(self, action):
+    return self.call('step', action)
+
+  def reset(self):
+    return self.call('reset')

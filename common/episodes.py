@@ -136,7 +136,7 @@ def parse_name(path):
   return time, name, int(steps)
 
 
-def read_all(paths, ahead=16):
+def load_episodes(paths, ahead=16):
   """Yields what `_read` returns, in order; holds `ahead` files at most."""
   # Inflating leaves Python's lock, so threads load on all cores.
   with futures.ThreadPoolExecutor() as pool:

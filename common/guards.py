@@ -170,9 +170,9 @@ class Watchdog:
       self._sections.pop()
       self.beat()
 
-  def shares(self, reset=False):
+  def result(self, reset=False):
     """Returns the timer's shares."""
-    return self._timer.shares(reset)
+    return self._timer.result(reset)
 
   def beat(self):
     """Notes that something has happened."""

@@ -332,6 +332,26 @@ class Hybrid:
     return {**first, **second}
 
 
+class Dist:
+  """One kind's distribution with given statistics, over samples [..., Z]."""
+
+  def __init__(self, kind, stats):
+    self._kind = kind
+    self._stats = stats
+
+  def sample(self, noise):
+    """Returns samples, given what the kind's `noise` drew."""
+    return self._kind.sample(self._stats, noise)
+
+  def mode(self):
+    """Returns the likeliest sample."""
+    return self._kind.mode(self._stats)
+
+  def entropy(self):
+    """Computes the entropy [...] in nats, summed over all variables."""
+    return self._kind.entropy(self._stats)
+
+
 def _sizes(x):
   """Returns the sizes of a tensor, one of which may be unknown."""
   return [-1 if size is None else size for size in x.shape]

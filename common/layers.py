@@ -21,7 +21,7 @@ class Dense(Module):
   def __init__(self, units, act='none', norm='none', bias=True):
     self._units = units
     self._act = get_act(act)
-    self._norm = get_norm(norm)
+    self._norm = NormLayer(norm)
     self._bias = bias
 
   def __call__(self, x):
@@ -77,7 +77,7 @@ class Conv2D(Module):
   def __init__(self, depth, kernel, stride, act='none', norm='none'):
     self._depth, self._kernel, self._stride = depth, kernel, stride
     self._act = get_act(act)
-    self._norm = get_norm(norm)
+    self._norm = NormLayer(norm)
 
   def __call__(self, x):
     """Maps [N, H, W, X] to [N, H', W', depth]."""
@@ -106,7 +106,7 @@ class Conv2DTranspose(Module):
   def __init__(self, depth, kernel, stride, act='none', norm='none'):
     self._depth, self._kernel, self._stride = depth, kernel, stride
     self._act = get_act(act)
-    self._norm = get_norm(norm)
+    self._norm = NormLayer(norm)
 
   def __call__(self, x):
     """Maps [N, H, W, X] to [N, H', W', depth]."""
@@ -129,15 +129,26 @@ class Conv2DTranspose(Module):
     return self._act(self._norm(_add_bias(x, bias)))
 
 
-class LayerNorm(Module):
-  """Normalises the last axis in float32, then scales and shifts it."""
+class NormLayer(Module):
+  """Normalises the last axis in float32, then scales and shifts it.
+
+  Args:
+    name: 'layer', or 'none' to leave features as they are.
+  """
 
   EPS = 1e-3
+  NORMS = ('layer', 'none')
 
-  def __call__(self, x):
-    """Maps [..., X] to [..., X] in the dtype of x."""
-    size, dtype = [x.shape[-1]], x.dtype
-    x = tf.cast(x, tf.float32)
+  def __init__(self, name):
+    known('norm', name, self.NORMS)
+    self._name = name
+
+  def __call__(self, features):
+    """Maps [..., X] to [..., X] in the dtype of the features."""
+    if self._name == 'none':
+      return features
+    size, dtype = [features.shape[-1]], features.dtype
+    x = tf.cast(features, tf.float32)
     x -= tf.reduce_mean(x, -1, keepdims=True)
     var = tf.reduce_mean(tf.square(x), -1, keepdims=True)
     scale = self.var('scale', tf.ones_initializer(), size)
@@ -175,25 +186,12 @@ ACTS = {
     'softplus': tf.nn.softplus,
     'tanh': tf.nn.tanh,
 }
-NORMS = {
-    'layer': LayerNorm,
-    'none': lambda: tf.identity,
-}
 
 
 def get_act(name):
   """Returns the activation function of that name."""
-  return _entry(ACTS, 'act', name)
-
-
-def get_norm(name):
-  """Returns a new normalisation of that name."""
-  return _entry(NORMS, 'norm', name)()
-
-
-def _entry(table, key, name):
-  known(key, name, table)
-  return table[name]
+  known('act', name, ACTS)
+  return ACTS[name]
 
 
 def _add_bias(x, bias):

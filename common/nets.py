@@ -1,5 +1,6 @@
 """Networks: RSSM, encoder, decoder and MLP heads."""
 
+import math
 import re
 
 import tensorflow as tf
@@ -11,10 +12,7 @@ from . import latents
 from . import other
 from . import tfutils
 from .config import known
-from .layers import Conv2D
-from .layers import Conv2DTranspose
-from .layers import Dense
-from .layers import get_act
+from .layers import Conv2D, Conv2DTranspose, Dense, get_act
 from .tfutils import Module
 
 
@@ -64,11 +62,10 @@ class EnsembleRSSM(Module):
 
   def initial(self, batch_size):
     """Returns the zero state for a batch of that size."""
+    dtype = tfutils.compute_dtype()
     return {
-        'deter': tf.zeros(
-            [batch_size, self._deter], tfutils.compute_dtype()),
-        'stoch': tf.zeros(
-            [batch_size, self.latent.size], tfutils.compute_dtype()),
+        'deter': tf.zeros([batch_size, self._deter], dtype),
+        'stoch': tf.zeros([batch_size, self.latent.size], dtype),
         **self.latent.zeros([batch_size])}
 
   def observe(self, embed, action, is_first, state=None):
@@ -104,7 +101,7 @@ class EnsembleRSSM(Module):
       stats, stoch = self._posterior(deter, x['embed'], x['noise'])
       return {'deter': deter, 'stoch': stoch, **stats}
 
-    post = other.scan(step, inputs, state)
+    post = other.static_scan(step, inputs, state)
     post = {k: _swap(v) for k, v in post.items()}
     prior = {'deter': post['deter'], **self._prior(post['deter'])}
     return post, prior
@@ -113,7 +110,7 @@ class EnsembleRSSM(Module):
     """Predicts states [B, T, ...] under actions [B, T, A] after `state`."""
     action = _swap(action)
     noise = self.latent.noise(action.shape[:2])
-    states = other.scan(
+    states = other.static_scan(
         lambda prev, x: self.img_step(prev, x['action'], noise=x['noise']),
         {'action': action, 'noise': noise}, state)
     return {k: _swap(v) for k, v in states.items()}
@@ -121,6 +118,10 @@ class EnsembleRSSM(Module):
   def get_feat(self, state):
     """Concatenates stoch and deter, the input of every head [..., F]."""
     return tf.concat([state['stoch'], state['deter']], -1)
+
+  def get_dist(self, state):
+    """Returns the distribution of 'stoch' given its statistics."""
+    return latents.Dist(self.latent, state)
 
   def obs_step(self, prev_state, prev_action, embed, is_first, sample=True):
     """Updates states by one action and one observation.
@@ -161,13 +162,13 @@ class EnsembleRSSM(Module):
     state = {'deter': deter, **self._prior(deter)}
     if sample:
       return self.sample(state, noise)
-    return {**state, 'stoch': self.latent.mode(state)}
+    return {**state, 'stoch': self.get_dist(state).mode()}
 
   def sample(self, stats, noise=None):
     """Completes statistics of [N, ...] with 'deter' to states."""
     if noise is None:
       noise = self.latent.noise(stats['deter'].shape[:-1])
-    return {**stats, 'stoch': self.latent.sample(stats, noise)}
+    return {**stats, 'stoch': self.get_dist(stats).sample(noise)}
 
   @property
   def posterior_modules(self):
@@ -234,9 +235,8 @@ class EnsembleRSSM(Module):
       mean = self._obs_dist(self._obs_out.finish(embed))
       std = tf.stop_gradient(self._prior(deter)['std'])
       stats = {'mean': tf.cast(mean, tf.float32), 'std': std}
-    if noise is None:
-      return stats, self.latent.mode(stats)
-    return stats, self.latent.sample(stats, noise)
+    dist = self.get_dist(stats)
+    return stats, dist.mode() if noise is None else dist.sample(noise)
 
   def _prior(self, deter):
     """Computes the statistics of one member, drawn anew at each call."""
@@ -254,29 +254,6 @@ class EnsembleRSSM(Module):
         for out, dist in zip(self._img_out, self._img_dist, strict=True)]
 
 
-class GRUCell(Module):
-  """GRU with one matrix for all gates and normalisation before them.
-
-  The update gate's bias of -1 keeps the old state by default.
-  """
-
-  def __init__(self, size, norm='none', act='tanh', update_bias=-1):
-    self._size = size
-    self._act = get_act(act)
-    self._update_bias = update_bias
-    self._layer = Dense(3 * size, norm=norm)
-
-  def __call__(self, x, state):
-    """Computes the next state [N, D] from inputs [N, X] and state [N, D]."""
-    layer = self._layer
-    layer.build(x.shape[-1], self._size)
-    gates = layer.finish(layer.part(x, 0) + layer.part(state, 1))
-    reset, cand, update = tf.split(gates, 3, -1)
-    cand = self._act(tf.sigmoid(reset) * cand)
-    update = tf.sigmoid(update + self._update_bias)
-    return update * cand + (1 - update) * state
-
-
 class Encoder(Module):
   """Embeds images and vectors into one vector per time step."""
 
@@ -287,7 +264,7 @@ class Encoder(Module):
     self._shapes = shapes
     self.cnn_keys, self.mlp_keys = _match(
         'encoder', shapes, cnn_keys, mlp_keys)
-    self._cnn = dict(depth=cnn_depth, kernels=cnn_kernels)
+    self._cnn_depth, self._cnn_kernels = cnn_depth, cnn_kernels
     self._mlp_layers = mlp_layers
     self._layer = dict(act=act, norm=norm)
 
@@ -297,23 +274,26 @@ class Encoder(Module):
     if self.cnn_keys:
       images = tf.concat([data[k] for k in self.cnn_keys], -1)
       batch_shape = images.shape[:-3]
-      x = self._conv(tf.reshape(images, [-1, *images.shape[-3:]]))
+      x = self._cnn(tf.reshape(images, [-1, *images.shape[-3:]]))
       outs.append(tf.reshape(x, [*batch_shape, x.shape[-1]]))
     if self.mlp_keys:
-      x = tf.concat([
+      outs.append(self._mlp([
           tfutils.cast(data[k]) if self._shapes[k]
-          else tfutils.cast(data[k])[..., None] for k in self.mlp_keys], -1)
-      for i, width in enumerate(self._mlp_layers):
-        x = self.get(f'dense{i}', Dense, width, **self._layer)(x)
-      outs.append(x)
+          else tfutils.cast(data[k])[..., None] for k in self.mlp_keys]))
     return tf.concat(outs, -1)
 
-  def _conv(self, x):
+  def _cnn(self, x):
     x = tfutils.cast(x)
-    for i, kernel in enumerate(self._cnn['kernels']):
-      depth = 2 ** i * self._cnn['depth']
+    for i, kernel in enumerate(self._cnn_kernels):
+      depth = 2 ** i * self._cnn_depth
       x = self.get(f'conv{i}', Conv2D, depth, kernel, 2, **self._layer)(x)
     return tf.reshape(x, [x.shape[0], -1])
+
+  def _mlp(self, vectors):
+    x = tf.concat(vectors, -1)
+    for i, width in enumerate(self._mlp_layers):
+      x = self.get(f'dense{i}', Dense, width, **self._layer)(x)
+    return x
 
 
 class Decoder(Module):
@@ -326,7 +306,7 @@ class Decoder(Module):
     self._shapes = shapes
     self.cnn_keys, self.mlp_keys = _match(
         'decoder', shapes, cnn_keys, mlp_keys)
-    self._cnn = dict(depth=cnn_depth, kernels=cnn_kernels)
+    self._cnn_depth, self._cnn_kernels = cnn_depth, cnn_kernels
     self._mlp_layers = mlp_layers
     self._layer = dict(act=act, norm=norm)
 
@@ -335,14 +315,14 @@ class Decoder(Module):
     features = tfutils.cast(features)
     outputs = {}
     if self.cnn_keys:
-      outputs.update(self._images(features))
+      outputs.update(self._cnn(features))
     if self.mlp_keys:
-      outputs.update(self._vectors(features))
+      outputs.update(self._mlp(features))
     return outputs
 
-  def _images(self, features):
+  def _cnn(self, features):
     sizes = [self._shapes[k][-1] for k in self.cnn_keys]
-    kernels, depth = self._cnn['kernels'], self._cnn['depth']
+    kernels, depth = self._cnn_kernels, self._cnn_depth
     x = self.get('conv_in', Dense, 32 * depth)(features)
     x = tf.reshape(x, [-1, 1, 1, 32 * depth])
     for i, kernel in enumerate(kernels):
@@ -362,7 +342,7 @@ class Decoder(Module):
         key: tfd.Independent(tfd.Normal(mean, 1.0), 3)
         for key, mean in zip(self.cnn_keys, means, strict=True)}
 
-  def _vectors(self, x):
+  def _mlp(self, x):
     for i, width in enumerate(self._mlp_layers):
       x = self.get(f'dense{i}', Dense, width, **self._layer)(x)
     return {
@@ -396,6 +376,29 @@ class MLP(Module):
     return self._out.dist(params)
 
 
+class GRUCell(Module):
+  """GRU with one matrix for all gates and normalisation before them.
+
+  The update gate's bias of -1 keeps the old state by default.
+  """
+
+  def __init__(self, size, norm='none', act='tanh', update_bias=-1):
+    self._size = size
+    self._act = get_act(act)
+    self._update_bias = update_bias
+    self._layer = Dense(3 * size, norm=norm)
+
+  def __call__(self, inputs, state):
+    """Computes the next state [N, D] from inputs [N, X] and state [N, D]."""
+    layer = self._layer
+    layer.build(inputs.shape[-1], self._size)
+    gates = layer.finish(layer.part(inputs, 0) + layer.part(state, 1))
+    reset, cand, update = tf.split(gates, 3, -1)
+    cand = self._act(tf.sigmoid(reset) * cand)
+    update = tf.sigmoid(update + self._update_bias)
+    return update * cand + (1 - update) * state
+
+
 class DistLayer(Module):
   """Linear layer whose outputs parameterise a distribution.
 
@@ -416,16 +419,14 @@ class DistLayer(Module):
     self._min_std = min_std
     self._init_std = init_std
 
-  def __call__(self, x):
+  def __call__(self, inputs):
     """Returns the distribution given inputs [..., X]."""
-    return self.dist(self.params(x))
+    return self.dist(self.params(inputs))
 
-  def params(self, x):
+  def params(self, inputs):
     """Computes the parameters [..., count * size], float32."""
-    size = 1
-    for dim in self._shape:
-      size *= dim
-    out = self.get('out', Dense, self._count * size)(x)
+    size = self._count * math.prod(self._shape)
+    out = self.get('out', Dense, size)(inputs)
     return tf.cast(out, tf.float32)
 
   def dist(self, params):
@@ -448,7 +449,7 @@ class DistLayer(Module):
     return self._independent(tfd.Normal(x, std))
 
   def _onehot(self, x):
-    return dists.OneHot(x)
+    return dists.OneHotDist(x)
 
   def _tanh_normal(self, x, std):
     # The mean is kept within -5..5, beyond which tanh has no gradient.
@@ -457,7 +458,7 @@ class DistLayer(Module):
 
   def _trunc_normal(self, x, std):
     std = 2 * tf.sigmoid((std + self._init_std) / 2) + self._min_std
-    return dists.TruncNormal(tf.tanh(x), std)
+    return dists.TruncNormalDist(tf.tanh(x), std)
 
   DISTS = {
       'binary': (1, _binary),

@@ -45,7 +45,7 @@ class RandomAgent:
     self._rng.bit_generator.state = state
 
 
-def scan(fn, inputs, start, unroll=False):
+def static_scan(fn, inputs, start, unroll=False):
   """Applies a recurrent function over the first axis of `inputs`.
 
   Args:
@@ -82,34 +82,6 @@ def scan(fn, inputs, start, unroll=False):
   return {k: v.stack() for k, v in outs.items()}
 
 
-def lambda_return(reward, value, discount, bootstrap, lambda_):
-  """Computes lambda returns backwards in time.
-
-  G[t] = r[t] + d[t] ((1 - lambda) v[t+1] + lambda G[t+1])
-  with v[T] = G[T] = bootstrap.
-
-  Args:
-    reward: [T, ...].
-    value: [T, ...].
-    discount: [T, ...], between 0 and 1.
-    bootstrap: [...], value of the state after the last.
-    lambda_: 0 for one-step, 1 for Monte-Carlo returns.
-
-  Returns:
-    [T, ...].
-
-  Source: Hafner et al. 2021, Eq. 4.
-  """
-  values = [*tf.unstack(value)[1:], bootstrap]
-  rewards, discounts = tf.unstack(reward), tf.unstack(discount)
-  returns, last = [], bootstrap
-  for t in reversed(range(len(rewards))):
-    target = (1 - lambda_) * values[t] + lambda_ * last
-    last = rewards[t] + discounts[t] * target
-    returns.append(last)
-  return tf.stack(returns[::-1])
-
-
 def _linear(step, start, end, duration):
   mix = tf.clip_by_value(step / max(duration, 1), 0, 1)
   return (1 - mix) * start + mix * end
@@ -126,12 +98,12 @@ def _exp(step, start, end, halflife):
 SCHEDULES = {'exp': _exp, 'linear': _linear, 'warmup': _warmup}
 
 
-def schedule(text, step):
+def schedule(string, step):
   """Evaluates a scheduled number at `step`.
 
   Args:
-    text: A number, or 'linear(start,end,duration)', 'warmup(duration,value)',
-      'exp(start,end,halflife)'.
+    string: A number, or 'linear(start,end,duration)',
+      'warmup(duration,value)', 'exp(start,end,halflife)'.
     step: Agent step, scalar tensor.
 
   Returns:
@@ -140,18 +112,46 @@ def schedule(text, step):
   Raises:
     ValueError: Anything else.
   """
-  text = str(text).replace(' ', '')
-  match = re.fullmatch(r'(\w+)\(([^)]*)\)', text)
+  string = str(string).replace(' ', '')
+  match = re.fullmatch(r'(\w+)\(([^)]*)\)', string)
   try:
     if not match:
-      return tf.constant(float(text))
+      return tf.constant(float(string))
     args = [float(x) for x in match.group(2).split(',')]
     return SCHEDULES[match.group(1)](tf.cast(step, tf.float32), *args)
   except (KeyError, TypeError, ValueError):
     raise ValueError(
-        f"schedule '{text}' is not understood; write a number, "
+        f"schedule '{string}' is not understood; write a number, "
         f'linear(start,end,duration), warmup(duration,value) or '
         f'exp(start,end,halflife)') from None
+
+
+def lambda_return(reward, value, pcont, bootstrap, lambda_):
+  """Computes lambda returns backwards in time.
+
+  G[t] = r[t] + d[t] ((1 - lambda) v[t+1] + lambda G[t+1])
+  with v[T] = G[T] = bootstrap.
+
+  Args:
+    reward: [T, ...].
+    value: [T, ...].
+    pcont: [T, ...], discounts d between 0 and 1.
+    bootstrap: [...], value of the state after the last.
+    lambda_: 0 for one-step, 1 for Monte-Carlo returns.
+
+  Returns:
+    [T, ...].
+
+  Source: Hafner et al. 2021, Eq. 4.
+  """
+  values = [*tf.unstack(value)[1:], bootstrap]
+  rewards, discounts = tf.unstack(reward), tf.unstack(pcont)
+  returns, last = [], bootstrap
+  for t in reversed(range(len(rewards))):
+    target = (1 - lambda_) * values[t] + lambda_ * last
+    last = rewards[t] + discounts[t] * target
+    returns.append(last)
+  return tf.stack(returns[::-1])
 
 
 def action_noise(action, amount, act_space):
@@ -163,7 +163,7 @@ def action_noise(action, amount, act_space):
   amount = tf.cast(amount, action.dtype)
   if getattr(act_space, 'discrete', False):
     probs = amount / action.shape[-1] + (1 - amount) * action
-    return dists.OneHot(tf.math.log(probs + 1e-8)).sample()
+    return dists.OneHotDist(tf.math.log(probs + 1e-8)).sample()
   noise = tf.random.stateless_normal(
       action.shape, tfutils.next_seed(), dtype=action.dtype)
   return tf.clip_by_value(action + amount * noise, -1, 1)
@@ -186,27 +186,28 @@ class StreamNorm(tfutils.Module):
     self._order = order
     self.mag = tf.Variable(1.0, trainable=False)
 
-  def __call__(self, x):
-    """Updates the mean with x, then returns x normalised, and metrics."""
-    metrics = {'mean': tf.reduce_mean(x), 'std': tf.math.reduce_std(x)}
-    self.update(x)
-    x = self.transform(x)
-    metrics['normed_mean'] = tf.reduce_mean(x)
-    metrics['normed_std'] = tf.math.reduce_std(x)
-    return x, metrics
+  def __call__(self, inputs):
+    """Updates the mean, then returns normalised inputs, and metrics."""
+    metrics = {
+        'mean': tf.reduce_mean(inputs), 'std': tf.math.reduce_std(inputs)}
+    self.update(inputs)
+    outputs = self.transform(inputs)
+    metrics['normed_mean'] = tf.reduce_mean(outputs)
+    metrics['normed_std'] = tf.math.reduce_std(outputs)
+    return outputs, metrics
 
-  def update(self, x):
-    """Moves the mean toward that of x."""
-    mag = tf.reduce_mean(tf.abs(tf.cast(x, tf.float32)) ** self._order)
+  def update(self, batch):
+    """Moves the mean toward that of a batch."""
+    mag = tf.reduce_mean(tf.abs(tf.cast(batch, tf.float32)) ** self._order)
     mag = distribute.mean(mag)
     mag = self._momentum * self.mag + (1 - self._momentum) * mag
     # Once it is not finite it would stay so, and with it every update.
     self.mag.assign(tf.where(tf.math.is_finite(mag), mag, self.mag))
 
-  def transform(self, x):
-    """Normalises x without updating."""
+  def transform(self, inputs):
+    """Normalises inputs without updating."""
     divisor = self.mag ** (1 / self._order) + self._eps
-    return x / divisor * self._scale
+    return inputs / divisor * self._scale
 
 
 class Timer:
@@ -225,7 +226,7 @@ class Timer:
     finally:
       self._totals[name] += time.perf_counter() - start
 
-  def shares(self, reset=False):
+  def result(self, reset=False):
     """Returns the share of time per section since the last reset."""
     total = max(time.perf_counter() - self._start, 1e-9)
     shares = {name: value / total for name, value in self._totals.items()}

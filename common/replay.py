@@ -10,7 +10,7 @@ import numpy as np
 
 from .checkpoint import write_npz
 from .episodes import GIB, Episode, check_values, describe, parse_name
-from .episodes import read_all, storable
+from .episodes import load_episodes, storable
 from .files import remove_stale, set_aside, write_atomic
 
 REQUIRED = ('action', 'is_first', 'is_last')
@@ -85,10 +85,10 @@ class Replay:
     if until:
       self._set_back(datetime.datetime.fromisoformat(until))
     self._load()
-    files = [parse_name(path) for path in self._files()]
-    self._newest = files[-1][0] if files else datetime.datetime.min
-    self._total_episodes = len(files)
-    self._total_steps = sum(steps for _, _, steps in files)
+    files = self._files()
+    self._newest = (
+        parse_name(files[-1])[0] if files else datetime.datetime.min)
+    self._total_episodes, self._total_steps = count_episodes(self._directory)
 
   @property
   def stats(self):
@@ -275,7 +275,7 @@ class Replay:
   def _write(self, episode, path):
     episode.path = path
     try:
-      write_atomic(path, lambda file: write_npz(file, episode.data, level=1))
+      save_episode(path, episode.data)
       return True
     except OSError as error:
       self._unwritten.append(episode)
@@ -350,7 +350,7 @@ class Replay:
         self._set_aside(path, 'the name is not {time}-{id}-{steps}.npz')
     found, steps, size = [], 0, 0
     # Newest first, as the newest says which keys and shapes are right.
-    for path, content in read_all(reversed(self._files())):
+    for path, content in load_episodes(reversed(self._files())):
       episode = self._accept(path, content)
       if not episode:
         continue
@@ -413,6 +413,18 @@ class Replay:
         f'longest of {max((x.steps for x in held), default=0)}, but '
         f'replay.minlen is {self._minlen}. Raise prefill, or lower minlen '
         'where whole episodes are shorter.')
+
+
+def count_episodes(directory):
+  """Returns the numbers of complete episodes and of their steps on disk."""
+  names = [parse_name(path) for path in directory.glob('*.npz')]
+  steps = [name[2] for name in names if name]
+  return len(steps), sum(steps)
+
+
+def save_episode(path, episode):
+  """Writes arrays [T, ...] to a file, as a whole or not at all."""
+  write_atomic(path, lambda file: write_npz(file, episode, level=1))
 
 
 def _check_numbers(capacity, max_gib, minlen, maxlen):

@@ -49,11 +49,14 @@ class Agent(Module):
     self.tfstep = tf.Variable(int(step), dtype=tf.int64, trainable=False)
     self.generator = tfutils.generator()
     self.wm = WorldModel(config, obs_space)
-    self.task_behavior = ActorCritic(config, self.act_space, self.tfstep)
-    self.expl_behavior = expl.make(
-        config, self.task_behavior, self.act_space, self.wm, self.tfstep,
+    self._task_behavior = ActorCritic(config, self.act_space, self.tfstep)
+    self._expl_behavior = expl.make(
+        config, self._task_behavior, self.act_space, self.wm, self.tfstep,
         self._reward)
     self.probe = probe.Probe(config, self.wm.shapes) if config.probe else None
+    self.parts = {  # By the names that checkpoints use.
+        'wm': self.wm, 'task_behavior': self._task_behavior,
+        'expl_behavior': self._expl_behavior, 'probe': self.probe}
     self._wrap = tfutils.compile if config.jit else (lambda fn, xla=0: fn)
     train = tfutils.split(self._train_step)
     self._train = self._wrap(train, xla=config.xla)
@@ -131,9 +134,9 @@ class Agent(Module):
   def _variables(self):
     """Maps paths to variables, those of the world model named first."""
     found = {'generator': self.generator.state}
-    for name in ('wm', 'task_behavior', 'expl_behavior', 'probe'):
+    for name, part in self.parts.items():
       known = {v.ref() for v in found.values()}
-      part = tfutils.named_variables(getattr(self, name), name)
+      part = tfutils.named_variables(part, name)
       found.update({k: v for k, v in part.items() if v.ref() not in known})
     return found
 
@@ -149,7 +152,7 @@ class Agent(Module):
         latent, action, embed, obs['is_first'], sample)
     feat = self.wm.rssm.get_feat(latent)
     explore = mode == 'explore'
-    behavior = self.expl_behavior if explore else self.task_behavior
+    behavior = self._expl_behavior if explore else self._task_behavior
     dist = behavior.actor(feat)
     action = dist.mode() if mode == 'eval' else dist.sample(
         seed=tfutils.next_seed())
@@ -162,10 +165,10 @@ class Agent(Module):
   def _train_step(self, data, state):
     state, outputs, metrics = self.wm.train(data, state)
     start, data = outputs['post'], outputs['data']
-    metrics.update(self.task_behavior.train(
+    metrics.update(self._task_behavior.train(
         self.wm, start, data['is_terminal'], self._reward))
-    if self.expl_behavior is not self.task_behavior:
-      found = self.expl_behavior.train(start, outputs, data)
+    if self._expl_behavior is not self._task_behavior:
+      found = self._expl_behavior.train(start, outputs, data)
       metrics.update({f'expl_{k}': v for k, v in found.items()})
     if self.probe:
       metrics.update(self.probe.train(outputs))
@@ -185,9 +188,9 @@ class Agent(Module):
         k: tf.zeros([1, length, *s.shape], tfutils.stored_dtype(s.dtype))
         for k, s in spaces.items()}
     outputs = self.wm.build(data)
-    self.task_behavior.build(outputs['feat'][:, 0])
-    if self.expl_behavior is not self.task_behavior:
-      self.expl_behavior.build(outputs)
+    self._task_behavior.build(outputs['feat'][:, 0])
+    if self._expl_behavior is not self._task_behavior:
+      self._expl_behavior.build(outputs)
     if self.probe:
       self.probe.build(outputs)
 
@@ -265,7 +268,7 @@ class WorldModel(Module):
     loss = losses.weighted_sum(
         terms, self.config.loss_scales, {**scales, **self.objective.scales},
         self.config.objective)
-    entropy = self.rssm.latent.entropy
+    entropy = lambda state: self.rssm.get_dist(state).entropy()
     metrics.update({f'{k}_loss': v for k, v in terms.items()})
     means = dict(
         model_kl=kl, prior_ent=entropy(prior), post_ent=entropy(post))

@@ -21,7 +21,7 @@ class Random(tfutils.Module):
     """Returns the uniform distribution over actions for features [N, F]."""
     shape = [feat.shape[0], *self._space.shape]
     if getattr(self._space, 'discrete', False):
-      return dists.OneHot(tf.zeros(shape))
+      return dists.OneHotDist(tf.zeros(shape))
     return tfd.Independent(tfd.Uniform(-tf.ones(shape), tf.ones(shape)), 1)
 
   def build(self, outputs):

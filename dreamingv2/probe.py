@@ -43,5 +43,5 @@ class Probe(tfutils.Module):
   def report(self, wm, data):
     """Draws open-loop predictions, one video per camera."""
     with tfutils.keep_generator():
-      videos = openloop.draw(wm, self._decoder, data)
+      videos = openloop.video_pred(wm, self._decoder, data)
     return {f'probe_openl_{key}': video for key, video in videos.items()}

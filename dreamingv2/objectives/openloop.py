@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def draw(wm, decoder, data, seen=5, sequences=6):
+def video_pred(wm, decoder, data, seen=5, sequences=6):
   """Draws truth, model and error as one video per camera.
 
   The first frames are reconstructed from the posterior, the rest is predicted

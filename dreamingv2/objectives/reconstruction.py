@@ -16,5 +16,5 @@ class Reconstruction(Objective):
 
   def report(self, wm, data):
     """Draws open-loop predictions, one video per camera."""
-    videos = openloop.draw(wm, self.heads['decoder'], data)
+    videos = openloop.video_pred(wm, self.heads['decoder'], data)
     return {f'openl_{key}': video for key, video in videos.items()}

@@ -290,7 +290,7 @@ class _System:
   def costs(self):
     """Returns peak memory, trained parameters, operations of an update."""
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    wm, behavior = self._agent.wm, self._agent.task_behavior
+    wm, behavior = self._agent.wm, self._agent.parts['task_behavior']
     modules = [wm.modules, behavior.actor, behavior.critic]
     return {
         'bytes': 1024 * size,
@@ -317,7 +317,7 @@ class _System:
 
   def _tensor_parts(self):
     """Returns what computes each part of an update, forward and backward."""
-    wm, ac = self._agent.wm, self._agent.task_behavior
+    wm, ac = self._agent.wm, self._agent.parts['task_behavior']
     _, _, out, _ = wm.loss(self._data)
     data, embed, post, prior = [
         out[k] for k in ('data', 'embed', 'post', 'prior')]
@@ -351,7 +351,7 @@ class _System:
 
   def _optimize(self):
     """Takes a step of every optimiser and slow copy, with gradients of 1."""
-    wm, ac = self._agent.wm, self._agent.task_behavior
+    wm, ac = self._agent.wm, self._agent.parts['task_behavior']
     for opt, modules in (
         (wm.model_opt, wm.modules), (ac.actor_opt, [ac.actor]),
         (ac.critic_opt, [ac.critic])):

@@ -335,7 +335,7 @@ def read_episodes(logdir, count, skip=0):
   """
   paths = sorted((logdir / 'train_episodes').glob('*.npz'), reverse=True)
   found = []
-  for _, data in episodelib.read_all(paths[skip:]):
+  for _, data in episodelib.load_episodes(paths[skip:]):
     if not isinstance(data, Exception):
       found.append(data)
     if len(found) == count:

@@ -72,7 +72,7 @@ def act(agent, keys, values):
   latent = wm.rssm.obs_step(
       latent, values['action'], wm.encoder(data), values['is_first'],
       not config.eval_state_mean)
-  action = agent.task_behavior.actor(wm.rssm.get_feat(latent)).mode()
+  action = agent.parts['task_behavior'].actor(wm.rssm.get_feat(latent)).mode()
   if config.eval_noise:
     action = other.action_noise(action, config.eval_noise, agent.act_space)
   return {**latent, 'action': tf.cast(action, tf.float32)}

@@ -20,7 +20,7 @@ LOGITS = np.array([[0.0, 1.0, -1.0], [3.0, 0.0, 0.5]], np.float32)
 
 
 def test_onehot_log_prob_and_entropy_equal_a_loop():
-  dist, p = dists.OneHot(tf.constant(LOGITS)), softmax(LOGITS)
+  dist, p = dists.OneHotDist(tf.constant(LOGITS)), softmax(LOGITS)
   event = np.eye(3)[[2, 0]]
   np.testing.assert_allclose(
       dist.log_prob(event), [math.log(p[0, 2]), math.log(p[1, 0])], rtol=1e-5)
@@ -30,7 +30,7 @@ def test_onehot_log_prob_and_entropy_equal_a_loop():
 
 
 def test_onehot_samples_as_often_as_the_probabilities_say():
-  dist = dists.OneHot(tf.constant(np.tile(LOGITS, (10000, 1, 1))))
+  dist = dists.OneHotDist(tf.constant(np.tile(LOGITS, (10000, 1, 1))))
   sample = dist.sample().numpy()
   assert set(np.unique(sample)) == {0, 1}
   assert (sample.sum(-1) == 1).all()
@@ -43,7 +43,7 @@ def test_onehot_events_have_the_gradient_of_the_probabilities(method):
   logits, weight = tf.constant(LOGITS), np.array([1.0, 2.0, 4.0], 'f')
   with tf.GradientTape() as tape:
     tape.watch(logits)
-    event = getattr(dists.OneHot(logits), method)()
+    event = getattr(dists.OneHotDist(logits), method)()
     total = tf.reduce_sum(event * weight)
   p = softmax(LOGITS)
   expected = [[
@@ -54,7 +54,7 @@ def test_onehot_events_have_the_gradient_of_the_probabilities(method):
 
 
 def test_onehot_mode_is_the_likeliest_class():
-  mode = dists.OneHot(tf.constant(LOGITS)).mode()
+  mode = dists.OneHotDist(tf.constant(LOGITS)).mode()
   np.testing.assert_array_equal(mode, np.eye(3)[[1, 0]])
 
 
@@ -77,7 +77,7 @@ def slopes(name, mean, std, step=1e-4):
 @pytest.mark.parametrize('mean, std', CASES)
 def test_trunc_normal_samples_have_support_and_moments_of_scipy(mean, std):
   N = 20000
-  dist = dists.TruncNormal(tf.fill([N, 1], mean), tf.fill([N, 1], std))
+  dist = dists.TruncNormalDist(tf.fill([N, 1], mean), tf.fill([N, 1], std))
   sample = dist.sample().numpy().astype(np.float64)
   exact = truncnorm(mean, std)
   assert -1 < sample.min() < sample.max() < 1
@@ -88,7 +88,7 @@ def test_trunc_normal_samples_have_support_and_moments_of_scipy(mean, std):
 
 @pytest.mark.parametrize('mean, std', CASES)
 def test_trunc_normal_densities_equal_scipy(mean, std):
-  dist = dists.TruncNormal(tf.fill([3, 2], mean), tf.fill([3, 2], std))
+  dist = dists.TruncNormalDist(tf.fill([3, 2], mean), tf.fill([3, 2], std))
   event = np.array([[-0.99, 0.2], [0.0, 0.5], [0.7, 0.99]])
   exact = truncnorm(mean, std)
   expected = [sum(exact.logpdf(x) for x in row) for row in event]
@@ -105,7 +105,7 @@ def test_trunc_normal_entropy_has_the_gradient_of_scipy(mean, std):
   params = tf.constant([mean, std])
   with tf.GradientTape() as tape:
     tape.watch(params)
-    entropy = dists.TruncNormal(params[:1], params[1:]).entropy()
+    entropy = dists.TruncNormalDist(params[:1], params[1:]).entropy()
   np.testing.assert_allclose(
       entropy, truncnorm(mean, std).entropy(), atol=1e-4)
   np.testing.assert_allclose(
@@ -118,7 +118,7 @@ def test_trunc_normal_gradient_of_samples_at_the_edge_is_finite():
   mean, std = tf.repeat(mean, 50, 0), tf.repeat(std, 50, 0)
   with tf.GradientTape() as tape:
     tape.watch([mean, std])
-    dist = dists.TruncNormal(mean, std)
+    dist = dists.TruncNormalDist(mean, std)
     sample = dist.sample()
   edge = np.float32(1 - dist.EDGE)
   np.testing.assert_array_equal(sample, np.sign(mean) * edge)
@@ -133,7 +133,7 @@ def test_trunc_normal_gradient_of_samples_is_exact(mean, std):
   params = tf.constant([mean, std])
   with tf.GradientTape() as tape:
     tape.watch(params)
-    dist = dists.TruncNormal(
+    dist = dists.TruncNormalDist(
         tf.fill([N, 1], params[0]), tf.fill([N, 1], params[1]))
     average = tf.reduce_mean(dist.sample())
   # One sample's gradient has a standard deviation below 1.
@@ -142,7 +142,7 @@ def test_trunc_normal_gradient_of_samples_is_exact(mean, std):
 
 
 def test_trunc_normal_mode_is_the_densest_point():
-  dist = dists.TruncNormal(tf.constant([[0.3, -1.0]]), tf.ones([1, 2]))
+  dist = dists.TruncNormalDist(tf.constant([[0.3, -1.0]]), tf.ones([1, 2]))
   np.testing.assert_allclose(dist.mode(), [[0.3, -1.0]])
 
 
@@ -204,8 +204,8 @@ def test_tanh_normal_is_finite_where_tanh_saturates():
 
 
 @pytest.mark.parametrize('make', [
-    lambda: dists.OneHot(tf.zeros([50, 4])),
-    lambda: dists.TruncNormal(tf.zeros([50, 1]), tf.ones([50, 1])),
+    lambda: dists.OneHotDist(tf.zeros([50, 4])),
+    lambda: dists.TruncNormalDist(tf.zeros([50, 1]), tf.ones([50, 1])),
     lambda: dists.TanhNormal(tf.zeros([50, 1]), tf.ones([50, 1]))])
 def test_samples_follow_the_seed_and_else_the_generator(make):
   dist, seed = make(), tf.constant([1, 2])

@@ -89,3 +89,11 @@ def test_help_prints_every_key_with_type_and_default_and_ends(capsys, argv):
       f'--{key}' for key in FLAGS.parse([]).flat]
   (line,) = [line for line in lines if line.startswith('--opt.wd')]
   assert '1e-06' in line and 'float' in line
+
+
+def test_parse_flags_of_a_config_sets_values_in_a_new_one():
+  config = Config({'opt': {'lr': 1e-4}, 'task': 'Lift'})
+  assert config.parse_flags(['--opt.lr', '3e-4']).opt.lr == 3e-4
+  assert config.opt.lr == 1e-4
+  parsed, remaining = config.parse_flags(['--logdir', 'x'], known_only=True)
+  assert parsed == config and remaining == ['--logdir', 'x']

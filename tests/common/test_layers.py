@@ -101,7 +101,7 @@ def test_layers_keep_half_precision_and_float32_variables(half, norm):
 
 
 def test_layer_norm_equals_numpy_and_starts_as_the_identity():
-  x, norm = 5 + 3 * normal(4, 7), layers.LayerNorm()
+  x, norm = 5 + 3 * normal(4, 7), layers.NormLayer('layer')
   out = norm(tf.constant(x))
   np.testing.assert_allclose(
       out, layer_norm(x, 1, 0), rtol=1e-4, atol=1e-5)
@@ -115,7 +115,7 @@ def test_layer_norm_equals_numpy_and_starts_as_the_identity():
 def test_layer_norm_computes_in_float32(half):
   half()
   x = tf.constant(300 + 200 * normal(4, 7), tf.float16)
-  out = layers.LayerNorm()(x)  # The squares exceed float16.
+  out = layers.NormLayer('layer')(x)  # The squares exceed float16.
   assert out.dtype == tf.float16
   np.testing.assert_allclose(
       out, layer_norm(x.numpy().astype('f'), 1, 0), atol=2e-3)
@@ -222,11 +222,11 @@ def test_conv_of_too_small_an_image_says_so(size):
     layers.Conv2D(3, 4, 2)(tf.zeros([1, *size, 3]))
 
 
-def test_get_act_and_get_norm_name_what_they_know():
+def test_unknown_activation_or_norm_names_those_there_are():
   with pytest.raises(ValueError, match="act 'elou'; known: elu"):
     layers.get_act('elou')
   with pytest.raises(ValueError, match="norm 'batch'; known: .*layer, none"):
-    layers.get_norm('batch')
+    layers.NormLayer('batch')
 
 
 @pytest.mark.parametrize('name, function', [

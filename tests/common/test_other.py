@@ -21,7 +21,7 @@ def run_scan(inputs, start, weight, unroll):
   start = {'h': start, 'n': tf.constant(0)}
   with tf.GradientTape() as tape:
     tape.watch([inputs['x'], start['h'], weight])
-    states = other.scan(step, inputs, start, unroll)
+    states = other.static_scan(step, inputs, start, unroll)
     loss = tf.reduce_sum(states['h'] ** 2 * tf.range(1.0, 6)[:, None, None])
   return states, tape.gradient(loss, [inputs['x'], start['h'], weight])
 
@@ -62,7 +62,7 @@ def test_scan_in_a_graph_equals_eager_with_its_gradients(unroll):
 def test_scan_knows_the_static_shapes_in_a_graph():
   @tf.function(autograph=False)
   def function(x):
-    out = other.scan(
+    out = other.static_scan(
         lambda s, x: {'h': s['h'] + x['x']}, {'x': x}, {'h': x[0]})
     assert out['h'].shape == (4, 2, 3)
     return out
@@ -218,10 +218,10 @@ def test_timer_shares_add_up_and_start_over(monkeypatch):
   spend('train', 2.0)
   spend('act', 3.0)
   now[0] += 2.0
-  assert timer.shares(reset=True) == {'act': 0.5, 'train': 0.25}
+  assert timer.result(reset=True) == {'act': 0.5, 'train': 0.25}
   now[0] += 1.0
   spend('train', 3.0)
-  assert timer.shares(reset=True) == {'train': 0.75}
+  assert timer.result(reset=True) == {'train': 0.75}
 
 
 def test_timer_counts_sections_that_fail(monkeypatch):
@@ -232,7 +232,7 @@ def test_timer_counts_sections_that_fail(monkeypatch):
     now[0] += 1.0
     raise KeyError
   now[0] += 1.0
-  assert timer.shares(reset=True) == {'act': 0.5}
+  assert timer.result(reset=True) == {'act': 0.5}
 
 
 def test_random_agent_covers_the_box_and_follows_its_seed():

@@ -12,7 +12,7 @@ from dreamingv2.common import checkpoint
 from dreamingv2.common import replay as replay_lib
 from dreamingv2.common.driver import Driver
 from dreamingv2.common.episodes import convert, estimate_bytes
-from dreamingv2.common.replay import Replay
+from dreamingv2.common.replay import Replay, count_episodes
 
 
 def make_episode(steps, number=0, **values):
@@ -450,3 +450,11 @@ def test_replay_aligns_what_a_driver_hands_on(tmp_path):
   np.testing.assert_array_equal(batch['action'], batch['seen'])
   np.testing.assert_array_equal(
       batch['index'] == 0, (batch['action'] == 0).all(-1))
+
+
+def test_count_episodes_ignores_files_that_are_none(tmp_path):
+  replay = Replay(tmp_path)
+  for length in (3, 5):
+    replay.add_episode(make_episode(length))
+  (tmp_path / 'notes.npz').write_bytes(b'')
+  assert count_episodes(tmp_path) == (2, 8)

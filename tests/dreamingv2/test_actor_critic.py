@@ -166,7 +166,7 @@ def test_target_critic_is_copied_at_updates_0_100_200(make_behavior):
 
 def test_target_critic_equals_the_critic_when_built(
     make_config, make_agent):
-  behavior = make_agent(make_config()).task_behavior
+  behavior = make_agent(make_config()).parts['task_behavior']
   assert_equal(copy(behavior.critic), copy(behavior._target_critic))
 
 
@@ -185,7 +185,7 @@ def test_stored_policies_equal_the_actor_on_the_features(
   agent = make_agent(config, discrete)
   data = to_tensors(make_batch(config, discrete=discrete))
   _, _, outputs, _ = agent.wm.loss(data)
-  actor = agent.task_behavior.actor
+  actor = agent.parts['task_behavior'].actor
   seq = agent.wm.imagine(actor, outputs['post'], data['is_terminal'], 3)
   assert seq['feat'].shape[:2] == (4, config.dataset.batch * 7)
   right = actor.params(tf.stop_gradient(seq['feat'][:-1]))
@@ -202,7 +202,7 @@ def test_behaviour_trains_actor_and_critic_alone(
   agent = make_agent(config, discrete)
   data = to_tensors(make_batch(config, discrete=discrete))
   _, _, outputs, _ = agent.wm.loss(data)
-  behavior = agent.task_behavior
+  behavior = agent.parts['task_behavior']
   before = copy(agent.wm), copy(behavior.actor), copy(behavior.critic)
   metrics = scalars(behavior.train(
       agent.wm, outputs['post'], data['is_terminal'],
@@ -227,9 +227,9 @@ def test_dynamics_gradient_climbs_the_imagined_reward(
   reward = lambda seq: seq['action'][..., 0]
   means = []
   for _ in range(10):
-    agent.task_behavior.train(
+    agent.parts['task_behavior'].train(
         agent.wm, outputs['post'], data['is_terminal'], reward)
-    means.append(float(tf.reduce_mean(agent.task_behavior.actor(
+    means.append(float(tf.reduce_mean(agent.parts['task_behavior'].actor(
         outputs['feat']).mode()[..., 0])))
   assert means[-1] > means[0] + 0.2
 
@@ -239,7 +239,7 @@ def test_reward_normalisation_is_applied(make_config, make_agent, make_batch):
   agent = make_agent(config)
   data = to_tensors(make_batch(config))
   _, _, outputs, _ = agent.wm.loss(data)
-  metrics = agent.task_behavior.train(
+  metrics = agent.parts['task_behavior'].train(
       agent.wm, outputs['post'], data['is_terminal'],
       lambda seq: tf.ones(seq['feat'].shape[:-1]))
   np.testing.assert_allclose(metrics['reward_mean'], 1)

@@ -51,7 +51,7 @@ def test_agent_conformance(
       'contrastive.vmf': False})
   agent = make_agent(config)
   before, state = copy(agent.wm.modules), None
-  actor = copy(agent.task_behavior.actor)
+  actor = copy(agent.parts['task_behavior'].actor)
   for seed in range(3):
     state, metrics = agent.train(make_batch(config, seed), state)
   metrics = scalars(metrics)
@@ -67,7 +67,7 @@ def test_agent_conformance(
   assert state['deter'].shape == [config.dataset.batch, config.rssm.deter]
   for old, new in (
       (before, copy(agent.wm.modules)),
-      (actor, copy(agent.task_behavior.actor))):
+      (actor, copy(agent.parts['task_behavior'].actor))):
     same = [k for k in old if np.array_equal(old[k], new[k])]
     assert not same
 

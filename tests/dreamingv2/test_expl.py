@@ -29,13 +29,13 @@ def make_explorer(make_config, make_agent, make_batch):
 def test_behavior_trains_and_leaves_the_world_model_alone(
     name, discrete, make_explorer):
   agent, _, outputs = make_explorer(name, discrete)
-  behavior = agent.expl_behavior
-  assert behavior is not agent.task_behavior
-  before = copy(agent.wm), copy(agent.task_behavior), copy(behavior)
+  behavior = agent.parts['expl_behavior']
+  assert behavior is not agent.parts['task_behavior']
+  before = copy(agent.wm), copy(agent.parts['task_behavior']), copy(behavior)
   metrics = behavior.train(outputs['post'], outputs, outputs['data'])
   assert all(np.isfinite(float(v)) for v in metrics.values())
-  for old, new in zip(
-      before, (copy(agent.wm), copy(agent.task_behavior)), strict=False):
+  task = agent.parts['task_behavior']
+  for old, new in zip(before, (copy(agent.wm), copy(task)), strict=False):
     assert not [k for k in old if not np.array_equal(old[k], new[k])]
   after = copy(behavior)
   moved = {
@@ -92,7 +92,7 @@ def test_random_is_uniform(make_spaces):
 
 def imagine(agent, outputs):
   return agent.wm.imagine(
-      agent.expl_behavior.actor, outputs['post'],
+      agent.parts['expl_behavior'].actor, outputs['post'],
       outputs['data']['is_terminal'], 3)
 
 
@@ -108,7 +108,7 @@ def test_plan2explore_pays_for_disagreement(
   agent, _, outputs = make_explorer(
       'Plan2Explore', disag_action_cond=cond, disag_log=log,
       expl_intr_scale=scale)
-  behavior = agent.expl_behavior
+  behavior = agent.parts['expl_behavior']
   seq = imagine(agent, outputs)
   feat, action = seq['feat'].numpy(), seq['action'].numpy()
   found = behavior._intr_reward(seq).numpy()
@@ -129,7 +129,7 @@ def test_plan2explore_pays_for_disagreement(
 def test_plan2explore_predicts_what_follows(target, offset, make_explorer):
   agent, data, outputs = make_explorer(
       'Plan2Explore', disag_target=target, disag_offset=offset)
-  behavior = agent.expl_behavior
+  behavior = agent.parts['expl_behavior']
   feat = outputs['feat'].numpy()
   follows = outputs['post' if target in ('deter', 'stoch') else target]
   follows = follows[target] if isinstance(follows, dict) else follows
@@ -154,7 +154,7 @@ def test_extrinsic_reward_is_added_by_its_scale(name, make_explorer):
   for scale in (0.0, 2.0):
     agent, _, outputs = make_explorer(name, expl_extr_scale=scale)
     seq = imagine(agent, outputs)
-    found.append(agent.expl_behavior._intr_reward(seq).numpy())
+    found.append(agent.parts['expl_behavior']._intr_reward(seq).numpy())
   reward = agent.wm.heads['reward'](seq['feat']).mode().numpy()
   np.testing.assert_allclose(
       found[1] - found[0], 2 * reward, rtol=1e-3, atol=1e-5)
@@ -162,7 +162,7 @@ def test_extrinsic_reward_is_added_by_its_scale(name, make_explorer):
 
 def test_model_loss_predicts_the_divergence(make_explorer):
   agent, _, outputs = make_explorer('ModelLoss', expl_intr_scale=0.5)
-  behavior = agent.expl_behavior
+  behavior = agent.parts['expl_behavior']
   value = behavior._head(outputs['feat']).mode().numpy()
   error = value - outputs['kl'].numpy()
   right = np.mean(error ** 2 / 2 + np.log(2 * np.pi) / 2)

@@ -131,9 +131,9 @@ def test_likelihood_of_rewards_and_discounts_equals_a_loop(make_model):
 def test_train_updates_the_model_alone(make_config, make_agent, make_batch):
   config = make_config()
   agent = make_agent(config)
-  before = copy(agent.task_behavior)
+  before = copy(agent.parts['task_behavior'])
   _, outputs, _ = agent.wm.train(to_tensors(make_batch(config)))
-  assert_equal(before, copy(agent.task_behavior))
+  assert_equal(before, copy(agent.parts['task_behavior']))
   assert set(outputs['data']['second']) <= set(outputs['data'])
 
 
@@ -163,7 +163,7 @@ class Policy:
     return feat / 10
 
   def dist(self, params):
-    return dists.TruncNormal(params, 1e-4 * tf.ones_like(params))
+    return dists.TruncNormalDist(params, 1e-4 * tf.ones_like(params))
 
 
 class Head:
