@@ -5,21 +5,21 @@ started: they live in processes of their own that must never load it.
 """
 
 import collections
-import os
 import pathlib
 import random
 import shlex
 import sys
+import time
 import warnings
 
 import numpy as np
 
 import dreamingv2
+from dreamingv2 import console
 from dreamingv2 import resume
 from dreamingv2 import settings
 from dreamingv2.common import counter
 from dreamingv2.common import driver as drivers
-from dreamingv2.common import episodes
 from dreamingv2.common import guards
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import logger as loggers
@@ -50,6 +50,9 @@ def main(argv=None):
     seeds = [config.seed + 1000 * i for i in range(config.envs)]
     seeds += [config.seed + 999] * bool(config.eval_eps)
     with guards.user_errors():
+      loggers.say(
+          f'Starting {config.task}: {config.envs} for training, '
+          f'{len(seeds) - config.envs} for evaluation, each in a process.')
       envs = suites.start(config, seeds)
     try:
       train(config, logdir, envs[:config.envs], envs[config.envs:])
@@ -97,12 +100,13 @@ class Run:
     self.updates = 0
     self.step = counter.Counter()
     self._clock = resume.Clock()
+    self._console = console.Console(config, logdir, self)
     self._repeat = config.action_repeat
     random.seed(config.seed)
     np.random.seed(config.seed)
     scope = self._load_libraries()
     spaces = train_envs[0].obs_space, train_envs[0].act_space
-    self._say_memory(*spaces)
+    self._console.spaces(*spaces)
     self._make_guards(train_envs + eval_envs)
     self._state = resume.State(
         logdir / 'checkpoints', config.keep, self._processes)
@@ -133,7 +137,8 @@ class Run:
         x.waiting for x in envs_ if getattr(x, 'waiting', ''))
     self._signals = guards.Signals()
     self._timer = guards.Watchdog(
-        self._other.Timer(), self.config.stall_after, self._print, details)
+        self._other.Timer(), self.config.stall_after, self._console.say,
+        details)
     self._skips = guards.Skips(
         self.config.max_skipped, self.logdir / 'not_finite')
 
@@ -148,7 +153,7 @@ class Run:
         'train': self._update, 'log': self._log, 'eval': self._evaluate,
         'save': self._save}
     self._due = []  # Names of jobs; a stop leaves them to the next process.
-    self._prefilled = False
+    self.prefilled = False
     self._best = -float('inf')  # Best mean evaluation return so far.
     self._improved = False
 
@@ -169,7 +174,7 @@ class Run:
     """Returns all of the run that is neither a weight nor in a file."""
     own = {
         name: resume.Attribute(self, attribute) for name, attribute in {
-            'updates': 'updates', 'prefilled': '_prefilled', 'due': '_due',
+            'updates': 'updates', 'prefilled': 'prefilled', 'due': '_due',
             'best': '_best'}.items()}
     return {
         'step': self.step, **own, 'seconds': self._clock,
@@ -187,29 +192,33 @@ class Run:
       NotFinite: Too many updates in a row were not.
     """
     total = int(self.config.steps)
-    if self._env_step >= total and not self._due:
-      return self._print(f'Nothing to do: step {self._env_step} of {total}.')
-    with self._logger, self._signals, self._timer, loggers.Progress(
-        total, self._env_step, 'prefill') as self._bar:
+    if self.env_step >= total and not self._due:
+      return self._console.say(
+          f'Nothing to do: step {self.env_step} of {total}.')
+    with (self._logger, self._signals, self._timer,
+          self._console.begin('prefill')):
       try:
+        self._compile()
         self._prefill()
         self._pretrain()
-        self._bar.describe('train')
+        self._console.phase('train')
         self._work()
-        while self._env_step < total:
-          ahead = self._env_step + self._repeat < total
-          self._driver(self._policy, steps=1, ahead=ahead)
+        while self.env_step < total:
+          ahead = self.env_step + self._repeat < total
+          self._act(self._policy, ahead=ahead)
           self._plan(*self._every)
           self._work()
       except guards.Stopped as stop:
         saved = 'saved' if self._save() else 'not saved'
-        self._print(f'Stopped by {stop}; {saved} at step {self._env_step}.')
+        self._console.say(
+            f'Stopped by {stop}; {saved} at step {self.env_step}.')
         raise
+    self._console.done(self._clock.state())
 
   def _plan(self, *names):
     """Adds those of the jobs to what is due that the step calls for."""
     due = [name for name in names if self._every[name](self.step)]
-    if self._prefilled and self._env_step >= int(self.config.steps):
+    if self.prefilled and self.env_step >= int(self.config.steps):
       due = [x for x in due if x == 'train'] + ['log', 'eval', 'save']
     for name in due:
       self._due += [name] * (self.config.train_steps if name == 'train' else 1)
@@ -226,13 +235,14 @@ class Run:
     Processes that share updates stop all before the same one.
     """
     self._timer.beat()
-    if self._processes.alone or not self._prefilled:
+    if self._processes.alone or not self.prefilled:
       self._signals.check()
     elif job == 'train':
       self._signals.check(self._processes.gather)
 
   @property
-  def _env_step(self):
+  def env_step(self):
+    """Environment steps so far."""
     return int(self.step) * self._repeat
 
   def _load_libraries(self):
@@ -241,21 +251,38 @@ class Run:
       from dreamingv2.common import distribute
       from dreamingv2.common import other
       from dreamingv2.common import tfutils
-    self._agents, self._other = agent, other
+    self._agents, self._other, self._tfutils = agent, other, tfutils
     strategy = distribute.make(self.config.distribute, self.config)
     self._processes = distribute.Processes(strategy)
     gpus, precision = tfutils.setup(
         self.config.precision, self.config.deterministic, self.config.seed)
-    where = ', '.join(gpus) or f'no GPU found: {os.cpu_count()} CPU cores'
-    self._print(f'Training on {where}, precision {precision}.')
+    self._console.devices(gpus, tfutils.PRECISIONS[precision])
     return distribute.scope(strategy)
 
-  def _say_memory(self, obs_space, act_space):
-    replay = self.config.replay
-    capacity = min(
-        replay.capacity or self.config.steps, self.config.steps / self._repeat)
-    self._print(f'Logdir {self.logdir}. ' + episodes.describe_size(
-        obs_space, act_space, capacity, replay.max_gib, self.logdir))
+  def _compile(self):
+    """Compiles the update and times it, on an empty batch and without effect.
+
+    So that a run that would take days says so before it begins.
+    """
+    if not self.config.jit:
+      return
+    before, times = self.agent.save(), []
+    spaces = {**self.agent.obs_space, 'action': self.agent.act_space}
+    data = self._tfutils.zeros(spaces, **self.config.dataset)
+    with self._timer.section('compile'), self._processes.guard():
+      for _ in range(2):
+        start = time.monotonic()
+        _, metrics = self.agent.train(data)
+        float(metrics['model_loss'])  # Waits for the update.
+        times.append(time.monotonic() - start)
+    self.agent.load(before)
+    self._console.compiled(times)
+
+  def _act(self, policy, **kwargs):
+    """Takes one agent step."""
+    start = time.monotonic()
+    self._driver(policy, steps=1, **kwargs)
+    self._console.measured('step', time.monotonic() - start)
 
   def _restore(self):
     """Goes on from a checkpoint, if there is one."""
@@ -265,20 +292,12 @@ class Run:
       # What a run that was killed early has collected counts.
       self.step.restore(stats['total_steps'])
       if self.step > 0:
-        self._print(f'No checkpoint; episodes of {self._env_step} steps.')
+        self._console.say(
+            f'No checkpoint; episodes of {self.env_step} steps are there.')
       for every in list(self._every.values())[1:]:
         every(self.step)
       return
-    later = stats['total_episodes'] - meta['replay']['total_episodes']
-    self._print(
-        f'Resumed at step {self._env_step} after {self.updates} updates, '
-        f'{stats["loaded_episodes"]} episodes, {later} of them later.')
-    drivers_ = self._parts['drivers']
-    if drivers_.again or drivers_.cut:
-      cut = ', as the simulator did not repeat itself' * bool(drivers_.cut)
-      self._print(
-          f'Episodes in progress: {len(drivers_.again)} made again to the '
-          f'bit, {len(drivers_.cut)} cut{cut}.')
+    self._console.resumed(meta, stats, self._parts['drivers'])
 
   def _save(self):
     """Writes a checkpoint and returns True; False where the disk is full."""
@@ -286,30 +305,31 @@ class Run:
       for attempt in range(2):
         try:
           self._state.save(
-              self._env_step, self.agent, self._parts, self._improved)
+              self.env_step, self.agent, self._parts, self._improved)
           self._improved = False
           break
         except OSError as error:
-          self._print(f'Warning: no checkpoint was written: {error}')
+          self._console.say(f'Warning: no checkpoint was written: {error}')
           if attempt or not self.replay.forget():  # Which makes room.
             return False
       self.replay.forget()
     return True
 
   def _prefill(self):
-    if self._prefilled:
+    if self.prefilled:
       return
     missing = self.config.prefill - int(self.step)
     if missing > 0:
-      self._print(f'Prefill: {missing} steps with random actions.')
+      self._console.say(
+          f'Prefill: {missing * self._repeat} steps with random actions.')
       while (int(self.step) < self.config.prefill
              or not self.replay.stats['total_episodes']):
-        self._driver(self._random_agent, steps=1)
+        self._act(self._random_agent)
         for name in ('log', 'eval', 'save'):
           self._every[name](self.step)  # Nothing is learned yet.
         self._check()
     self._driver.reset()
-    self._prefilled = True
+    self.prefilled = True
     self._due.append('save')
     self._plan()
 
@@ -317,10 +337,13 @@ class Run:
     missing = self.config.pretrain - self.updates
     if missing <= 0:
       return
-    self._print(f'Pretraining: {missing} updates.')
-    for _ in range(missing):
-      self._check('train')
-      self._update()
+    self._console.say(f'Pretraining: {missing} updates.')
+    with loggers.Progress(
+        self.config.pretrain, self.updates, 'pretrain', 'updates') as bar:
+      for _ in range(missing):
+        self._check('train')
+        self._update()
+        bar.update(1)
 
   def _policy(self, obs, state):
     explore = self._explore(self.step)
@@ -328,9 +351,10 @@ class Run:
 
   def _count(self, transition, worker):
     self.step.increment()
-    self._bar.update(self._repeat)
+    self._console.stepped(self._repeat)
 
   def _update(self):
+    start = time.monotonic()
     with self._timer.section('data'):
       data = next(self._dataset)
     with self._timer.section('train'), self._processes.guard():
@@ -341,9 +365,9 @@ class Run:
     # Costs little, as the next action waits for this update anyway.
     self._skips.check(
         metrics, data, self.agent.save,
-        f'{self._env_step:012d}_{self.updates}')
-    self._bar.note(f'updates {self.updates}, ' + ' '.join(
-        f'{k} {v:.0%}' for k, v in self._timer.result().items()))
+        f'{self.env_step:012d}_{self.updates}')
+    self._console.measured('update', time.monotonic() - start)
+    self._console.updated()
 
   def _log(self):
     if not self._metrics:
@@ -361,7 +385,7 @@ class Run:
     self._logger.write(fps=True)
 
   def _log_episode(self, episode):
-    name = 'train' if self._prefilled else 'random'
+    name = 'train' if self.prefilled else 'random'
     self._logger.add({
         f'{name}_return': float(episode['reward'].astype(np.float64).sum()),
         f'{name}_length': (len(episode['reward']) - 1) * self._repeat})
@@ -377,7 +401,11 @@ class Run:
       with self._timer.section('eval'):
         self._eval_driver.reset()
         self._eval_episodes.clear()
-        self._eval_driver(self._eval_policy, episodes=self.config.eval_eps)
+        for index in range(self.config.eval_eps):
+          self._console.phase(
+              f'evaluate, episode {index + 1} of {self.config.eval_eps}')
+          self._eval_driver(self._eval_policy, episodes=1)
+        self._console.phase('train')
         report = self.agent.report(next(self._dataset))
     except guards.Stopped:  # As if it had not begun.
       noise.assign(before[0])
@@ -409,8 +437,6 @@ class Run:
     if np.mean(returns) > self._best:
       self._best, self._improved = float(np.mean(returns)), True
       self._due += [] if 'save' in self._due else ['save']
-
-  _print = staticmethod(loggers.say)
 
 
 if __name__ == '__main__':

@@ -84,13 +84,12 @@ def estimate_bytes(obs_space, act_space, capacity):
 
 
 def describe_size(obs_space, act_space, capacity, max_gib, folder):
-  """Returns a sentence on what a replay will take, and what there is."""
-  size = estimate_bytes(obs_space, act_space, capacity) / GIB
-  size = min(size, max_gib or float('inf'))
+  """Returns how much memory and disk a replay needs, and what is free."""
+  size = estimate_bytes(obs_space, act_space, capacity)
+  size = min(size, max_gib * GIB or float('inf'))
+  size = f'{size / GIB:.1f} GiB' if size >= GIB else f'{size / 2**20:.0f} MiB'
   free = shutil.disk_usage(folder).free / GIB
-  return (
-      f'Replay of {capacity:.0f} steps will take {size:.1f} GiB of memory, '
-      f'and at most that of the disk, where {free:.1f} GiB are free.')
+  return f'up to {size} of RAM and of disk ({free:.1f} GiB are free there)'
 
 
 def convert(values):

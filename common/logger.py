@@ -158,22 +158,28 @@ class Progress:
   """Shows a progress bar, off where nobody watches.
 
   Args:
-    total, initial: Environment steps.
+    total: Steps, or other units, of the whole.
+    initial: Those that are done.
     desc: What goes on.
+    unit: Name of what is counted.
   """
 
-  def __init__(self, total, initial, desc):
+  FORMAT = (
+      '{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit}'
+      ' [{elapsed}{postfix}]')
+
+  def __init__(self, total, initial, desc, unit='steps'):
     self._bar = tqdm.tqdm(
-        total=total, initial=initial, desc=desc, unit='step',
-        dynamic_ncols=True, smoothing=0.05, disable=None)
+        total=total, initial=initial, desc=desc, unit=unit,
+        dynamic_ncols=True, bar_format=self.FORMAT, disable=None)
 
   def update(self, steps):
     """Moves on."""
     self._try(self._bar.update, steps)
 
   def describe(self, desc):
-    """Says what goes on, from the next update on."""
-    self._try(self._bar.set_description, desc, refresh=False)
+    """Says what goes on."""
+    self._try(self._bar.set_description_str, desc)
 
   def note(self, text):
     """Puts a text behind the bar, from the next update on."""

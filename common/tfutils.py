@@ -56,6 +56,13 @@ def cast(x):
   return tf.cast(x, compute_dtype())
 
 
+def zeros(spaces, batch, length):
+  """Returns an empty batch [batch, length, ...] by key of `spaces`."""
+  return {
+      k: tf.zeros([batch, length, *v.shape], stored_dtype(v.dtype))
+      for k, v in spaces.items()}
+
+
 def stored_dtype(dtype):
   """Returns the dtype that the driver stores values of a space in."""
   dtype = tf.as_dtype(dtype)

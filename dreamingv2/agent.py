@@ -182,12 +182,9 @@ class Agent(Module):
 
   def _build(self):
     """Creates all variables, by one eager pass over an empty sequence."""
-    length = self.config.dataset.length
-    spaces = {**self.obs_space, 'action': self.act_space}
-    data = {
-        k: tf.zeros([1, length, *s.shape], tfutils.stored_dtype(s.dtype))
-        for k, s in spaces.items()}
-    outputs = self.wm.build(data)
+    outputs = self.wm.build(tfutils.zeros(
+        {**self.obs_space, 'action': self.act_space}, 1,
+        self.config.dataset.length))
     self._task_behavior.build(outputs['feat'][:, 0])
     if self._expl_behavior is not self._task_behavior:
       self._expl_behavior.build(outputs)

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = [
     ['dreamingv2', 'dreamingv2.common'],
     ['common.config', 'common.counter', 'common.files', 'common.flags',
-     'common.when'],
+     'common.forecast', 'common.when'],
     ['common.distribute', 'common.envs', 'common.logger', 'common.machine',
      'common.outputs', 'common.plot', 'common.tfutils', 'common.worker'],
     ['common.augment', 'common.dists', 'common.losses'],
@@ -31,7 +31,8 @@ FLOORS = [
     ['objectives.*'],
     ['objectives'],
     ['agent', 'expl', 'probe'],
-    ['resume', 'train'],
+    ['console', 'resume'],
+    ['train'],
     ['api'],
     ['tools', 'tools.*'],
     ['__main__'],

@@ -1,0 +1,39 @@
+"""Estimates how long a run still takes, from what its work took so far."""
+
+import collections
+import statistics
+
+
+class Forecast:
+  """Multiplies what is left of each kind of work by its median time.
+
+  Args:
+    window: Newest measurements of each kind that count.
+  """
+
+  def __init__(self, window=100):
+    self._times = collections.defaultdict(
+        lambda: collections.deque(maxlen=window))
+
+  def add(self, kind, seconds):
+    """Notes the wall-clock seconds that one piece of work took."""
+    self._times[kind].append(seconds)
+
+  def left(self, pieces):
+    """Returns the seconds that {kind: pieces} take, None if unknown."""
+    if any(n > 0 and not self._times[kind] for kind, n in pieces.items()):
+      return None
+    return sum(
+        n * statistics.median(self._times[kind])
+        for kind, n in pieces.items() if n > 0)
+
+
+def in_words(seconds):
+  """Returns a rounded duration, such as '25 s', '14 min', '3.5 h', '5 d'."""
+  for size, unit, limit in (
+      (1, 's', 100), (60, 'min', 100), (3600, 'h', 48)):
+    if seconds < limit * size:
+      value = seconds / size
+      return f'{value:.0f} {unit}' if value >= 10 or size == 1 else (
+          f'{value:.1f} {unit}')
+  return f'{seconds / 86400:.0f} d'

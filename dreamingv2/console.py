@@ -1,0 +1,138 @@
+"""What a run tells whoever started it: phases, a bar, how long it takes."""
+
+import os
+import statistics
+
+from .common import episodes
+from .common import logger
+from .common.forecast import Forecast
+from .common.forecast import in_words
+
+DAY = 24 * 60 * 60  # seconds
+
+
+class Console:
+  """Says in lines and in a bar what a run does, and what is left to do.
+
+  All steps are environment steps.
+
+  Args:
+    config: Config.
+    logdir: Folder of the run.
+    run: Object whose `env_step`, `updates`, `prefilled` and `replay` say how
+      far the run is.
+  """
+
+  say = staticmethod(logger.say)
+
+  def __init__(self, config, logdir, run):
+    self._config = config
+    self._logdir = logdir
+    self._run = run
+    self._forecast = Forecast()
+    self._bar = None
+
+  def devices(self, gpus, precision):
+    """Says what trains, and in which precision."""
+    head = 'Training' if gpus else 'No GPU found; training'
+    where = ', '.join(gpus) or f'{os.cpu_count()} CPU cores'
+    self.say(f'{head} on {where} in {precision}.')
+
+  def spaces(self, obs_space, act_space):
+    """Says what the environment gives and how much memory that takes."""
+    config = self._config
+    images = [
+        f'{k} {"x".join(map(str, v.shape))}' for k, v in obs_space.items()
+        if len(v.shape) == 3]
+    self.say(
+        f'The environment is ready: {", ".join(images) or "no images"}, '
+        f'{act_space["action"].shape[0]} action values.')
+    capacity = min(
+        config.replay.capacity or config.steps,
+        config.steps / config.action_repeat)
+    size = episodes.describe_size(
+        obs_space, act_space, capacity, config.replay.max_gib, self._logdir)
+    self.say(f'Logdir {self._logdir}. The replay needs {size}.')
+
+  def resumed(self, meta, stats, drivers):
+    """Says what a run goes on from.
+
+    Args:
+      meta: Of the checkpoint.
+      stats: Of the replay.
+      drivers: resume.Drivers.
+    """
+    later = stats['total_episodes'] - meta['replay']['total_episodes']
+    self.say(
+        f'Resumed at step {self._run.env_step} after {self._run.updates} '
+        f'updates, {stats["loaded_episodes"]} episodes, {later} of them '
+        f'later than the checkpoint.')
+    if drivers.again or drivers.cut:
+      cut = ', as the simulator did not repeat itself' * bool(drivers.cut)
+      self.say(
+          f'Episodes in progress: {len(drivers.again)} made again to the '
+          f'bit, {len(drivers.cut)} cut{cut}.')
+
+  def compiled(self, times):
+    """Says how long compiling took, and warns of a run that takes days.
+
+    Args:
+      times: Seconds of the first update and of some after it.
+    """
+    update = statistics.median(times[1:])
+    self.say(f'Compiled the update in {in_words(times[0] - update)}.')
+    left = self._left()['update'] * update
+    if left > DAY:
+      self.say(
+          f'Warning: the updates alone will take about {in_words(left)} here. '
+          f'The block `small` is made for CPUs: with --configs robosuite '
+          f'small --steps 15000, Lift takes a quarter of an hour.')
+    self.measured('update', update)
+
+  def measured(self, kind, seconds):
+    """Notes how long an agent step ('step') or an 'update' took."""
+    self._forecast.add(kind, seconds)
+
+  def begin(self, phase):
+    """Opens the bar; returns a context manager that closes it."""
+    self._bar = logger.Progress(
+        int(self._config.steps), self._run.env_step, phase)
+    return self._bar
+
+  def phase(self, name):
+    """Says in the bar what goes on."""
+    self._bar.describe(name)
+
+  def stepped(self, steps):
+    """Moves the bar on by environment steps."""
+    self._bar.update(steps)
+
+  def updated(self):
+    """Says in the bar how long the run still takes, all phases counted."""
+    left = self._forecast.left(self._left())
+    ahead = '' if left is None else f'{in_words(left)} left, '
+    self._bar.note(f'{ahead}{self._run.updates} updates')
+
+  def done(self, seconds):
+    """Says where the results are, and what to do with them."""
+    self.say(
+        f'Done: {self._run.env_step} steps and {self._run.updates} updates in '
+        f'{in_words(seconds)}. The results are in {self._logdir}. Next:\n'
+        f'  dreamingv2 evaluate --logdir {self._logdir}\n'
+        f'  tensorboard --logdir {self._logdir}')
+
+  def _left(self):
+    """Returns how many agent steps and updates are left."""
+    config, run = self._config, self._run
+    repeat = config.action_repeat
+    steps = max(0, int(config.steps) - run.env_step)
+    prefill = 0 if run.prefilled else max(
+        0, config.prefill * repeat - run.env_step)
+    after = max(0, steps - prefill)
+    stats = run.replay.stats
+    length = stats['total_steps'] / max(1, stats['total_episodes'])
+    evaluations = after // config.eval_every if config.eval_every > 0 else 0
+    return {
+        'step': steps / repeat + evaluations * config.eval_eps * length,
+        'update': max(0, config.pretrain - run.updates)
+        + after / repeat / config.train_every * config.train_steps}
