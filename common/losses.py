@@ -7,6 +7,10 @@ import tensorflow as tf
 from . import distribute
 
 
+# Weights that a size sets for all systems, whether they have the loss or not.
+SHARED = ('overshooting',)
+
+
 def weighted_sum(terms, scales, names, objective):
   """Adds up losses by the weights of `loss_scales`.
 
@@ -23,7 +27,8 @@ def weighted_sum(terms, scales, names, objective):
     ValueError: A weight was set for a loss that is not there.
   """
   used = {key: names.get(key, key) for key in terms}
-  idle = [k for k, v in scales.items() if v != 1.0 and k not in used.values()]
+  idle = [k for k, v in scales.items() if v != 1.0 and k not in (
+      *used.values(), *SHARED)]
   if idle:
     raise ValueError(
         f'loss_scales.{idle[0]} is {scales[idle[0]]}, but objective '

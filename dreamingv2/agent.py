@@ -263,8 +263,7 @@ class WorldModel(Module):
     assert not clash, f'losses produced twice: {clash}'
     terms.update(extra)
     loss = losses.weighted_sum(
-        terms, self.config.loss_scales, {**scales, **self.objective.scales},
-        self.config.objective)
+        terms, self.config.loss_scales, scales, self.config.objective)
     entropy = lambda state: self.rssm.get_dist(state).entropy()
     metrics.update({f'{k}_loss': v for k, v in terms.items()})
     means = dict(

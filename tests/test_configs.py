@@ -145,3 +145,8 @@ def test_words_of_no_setting_are_not_taken_for_read():
     ('train_every', 5), ('pretrain', 100), ('prefill', 1000)])
 def test_defaults_are_the_published_numbers(key, value):
   assert DEFAULTS[key] == value
+
+
+def test_small_weighs_only_divergences_further_ahead_less():
+  scales = apply('small').loss_scales
+  assert (scales.kl, scales.overshooting) == (1.0, 0.2)

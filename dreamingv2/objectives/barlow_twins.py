@@ -25,8 +25,6 @@ class BarlowTwins(Objective):
   Eq. 1. How they join is ours.
   """
 
-  scales = {'overshooting': 'kl'}
-
   def __init__(self, config, latent, shapes):
     self._config = config.barlow_twins
     self._steps = multistep.MultiStep(config, latent)

@@ -11,8 +11,6 @@ class Objective(tfutils.Module):
   Attributes:
     heads: Merged into the world model's heads and trained by likelihood.
     modules: What else the model optimiser moves; never slow copies.
-    scales: Loss to the entry of `loss_scales` that weighs it, where the two
-      are not called the same.
     views: How many times the batch that `augment` returns holds the one it
       was given, one below the other.
     latents: Kinds of stochastic state that it can learn.
@@ -21,7 +19,6 @@ class Objective(tfutils.Module):
 
   heads = {}
   modules = ()
-  scales = {}
   views = 1
   latents = ('categorical', 'gaussian', 'hybrid')
   posterior = ''

@@ -27,8 +27,6 @@ class BYOL(Objective):
   projector, predictor and slow target. How they join is ours.
   """
 
-  scales = {'overshooting': 'kl'}
-
   def __init__(self, config, latent, shapes):
     c, momentum = config.byol, config.contrastive.momentum
     self._steps = multistep.MultiStep(config, latent)

@@ -25,8 +25,6 @@ class Contrastive(Objective):
   Source: Okada & Taniguchi 2022, Eqs. 3, 4, 6 and Fig. 2.
   """
 
-  scales = {'overshooting': 'kl'}  # One sum over all k in Eq. 3.
-
   def __init__(self, config, latent, shapes):
     c = self._config = config.contrastive
     for key in ('negatives', 'aux_negatives'):

@@ -162,6 +162,12 @@ def test_weighted_sum_weighs_by_name_and_alias():
     total({'kl': 0.5, 'aux': 2.0})
 
 
+def test_weight_that_sizes_set_for_all_systems_may_weigh_nothing():
+  value = losses.weighted_sum(
+      {'kl': tf.constant(2.0)}, {'kl': 1.0, 'overshooting': 0.2}, {}, 'mine')
+  assert float(value) == 2
+
+
 def test_square_distances_equal_a_loop():
   lhs, rhs = normal(4, 3), normal(5, 3, seed=1)
   right = [[np.sum((x - y) ** 2) for y in rhs] for x in lhs]

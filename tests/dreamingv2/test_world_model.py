@@ -23,12 +23,29 @@ def make_model(make_config, make_agent, make_batch):
 def test_loss_is_the_weighted_sum(make_model):
   wm, data = make_model(
       loss_scales__nce=0.5, loss_scales__aux=3.0, loss_scales__reward=0.0,
-      loss_scales__kl=0.2)
+      loss_scales__kl=0.5, loss_scales__overshooting=0.2)
   loss, _, _, metrics = wm.loss(data)
-  scales = {'nce': 0.5, 'aux': 3.0, 'reward': 0, 'kl': 0.2,
+  scales = {'nce': 0.5, 'aux': 3.0, 'reward': 0, 'kl': 0.5,
             'overshooting': 0.2}
   right = sum(v * float(metrics[f'{k}_loss']) for k, v in scales.items())
   np.testing.assert_allclose(loss, right, rtol=1e-5)
+
+
+@pytest.mark.parametrize('method', [
+    'barlow_twins', 'byol', 'dreaming', 'dreamingv2', 'hybrid'])
+def test_divergences_further_ahead_have_a_weight_of_their_own(
+    method, make_model):
+  """`kl` weighs KL_0 alone."""
+  totals = []
+  for kl, overshooting in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+    wm, data = make_model(
+        method, loss_scales__kl=kl, loss_scales__overshooting=overshooting)
+    loss, _, _, metrics = wm.loss(data)
+    totals.append(float(loss))
+  none, near, far = totals
+  m = scalars(metrics)
+  np.testing.assert_allclose(near - none, m['kl_loss'], rtol=1e-3)
+  np.testing.assert_allclose(far - none, m['overshooting_loss'], rtol=1e-3)
 
 
 def test_decoder_scale_weighs_all_its_outputs(make_config, make_agent,

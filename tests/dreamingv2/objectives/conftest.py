@@ -1,9 +1,16 @@
 """The real world model, and which of its parts a loss moves."""
 
+import gymnasium
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from dreamingv2 import agent
+from dreamingv2.common import config as configlib
+from dreamingv2.common import suites
 from dreamingv2.common import tfutils
+from tests.dreamingv2.conftest import CONFIGS
+from tests.helpers import scalars
 from tests.helpers import to_tensors
 
 # Part of the world model: prefix of its variables.
@@ -55,3 +62,65 @@ def pieces():
     return data, embed, post, prior
 
   return make
+
+
+@pytest.fixture(scope='session')
+def toy_episodes():
+  """Episodes of random actions on toy_reach, arrays [N, T, ...]."""
+  env = suites.make('toy', 'reach', seed=0)
+  rng, episodes = np.random.default_rng(0), []
+  for _ in range(30):
+    action = np.zeros(2, np.float32)
+    steps = [{**env.reset(), 'action': action}]
+    while not steps[-1]['is_last']:
+      if len(steps) % 5 == 1:  # So that the dot gets about.
+        action = rng.uniform(-1, 1, 2).astype(np.float32)
+      steps.append({**env.step({'action': action}), 'action': action})
+    episodes.append({
+        k: np.stack([x[k] for x in steps]) for k in steps[0]})
+  return {k: np.stack([x[k] for x in episodes]) for k in episodes[0]}
+
+
+@pytest.fixture
+def learn(toy_episodes):
+  """Returns a function that trains a world model on toy_reach.
+
+  It takes blocks of configs.yaml, a number of updates and other settings, and
+  returns the metrics of the last update.
+  """
+  box, flag = gymnasium.spaces.Box, gymnasium.spaces.Box(0, 1, (), bool)
+  image = box(0, 255, (64, 64, 3), np.uint8)
+
+  def run(*names, updates, cameras=1, **settings):
+    blocks = configlib.read_yaml(CONFIGS)
+    config = configlib.Config(blocks['defaults'])
+    for name in names:
+      config = config.update(blocks[name])
+    config = config.update({
+        k.replace('__', '.'): v for k, v in settings.items()})
+    keys = ['image', 'image_side'][:cameras]
+    spaces = {
+        **dict.fromkeys(keys, image), 'reward': box(-np.inf, np.inf, ()),
+        **dict.fromkeys(('is_first', 'is_last', 'is_terminal'), flag)}
+    wm = agent.WorldModel(config, spaces)
+    B, T = config.dataset.batch, config.dataset.length
+    rng = np.random.default_rng(0)
+
+    def draw():
+      N, rows = toy_episodes['reward'].shape
+      episode = rng.integers(N, size=(B, 1))
+      index = rng.integers(rows - T + 1, size=(B, 1)) + np.arange(T)
+      data = {k: v[episode, index] for k, v in toy_episodes.items()}
+      data['reward'] = data['reward'].astype(np.float32)
+      data['is_first'][:, 0] = True
+      if cameras == 2:
+        data['image_side'] = data['image'][:, :, :, ::-1]
+      return to_tensors(data)
+
+    wm.build(draw())
+    step = tfutils.compile(lambda data: wm.train(data)[2])
+    for _ in range(updates):
+      metrics = step(draw())
+    return scalars(metrics)
+
+  return run

@@ -21,7 +21,7 @@ def test_objective_does_nothing_by_default():
 @pytest.mark.parametrize('name', sorted(objectives.OBJECTIVES))
 def test_objective_overrides_only_the_interface(name):
   members = {
-      'heads', 'modules', 'scales', 'views', 'latents', 'posterior',
+      'heads', 'modules', 'views', 'latents', 'posterior',
       'augment', 'kl_loss', 'loss', 'update', 'report'}
   cls = objectives.OBJECTIVES[name]
   assert issubclass(cls, base.Objective)

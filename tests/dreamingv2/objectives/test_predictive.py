@@ -106,7 +106,7 @@ def test_there_is_no_divergence_but_it_is_measured(make_model):
   wm, data = make_model('tpc')
   _, _, _, metrics = wm.loss(data)
   assert float(metrics['kl_loss']) == 0 < float(metrics['model_kl'])
-  make_model('tpc', loss_scales__kl=0.2)  # As sizes set it for all systems.
+  make_model('tpc', loss_scales__overshooting=0.2)  # As sizes set it.
 
 
 @pytest.mark.parametrize('key, value, text', [

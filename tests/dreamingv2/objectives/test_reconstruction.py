@@ -104,3 +104,9 @@ def test_report_predicts_from_actions_alone_after_five_frames(make_model):
 def test_report_without_images_is_empty(make_model):
   agent, data = make_model(True)
   assert agent.report(data) == {}
+
+
+def test_small_keeps_the_posterior_from_collapsing(learn):
+  """With a weight of 0.2 for KL_0 it is one code for all frames by now."""
+  metrics = learn('dreamerv2', 'small', updates=25)
+  assert metrics['post_ent'] > 5  # Of 44 nats.
