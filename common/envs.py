@@ -14,6 +14,7 @@ actions only, to the bit; and `success()`: is the task solved now, or None.
 
 import functools
 import inspect
+import warnings
 
 import gymnasium
 import numpy as np
@@ -34,19 +35,6 @@ def flags(reward=0.0, is_first=False, is_last=False, is_terminal=False):
   return {
       'reward': np.float32(reward), 'is_first': bool(is_first),
       'is_last': bool(is_last), 'is_terminal': bool(is_terminal)}
-
-
-def cameras(names):
-  """Maps observation keys to the cameras in `names`.
-
-  Args:
-    names: a camera, or several separated by commas.
-
-  Returns:
-    'image' for the first, 'image_<name>' for each of the others.
-  """
-  first, *others = [x.strip() for x in str(names).split(',')]
-  return {'image': first, **{f'image_{x}': x for x in others}}
 
 
 def ready(env, time_limit=0):
@@ -113,7 +101,7 @@ class GymWrapper(Wrapper):
     space = env.observation_space
     parts = getattr(space, 'spaces', None)
     self._key = None if isinstance(parts, dict) else obs_key
-    parts = parts if self._key is None else {obs_key: space}
+    parts = {obs_key: space} if self._key else _without_text(parts)
     for key in set(parts) & set(FLAGS):
       raise ValueError(f'Observation {key!r} has a reserved name.')
     self._codecs = {k: _obs_codec(k, v) for k, v in parts.items()}
@@ -160,6 +148,15 @@ class GymWrapper(Wrapper):
   def _obs(self, obs, ends):
     obs = obs if self._key is None else {self._key: obs}
     return {**{k: fn(obs[k]) for k, (_, fn) in self._codecs.items()}, **ends}
+
+
+def _without_text(spaces):
+  """Returns the spaces that are no text, and warns of those that are."""
+  text = [k for k, v in spaces.items() if v.dtype == str]
+  if text:
+    warnings.warn(
+        f'Left out, as they are text: {", ".join(text)}', stacklevel=4)
+  return {k: v for k, v in spaces.items() if k not in text}
 
 
 def _obs_codec(key, space):

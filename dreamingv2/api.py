@@ -5,6 +5,9 @@
     env = gymnasium.make('CarRacing-v3')
     config = api.load('small').update({'logdir': 'logdir/car', 'steps': 1e5})
     api.train(env, config)
+
+As with DreamerV2, `api.defaults.update({...}).parse_flags()` gives a config
+that the command line has the last word on.
 """
 
 import signal
@@ -17,6 +20,9 @@ from . import train as training
 from .common import envs
 from .common import guards
 from .common import logdir as logdirs
+
+
+defaults = settings.defaults()
 
 
 def load(*names):

@@ -58,5 +58,18 @@ def make(name, size, quality, hide=(), seed=0, distractors=None):
       distractors or distractorlib.OPTIONS)
 
 
+def cameras(names):
+  """Maps observation keys to the cameras in `names`.
+
+  Args:
+    names: a camera, or several separated by commas.
+
+  Returns:
+    'image' for the first, 'image_<name>' for each of the others.
+  """
+  first, *others = [x.strip() for x in str(names).split(',')]
+  return {'image': first, **{f'image_{x}': x for x in others}}
+
+
 def _module(name):
   return importlib.import_module(RENDERERS[name], __package__)

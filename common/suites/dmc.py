@@ -88,7 +88,7 @@ class DMC:
     self._manip = domain == 'manip'
     self._cameras = {
         key: self._find(name, CAMERAS.get(domain, 0))
-        for key, name in envs.cameras(camera).items()}
+        for key, name in renderers.cameras(camera).items()}
 
   @property
   def obs_space(self):

@@ -107,7 +107,7 @@ class Robosuite:
         renderer='mujoco', use_object_obs=proprio, horizon=horizon,
         control_freq=control_freq, reward_shaping=reward_shaping)
     self._model = self._env.sim.model._model
-    self._cameras = envs.cameras(camera)
+    self._cameras = renderers.cameras(camera)
     for name in self._cameras.values():
       known(
           f'robosuite.camera of {task}', name,

@@ -58,6 +58,16 @@ ACTION = gymnasium.spaces.Box(
     np.float32([-2, 0, -np.inf]), np.float32([2, 1, np.inf]))
 
 
+def test_gym_wrapper_leaves_text_out_and_says_so():
+  space = gymnasium.spaces.Dict({
+      'image': gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8),
+      'mission': gymnasium.spaces.Text(9)})
+  with pytest.warns(UserWarning, match='they are text: mission'):
+    env = envs.GymWrapper(Fake(space, ACTION))
+  for obs in (env.obs_space, env.reset()):
+    assert set(obs) == {'image', *envs.FLAGS}
+
+
 def test_gym_wrapper_gives_declared_types():
   space = gymnasium.spaces.Dict({
       'picture': gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8),

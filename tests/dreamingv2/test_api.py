@@ -127,6 +127,34 @@ def test_example_of_the_module_is_a_valid_config():
   assert config.steps == 1e5
 
 
+def test_snippet_of_dreamerv2s_readme_trains(config, monkeypatch):
+  """Its calls and keys; the command line makes the run small, as it may."""
+  small = {
+      k: v for k, v in config.flat.items() if v != api.defaults.flat[k]}
+  monkeypatch.setattr('sys.argv', ['snippet.py', *(
+      word for k, v in small.items() for word in (
+          f'--{k}', *(map(str, v) if isinstance(v, tuple) else [str(v)])))])
+  parsed = api.defaults.update({
+      'logdir': '~/logdir/minigrid',
+      'log_every': 1e3,
+      'train_every': 10,
+      'prefill': 1e5,
+      'actor_ent': 3e-3,
+      'loss_scales.kl': 1.0,
+      'discount': 0.9,
+  }).parse_flags()
+  assert parsed == config.update({'actor_ent': '0.003', 'discount': 0.9})
+  env = Env(
+      gymnasium.spaces.Dict({
+          'direction': Discrete(4),
+          'image': Box(0, 255, (56, 56, 3), np.uint8),
+          'mission': gymnasium.spaces.Text(20)}), Discrete(7))
+  with pytest.warns(UserWarning, match='mission'):
+    agent = api.train(env, parsed)
+  check_run(agent, parsed)
+  assert agent.wm.encoder.cnn_keys == ['image']
+
+
 def test_image_environment_trains_within_its_bounds(config):
   env = image_env()
   agent = api.train(env, config)
@@ -167,7 +195,8 @@ def test_discrete_environment_trains_from_its_rendered_frame(config):
   assert agent.obs_space['image'].shape == (64, 64, 3)
   returns = [x['eval_return'] for x in read(config) if 'eval_return' in x]
   assert len(returns) == 4 and len(eval_env.actions) == 4 * 15
-  assert list(pathlib.Path(config.logdir).glob('videos/eval_image_*.gif'))
+  videos = pathlib.Path(config.logdir) / 'videos'
+  assert list(videos.glob('eval_image_*.gif'))
 
 
 def test_old_gym_environment_trains(config):
