@@ -70,7 +70,8 @@ MODULES = find_modules()
 TREES = {
     name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 FILES = sorted({
-    *MODULES.values(), ROOT / 'setup.py', *ROOT.glob('tests/**/*.py')})
+    *MODULES.values(), ROOT / 'setup.py', *ROOT.glob('scripts/*.py'),
+    *ROOT.glob('tests/**/*.py')})
 
 
 def short(path):
