@@ -374,14 +374,11 @@ class Run:
       return
     shares = self._timer.result(reset=True)
     for name, values in self._metrics.items():
-      self._logger.scalar(f'train_{name}', np.mean([float(x) for x in values]))
+      self._logger.scalar(name, np.mean([float(x) for x in values]))
     self._metrics.clear()
     self._logger.add(shares, prefix='share')
-    stats = self.replay.stats
-    self._logger.add({
-        'updates': self.updates, 'seconds': self._clock.state(),
-        'episodes': stats['total_episodes'],
-        'replay_gib': stats['bytes'] / 2 ** 30})
+    self._logger.add(
+        {'updates': self.updates, 'seconds': self._clock.state()})
     self._logger.write(fps=True)
 
   def _log_episode(self, episode):
@@ -389,6 +386,7 @@ class Run:
     self._logger.add({
         f'{name}_return': float(episode['reward'].astype(np.float64).sum()),
         f'{name}_length': (len(episode['reward']) - 1) * self._repeat})
+    self._logger.add(self.replay.stats, prefix='train')
     self._logger.write()
 
   def _evaluate(self):
@@ -429,10 +427,11 @@ class Run:
       self._logger.write()
     self._logger.add({
         'eval_return_mean': np.mean(returns),
-        'eval_return_std': np.std(returns), **report})
+        'eval_return_std': np.std(returns)})
+    self._logger.add(report, prefix='train')  # Of replayed episodes.
     for key in self.config.log_keys_video:
       if key in self._eval_episodes[0]:
-        self._logger.video(f'eval_{key}', self._eval_episodes[0][key])
+        self._logger.video(f'eval_policy_{key}', self._eval_episodes[0][key])
     self._logger.write()
     if np.mean(returns) > self._best:
       self._best, self._improved = float(np.mean(returns)), True

@@ -15,7 +15,7 @@ import tqdm
 # Scalars shown on the terminal; all of them are in metrics.jsonl.
 TERMINAL = (
     r'(train|eval)_(return|length|return_mean|return_std)|fps|updates|'
-    r'train_(model|reward|kl|nce|overshooting|aux|image|actor|critic)_loss')
+    r'\w+_loss')
 
 
 class Logger:
@@ -254,7 +254,11 @@ class JSONLOutput:
 
 
 class TensorBoardOutput:
-  """Writes scalars, images and videos (as animated GIF) for TensorBoard."""
+  """Writes scalars, images and videos (as animated GIF) for TensorBoard.
+
+  Tags are DreamerV2's, scalars/<name> for scalars, so that runs of both share
+  their charts.
+  """
 
   def __init__(self, logdir, fps=20):
     self._logdir = str(logdir)
@@ -270,7 +274,7 @@ class TensorBoardOutput:
     with self._writer.as_default(np.int64(step)):
       for name, value in entries:
         if np.ndim(value) == 0:
-          tf.summary.scalar(name, np.float32(value))
+          tf.summary.scalar(f'scalars/{name}', np.float32(value))
         elif np.ndim(value) == 3:
           tf.summary.image(name, value[None])
         else:

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import PIL.Image
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
 from dreamingv2 import settings
 from dreamingv2 import train
@@ -26,6 +27,9 @@ SMALL = [
     '--log_every', '50', '--save_every', '50', '--eval_eps', '2']
 LOSSES = [
     'model', 'reward', 'kl', 'nce', 'overshooting', 'aux', 'actor', 'critic']
+# What DreamerV2 logs and we log, too.
+UPSTREAM = {*configlib.read_yaml(
+    ROOT / 'docs' / 'upstream' / 'reasons.yaml')['logs']['same']}
 # Whatever depends on the clock.
 TIMED = r'fps', r'share_', r'seconds'
 
@@ -151,7 +155,7 @@ def test_default_logdir_lies_in_the_working_directory(dreamingv2):
 
 def test_metrics_hold_every_loss_finite_and_where_the_time_went(dreamingv2):
   _, _, _, lines = dreamingv2
-  for name in [f'train_{x}_loss' for x in LOSSES] + ['updates', 'episodes']:
+  for name in [f'{x}_loss' for x in LOSSES] + ['updates']:
     values = [value for _, value in pick(lines, name)]
     assert values and np.isfinite(values).all(), name
   for name in ('data', 'env', 'policy', 'train'):
@@ -210,7 +214,18 @@ def test_checkpoints_end_with_the_last_step(dreamingv2):
 def test_gif_of_an_evaluation_is_not_black(dreamingv2):
   _, logdir, _, _ = dreamingv2
   for step in (100, 150):
-    check_gif(logdir / 'videos' / f'eval_image_{step}.gif')
+    check_gif(logdir / 'videos' / f'eval_policy_image_{step}.gif')
+
+
+def test_logs_have_the_names_and_tags_of_dreamerv2(dreamerv2):
+  logdir, lines = dreamerv2
+  names = {name for line in lines for name in line} - {'step'}
+  assert not UPSTREAM - names
+  events = event_accumulator.EventAccumulator(str(logdir))
+  events.Reload()
+  assert {*events.Tags()['tensors']} == {f'scalars/{x}' for x in names}
+  assert {*events.Tags()['images']} == {
+      'eval_policy_image', 'train_openl_image'}
 
 
 def test_terminal_says_device_memory_and_returns(dreamingv2):
@@ -220,6 +235,7 @@ def test_terminal_says_device_memory_and_returns(dreamingv2):
       r'raining on .+ in float32\.', r'environment is ready: image 64x64x3',
       r'The replay needs up to \d+ MiB of RAM', r'Prefill: \d+ steps with',
       r'Done: 150 steps and \d+ updates in .+ are in \S+ Next:',
+      r' nce_loss .+ actor_loss ',
       r'\n  dreamingv2 evaluate --logdir \S+\n  tensorboard --logdir \S+\n'):
     assert re.search(words, printed), words
   assert '[150] eval_return_mean ' in printed
@@ -257,8 +273,8 @@ def test_action_repeat_counts_environment_steps(dreamerv2):
 
 def test_dreamerv2_logs_its_loss_and_an_open_loop_video(dreamerv2):
   logdir, lines = dreamerv2
-  assert pick(lines, 'train_image_loss')
-  assert not pick(lines, 'train_nce_loss')
+  assert pick(lines, 'image_loss')
+  assert not pick(lines, 'nce_loss')
   videos = sorted((logdir / 'videos').glob('*openl*.gif'))
   assert videos
   check_gif(videos[-1])
@@ -340,7 +356,7 @@ def test_seed_decides_every_number(tmp_path):
       for x in ('here', 'other', 'process'))
   assert len(here) > 5
   assert here == process
-  for name in ('train_model_loss', 'train_return', 'eval_return'):
+  for name in ('model_loss', 'train_return', 'eval_return'):
     assert pick(here, name) != pick(other, name), name
 
 
@@ -349,7 +365,7 @@ def test_compiled_run_counts_and_learns_like_the_eager_one(tmp_path):
   assert run.updates == 1 + 2
   lines = read_metrics(tmp_path)
   for name in LOSSES:
-    values = [value for _, value in pick(lines, f'train_{name}_loss')]
+    values = [value for _, value in pick(lines, f'{name}_loss')]
     assert values and np.isfinite(values).all(), name
 
 

@@ -16,12 +16,11 @@ from ..common import plot as plots
 POINTS = 400  # Most of a line; more would not be seen.
 GROUPS = {  # Title of a panel: names of its metrics.
     'returns': r'(train|random)_return|eval_return_mean',
-    'model losses': r'train_(model|reward|kl|nce|overshooting|aux|image|'
-                    r'swav|temporal|tpc|byol|barlow_twins)_loss',
-    'behaviour losses': r'train_(actor|critic)_loss',
-    'entropy (nats)': r'train_(prior|post|actor)_ent',
-    'gradient norms': r'train_(model|actor|critic)_grad_norm',
-    'updates skipped': r'train_(model|actor|critic)_skipped',
+    'model losses': r'(?!(expl_)?(actor|critic)_)\w+_loss',
+    'behaviour losses': r'(expl_)?(actor|critic)_loss',
+    'entropy (nats)': r'(prior|post|actor)_ent',
+    'gradient norms': r'\w+_grad_norm',
+    'updates skipped': r'\w+_skipped',
     'share of the time': r'share_.*',
     'environment steps per second': r'fps',
 }
@@ -162,8 +161,7 @@ def _inline(fig):
 
 
 def _short(name):
-  return re.sub(r'^(train|share)_(?!return)|_(loss|grad_norm|skipped)$', '',
-                name)
+  return re.sub(r'^share_|_(loss|grad_norm|skipped)$', '', name)
 
 
 def _videos(run):

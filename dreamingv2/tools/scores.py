@@ -12,6 +12,7 @@ before training make a curve of their own, whose method is 'random'.
 
 import argparse
 import collections
+import functools
 import json
 import pathlib
 import re
@@ -25,6 +26,11 @@ from ..common import files
 from ..common import logdir as logdirs
 from ..common import suites
 
+# Names of metrics in older runs, as patterns, and what they are called now.
+RENAMED = {
+    r'episodes': 'train_total_episodes',
+    r'train_(?!return$|length$|total_|loaded_|damaged_|bytes$)(\w+)': r'\1',
+}
 # Keys that change no result, or that a curve tells elsewhere.
 IGNORED = (
     *logdirs.RESUMABLE, 'method', 'probe', 'seed', 'suite', 'task')
@@ -133,7 +139,12 @@ def read_run(logdir, notes=None):
 
 
 def lines(path, notes=None):
-  """Yields the lines of a metrics.jsonl as dicts; `notes` as of `collect`."""
+  """Yields the lines of a metrics.jsonl as dicts, by present names.
+
+  Args:
+    path: File.
+    notes: As of `collect`.
+  """
   damaged = []
   text = path.read_text(errors='replace')
   for number, line in enumerate(text.splitlines(), 1):
@@ -147,11 +158,20 @@ def lines(path, notes=None):
         raise ValueError(f'{path}:{number} is no JSON: {error}') from error
       damaged.append(number)
     else:
-      yield values
+      yield {rename(name): value for name, value in values.items()}
   if damaged:
     notes.append(
         f'{path}: {len(damaged)} damaged line{"s"[:len(damaged) > 1]} left '
         f'out, the first at {damaged[0]}')
+
+
+@functools.lru_cache(None)
+def rename(name):
+  """Returns the present name of a metric, see RENAMED."""
+  for pattern, present in RENAMED.items():
+    if match := re.fullmatch(pattern, name):
+      return match.expand(present)
+  return name
 
 
 def _gaps(evals, means, config, last):

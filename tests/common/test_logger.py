@@ -194,7 +194,7 @@ def test_tensorboard_reads_back_scalars_images_and_videos(tmp_path):
   logger.write()
   events = event_accumulator.EventAccumulator(str(tmp_path))
   events.Reload()
-  (scalar,), (image,) = events.Tensors('x'), events.Tensors('image')
+  (scalar,), (image,) = events.Tensors('scalars/x'), events.Tensors('image')
   assert scalar.step == 3
   assert tensor_util.make_ndarray(scalar.tensor_proto) == 1.5
   png = PIL.Image.open(io.BytesIO(image.tensor_proto.string_val[2]))

@@ -196,7 +196,7 @@ def test_discrete_environment_trains_from_its_rendered_frame(config):
   returns = [x['eval_return'] for x in read(config) if 'eval_return' in x]
   assert len(returns) == 4 and len(eval_env.actions) == 4 * 15
   videos = pathlib.Path(config.logdir) / 'videos'
-  assert list(videos.glob('eval_image_*.gif'))
+  assert list(videos.glob('eval_policy_image_*.gif'))
 
 
 def test_old_gym_environment_trains(config):
@@ -232,7 +232,7 @@ def test_outputs_replace_the_usual_ones(config, tmp_path):
   api.train(
       vector_env(), config.update(VECTOR),
       outputs=[lambda step, entries: seen.append((step, dict(entries)))])
-  assert any('train_model_loss' in entries for _, entries in seen)
+  assert any('model_loss' in entries for _, entries in seen)
   assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
 
 

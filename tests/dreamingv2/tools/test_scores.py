@@ -51,6 +51,24 @@ def test_run_becomes_a_curve_and_one_of_random_actions(tmp_path):
       'settings': {'action_repeat': 2, 'render_size': [64, 64]}}
 
 
+@pytest.mark.parametrize('old, new', [
+    ('train_kl_loss', 'kl_loss'),
+    ('train_model_grad_norm', 'model_grad_norm'),
+    ('train_reward_mean', 'reward_mean'),
+    ('train_return', 'train_return'),
+    ('train_length', 'train_length'),
+    ('train_total_steps', 'train_total_steps'),
+    ('episodes', 'train_total_episodes'),
+    ('eval_return', 'eval_return'),
+    ('nce_loss', 'nce_loss'),
+    ('fps', 'fps')])
+def test_metrics_of_older_runs_are_read_by_their_present_names(
+    old, new, tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(json.dumps({'step': 5, old: 1.5}) + '\n')
+  assert list(scores.lines(path)) == [{'step': 5, new: 1.5}]
+
+
 def damage(text, *numbers):
   """Returns text with the ends of lines cut off."""
   return '\n'.join(
