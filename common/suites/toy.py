@@ -1,4 +1,10 @@
-"""Tasks in plain NumPy: to see the whole loop learn without a simulator."""
+"""Tasks in plain NumPy: to see the whole loop learn without a simulator.
+
+    python -m dreamingv2.common.suites.toy  # Returns of simple policies.
+"""
+
+import functools
+import itertools
 
 import gymnasium
 import numpy as np
@@ -25,20 +31,76 @@ def make(task, seed=0, size=(64, 64), action_repeat=1):
   return TASKS[task](size=size, seed=seed, action_repeat=action_repeat)
 
 
+class Square:
+  """The unit square, whose edges stop the dot.
+
+  Reward in [0, 1]: 1 on the target, 0 from a distance of half the side on.
+  """
+
+  START = 0.1, 0.9  # Dot and target begin within these bounds.
+
+  @staticmethod
+  def place(point):
+    """Moves points [..., 2] that left the square back into it."""
+    return np.clip(point, 0, 1)
+
+  @staticmethod
+  def offset(point, origin):
+    """Returns the way [..., 2] from `origin` to `point`."""
+    return point - origin
+
+  @staticmethod
+  def reward(offset):
+    """Returns rewards [...] for the way [..., 2] from target to dot."""
+    return np.maximum(0, 1 - 2 * np.linalg.norm(offset, axis=-1))
+
+
+class Torus:
+  """The unit square, whose opposite edges are one.
+
+  Reward in [-1, 1]: the mean of cos(2 pi offset) over both axes. From uniform
+  starts the offset stays uniform under any policy that does not see both dot
+  and target, whose expected reward is therefore 0.
+  """
+
+  START = 0.0, 1.0
+
+  @staticmethod
+  def place(point):
+    """Moves points [..., 2] that left the square to its other side."""
+    return point % 1
+
+  @staticmethod
+  def offset(point, origin):
+    """Returns the shortest way [..., 2] from `origin` to `point`."""
+    return (point - origin + 0.5) % 1 - 0.5
+
+  @staticmethod
+  def reward(offset):
+    """Returns rewards [...] for the way [..., 2] from target to dot."""
+    return np.cos(2 * np.pi * offset).mean(-1)
+
+
 class Reach:
   """Moves a bright dot onto a dim square.
 
   Action [2]: velocity to the right and down in [-1, 1], of which 1 is a tenth
-  of the image per step. Reward in [0, 1] per step: 1 on the target, 0 from a
-  distance of half the image on. Episodes last 50 steps and never terminate.
-  Success is a distance below a tenth of the image.
-  A random policy earns 10 of 50, going straight there 48 (200 episodes).
+  of the image per step. Episodes last 50 steps and never terminate. Success
+  is a distance below a tenth of the image. `baselines` says what simple
+  policies earn.
+
+  Args:
+    world: Square or Torus; says what edges do and what is rewarded.
+    size: Height and width of the image in pixels.
+    seed: Seed of the places where dot and target begin.
+    action_repeat: Steps per action; their rewards add up.
   """
 
   LENGTH = 50
   SPEED = 0.1
 
-  def __init__(self, size=(64, 64), seed=0, action_repeat=1):
+  def __init__(self, world, size=(64, 64), seed=0, action_repeat=1):
+    self._world = world
     self._size = tuple(size)
     self._repeat = action_repeat
     self._random = np.random.default_rng(seed)
@@ -58,34 +120,103 @@ class Reach:
 
   def reset(self):
     self._step = 0
-    self._dot, self._target = self._random.uniform(0.1, 0.9, (2, 2))
+    self._dot, self._target = self._random.uniform(
+        *self._world.START, (2, 2))
     return self._obs(envs.flags(is_first=True))
 
   def step(self, action):
     reward = 0.0
     for _ in range(self._repeat):
-      move = self.SPEED * np.clip(action['action'], -1, 1)
-      self._dot = np.clip(self._dot + move, 0, 1)
-      reward += max(0, 1 - 2 * np.linalg.norm(self._dot - self._target))
+      self._dot = self.move(self._world, self._dot, action['action'])
+      reward += self._world.reward(self._offset())
       self._step += 1
       if self._step >= self.LENGTH:
         break
     return self._obs(envs.flags(reward, is_last=self._step >= self.LENGTH))
 
+  @classmethod
+  def move(cls, world, dot, action):
+    """Returns where dots [..., 2] are after actions [..., 2]."""
+    return world.place(dot + cls.SPEED * np.clip(action, -1, 1))
+
   def success(self):
-    return bool(np.linalg.norm(self._dot - self._target) < 0.1)
+    return bool(np.linalg.norm(self._offset()) < 0.1)
 
   def close(self):
     pass
 
+  def _offset(self):
+    return self._world.offset(self._dot, self._target)
+
   def _obs(self, ends):
     rows, cols = np.indices(self._size) / np.reshape(self._size, (2, 1, 1))
+    pixels = np.stack([cols, rows], -1)
     image = np.zeros((*self._size, 3), np.uint8)
-    x, y = self._target
-    image[np.maximum(abs(cols - x), abs(rows - y)) < 0.15] = (0, 90, 180)
-    x, y = self._dot
-    image[np.hypot(cols - x, rows - y) < 0.12] = (255, 220, 40)
+    target = abs(self._world.offset(pixels, self._target)).max(-1)
+    image[target < 0.15] = (0, 90, 180)
+    dot = np.linalg.norm(self._world.offset(pixels, self._dot), axis=-1)
+    image[dot < 0.12] = (255, 220, 40)
     return {'image': image, **ends}
+
+
+def baselines(task, episodes=4000, seed=0):
+  """Simulates what policies of different sight earn in a task of Reach.
+
+  random: Uniform actions.
+  blind: The best of some plans that see nothing: so many steps into a corner,
+    whose edges tell where the dot is, so many back, then standing still.
+  no_target: The best of going to a fixed place, which needs the dot alone.
+  oracle: Going straight to the target.
+
+  Args:
+    task: 'reach' or 'torus'.
+    episodes: Of each policy, with the same starts.
+    seed: Seed of starts and of random actions.
+
+  Returns:
+    Dict of name to mean return of an episode.
+  """
+  known('toy task with baselines', task, WORLDS)
+  world, rng = WORLDS[task], np.random.default_rng(seed)
+  starts = rng.uniform(*world.START, (2, episodes, 2))
+  earn = lambda policy: float(simulate(world, *starts, policy).mean())
+  go = lambda place: lambda t, dot, target: (
+      world.offset(place, dot) / Reach.SPEED)
+  plan = lambda there, back: lambda t, dot, target: np.ones(2) * (
+      1.0 if t < there else -1.0 if t < there + back else 0.0)
+  places = itertools.product(np.linspace(0.1, 0.9, 9), repeat=2)
+  return {
+      'random': earn(lambda *_: rng.uniform(-1, 1, (episodes, 2))),
+      'blind': max(
+          earn(plan(*x)) for x in itertools.product(range(11), range(8))),
+      'no_target': max(earn(go(np.array(x))) for x in places),
+      'oracle': earn(lambda t, dot, target: go(target)(t, dot, target))}
+
+
+def simulate(world, dot, target, policy):
+  """Plays whole episodes of Reach without pictures.
+
+  Args:
+    world: Square or Torus.
+    dot: Where the dots begin, [N, 2].
+    target: Where the targets are, [N, 2].
+    policy: Maps step, dots and targets to actions [N, 2].
+
+  Returns:
+    Returns of the episodes, [N].
+  """
+  total = 0.0
+  for t in range(Reach.LENGTH):
+    dot = Reach.move(world, dot, policy(t, dot, target))
+    total += world.reward(world.offset(dot, target))
+  return total
+
+
+def main():
+  """Prints the baselines of every task that has some."""
+  for name in sorted(WORLDS):
+    means = [f'{k} {v:.1f}' for k, v in baselines(name).items()]
+    print(f'toy_{name}: {", ".join(means)}')
 
 
 def dummy(size, seed, action_repeat):
@@ -93,4 +224,11 @@ def dummy(size, seed, action_repeat):
   return envs.Dummy('continuous', size, 100 // action_repeat, seed)
 
 
-TASKS = {'dummy': dummy, 'reach': Reach}
+WORLDS = {'reach': Square, 'torus': Torus}
+TASKS = {
+    'dummy': dummy,
+    **{k: functools.partial(Reach, v) for k, v in WORLDS.items()}}
+
+
+if __name__ == '__main__':
+  main()

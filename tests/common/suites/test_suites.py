@@ -14,7 +14,7 @@ PAPER = ruamel.yaml.YAML(typ='safe').load(
     pathlib.Path(__file__).parents[3] / 'dreamingv2' / 'tasks.yaml')
 TASKS = sorted({
     *(x['task'] for x in PAPER.values()), 'dmc_cartpole_balance',
-    'toy_dummy', 'toy_reach'})
+    'toy_dummy', 'toy_reach', 'toy_torus'})
 
 
 def start(name, seed):

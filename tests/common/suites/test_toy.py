@@ -1,0 +1,107 @@
+"""What the toy tasks reward, and what can be earned without looking."""
+
+import re
+
+import numpy as np
+import pytest
+
+from dreamingv2.common import suites
+from dreamingv2.common.suites import toy
+
+WORLDS = sorted(toy.WORLDS)
+
+
+def play(name, policy, episodes, seed=0):
+  """Returns the mean return of policy(image) -> action in the real task."""
+  env = suites.make('toy', name, seed=seed)
+  total = 0.0
+  for _ in range(episodes):
+    obs = env.reset()
+    while not obs['is_last']:
+      obs = env.step({'action': np.asarray(policy(obs['image']), 'f')})
+      total += obs['reward']
+  return total / episodes
+
+
+def centre(mask, wrap):
+  """Returns the column and row of a mask's middle, as shares of the image.
+
+  With `wrap` of what may go over an edge: a mean of angles, not of places.
+  """
+  places = (np.argwhere(mask)[:, ::-1]) / mask.shape[0]
+  if not wrap:
+    return places.mean(0)
+  angles = np.exp(2j * np.pi * places).mean(0)
+  return np.angle(angles) / (2 * np.pi) % 1
+
+
+def seek(wrap, sees_target=True):
+  """Returns a policy that finds dot and target in the picture's colours."""
+  def policy(image):
+    dot = centre(image[..., 0] == 255, wrap)
+    square = image[..., 2] == 180
+    target = centre(square, wrap) if sees_target and square.any() else .5
+    way = target - dot
+    way = (way + .5) % 1 - .5 if wrap else way
+    return np.clip(way / toy.Reach.SPEED, -1, 1)
+  return policy
+
+
+@pytest.mark.parametrize('name', WORLDS)
+def test_baselines_are_what_policies_earn_in_the_task(name):
+  """Also that the picture shows where dot and target are."""
+  wrap = name == 'torus'
+  found = toy.baselines(name, 1000)
+  # A dot on the square hides its middle; the standard error of 30 episodes
+  # is below 1, or 5 for those who guess.
+  assert play(name, seek(wrap), 30) == pytest.approx(found['oracle'], abs=5)
+  unseen = play(name, seek(wrap, sees_target=False), 30)
+  assert unseen < found['no_target'] + 13
+  rng = np.random.default_rng(0)
+  random = play(name, lambda _: rng.uniform(-1, 1, 2), 30)
+  assert random == pytest.approx(found['random'], abs=8)
+
+
+def test_baselines_of_reach_show_how_little_it_asks():
+  found = toy.baselines('reach')
+  assert 9 < found['random'] < 12.5
+  assert 15 < found['blind'] < found['no_target'] < 21
+  assert 48 < found['oracle'] < 50
+
+
+def test_torus_pays_nothing_without_sight_of_dot_and_target():
+  found = toy.baselines('torus')
+  # The best of 88 and of 81 policies, each of which earns 0 but for chance,
+  # with a standard error of 0.8 at most.
+  for name in ('random', 'blind', 'no_target'):
+    assert abs(found[name]) < 3, name
+  assert 48 < found['oracle'] < 50
+
+
+def test_torus_has_no_edges():
+  env = suites.make('toy', 'torus', seed=0)
+  env.reset()
+  right = {'action': np.float32([1, 0])}
+  steps = [env.step(right) for _ in range(20)]
+  images, rewards = [[x[k] for x in steps] for k in ('image', 'reward')]
+  # Ten steps of a tenth of the image lead back.
+  for t in range(10):
+    np.testing.assert_allclose(rewards[t], rewards[t + 10], atol=1e-6)
+    assert (images[t] != images[t + 10]).mean() < 0.01  # Rounding.
+  assert (images[0] != images[5]).mean() > 0.02
+  sizes = [(x[..., 0] == 255).sum() for x in images]
+  assert min(sizes) > 0.9 * max(sizes)
+
+
+def test_module_prints_the_baselines(capsys):
+  toy.main()
+  lines = capsys.readouterr().out.splitlines()
+  assert [x.split(':')[0] for x in lines] == [f'toy_{x}' for x in WORLDS]
+  for line in lines:
+    assert re.fullmatch(
+        r'toy_\w+: random \S+, blind \S+, no_target \S+, oracle \S+', line)
+
+
+def test_baselines_name_the_tasks_that_have_some():
+  with pytest.raises(ValueError, match="'dummy'; known: reach, torus"):
+    toy.baselines('dummy')
