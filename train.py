@@ -382,6 +382,7 @@ class Run:
     self._logger.write(fps=True)
 
   def _log_episode(self, episode):
+    guards.warn_of_end(episode, 'discount' in self.agent.wm.heads)
     name = 'train' if self.prefilled else 'random'
     self._logger.add({
         f'{name}_return': float(episode['reward'].astype(np.float64).sum()),

@@ -24,10 +24,10 @@ from .worker import BadAction
 
 FLAGS = {
     'reward': gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
-    'is_first': gymnasium.spaces.Box(0, 1, (), bool),
-    'is_last': gymnasium.spaces.Box(0, 1, (), bool),
-    'is_terminal': gymnasium.spaces.Box(0, 1, (), bool),
-}
+    **{f'is_{x}': gymnasium.spaces.Box(0, 1, (), bool)
+       for x in ('first', 'last', 'terminal')}}
+# Of tasks whose episodes are cut but never end.
+ENDLESS = {**FLAGS, 'is_terminal': gymnasium.spaces.Box(0, 0, (), bool)}
 
 
 def flags(reward=0.0, is_first=False, is_last=False, is_terminal=False):

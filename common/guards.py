@@ -220,6 +220,22 @@ class Watchdog:
     return f'at {name}:{frame.f_lineno} ({frame.f_code.co_name})'
 
 
+def warn_of_end(episode, learned):
+  """Warns, once in a process, of an end that the agent cannot learn.
+
+  Args:
+    episode: Arrays [T, ...] with 'is_terminal'.
+    learned: Whether the agent has a model of ends.
+  """
+  if not learned and episode['is_terminal'].any():
+    # Python shows the warning of one line of code once.
+    warnings.warn(
+        'An episode ended in a terminal state, but the agent does not learn '
+        'where episodes end. Set pred_discount to True, and let the '
+        "environment's obs_space say that is_terminal can be True.",
+        stacklevel=1)
+
+
 class NotFinite(RuntimeError):
   """Too many updates in a row were skipped, as they were not finite."""
 

@@ -202,7 +202,7 @@ class WorldModel(Module):
     self.rssm = nets.EnsembleRSSM(**config.rssm)
     self.encoder = nets.Encoder(self.shapes, **config.encoder)
     self.heads = {'reward': nets.MLP([], **config.reward_head)}
-    if config.pred_discount:
+    if config.pred_discount and obs_space['is_terminal'].high:
       self.heads['discount'] = nets.MLP([], **config.discount_head)
     self.objective = objectives.make(config, self.rssm.latent, self.shapes)
     assert not self.heads.keys() & self.objective.heads.keys()

@@ -39,7 +39,9 @@ def wrap(env, config):
 
   Images are resized to `render_size`. An environment that observes no image
   but was made with render_mode 'rgb_array' gets its rendered frame as
-  'image'. A single vector observation is called 'vector'.
+  'image'. A single vector observation is called 'vector'. The agent models
+  where episodes end (pred_discount); an environment of our own interface
+  whose episodes never do says so by envs.ENDLESS in its obs_space.
 
   Raises:
     ValueError: A space that cannot be handled.

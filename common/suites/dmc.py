@@ -98,7 +98,7 @@ class DMC:
         for key, spec in self._env.observation_spec().items()}
     image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
     images = {key: image for key in self._cameras}
-    return {**vectors, **images, **envs.FLAGS}
+    return {**vectors, **images, **envs.ENDLESS}
 
   @property
   def act_space(self):

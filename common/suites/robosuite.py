@@ -130,7 +130,7 @@ class Robosuite:
         for old, new in self._vectors.items()}
     image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
     images = {key: image for key in self._cameras}
-    return {**images, **vectors, **envs.FLAGS}
+    return {**images, **vectors, **envs.ENDLESS}
 
   @property
   def act_space(self):

@@ -109,7 +109,7 @@ class Reach:
   @property
   def obs_space(self):
     image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
-    return {'image': image, **envs.FLAGS}
+    return {'image': image, **envs.ENDLESS}
 
   @property
   def act_space(self):

@@ -119,7 +119,7 @@ class Reach:
         'image': box(0, 255, (*self._size, 3), np.uint8),
         **{key: box(-np.inf, np.inf, (size,), np.float32)
            for key, size in sizes.items() if self._proprio},
-        **envs.FLAGS}
+        **envs.ENDLESS}
 
   @property
   def act_space(self):

@@ -27,6 +27,7 @@ import time
 import dreamingv2
 
 from .. import settings
+from ..common import envs
 from ..common import machine
 from ..common import suites
 
@@ -392,13 +393,12 @@ def _batch(config):
   """Returns spaces of observations and actions, and a random batch."""
   import gymnasium
   import numpy as np
-  box, flag = gymnasium.spaces.Box, gymnasium.spaces.Box(0, 1, (), bool)
+  box = gymnasium.spaces.Box
   cameras = ['image'] + ['image_2'] * (config.objective == 'cross_modal')
   size = (*config.render_size, 3)
   obs = {
       **{key: box(0, 255, size, np.uint8) for key in cameras},
-      'reward': box(-np.inf, np.inf, (), np.float32),
-      'is_first': flag, 'is_last': flag, 'is_terminal': flag}
+      **envs.ENDLESS}
   act = box(-1, 1, (ACTIONS,), np.float32)
   rng = np.random.default_rng(0)
   shape = (config.dataset.batch, config.dataset.length)

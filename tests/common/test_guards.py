@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -212,3 +213,17 @@ def test_skips_stop_the_run_on_a_full_disk_too(tmp_path, monkeypatch):
   skips = guards.Skips(1, tmp_path)
   with pytest.raises(guards.NotFinite, match='No space left on device'):
     feed(skips, [0, 1])
+
+
+def test_end_that_nobody_learns_is_told_once():
+  ends = {'is_terminal': np.array([False, True])}
+  cut = {'is_terminal': np.array([False, False])}
+  with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter('default')
+    for episode, learned in (
+        (cut, False), (ends, True), (ends, False), (ends, False)):
+      guards.warn_of_end(episode, learned)
+  assert [str(x.message) for x in told] == [
+      'An episode ended in a terminal state, but the agent does not learn '
+      'where episodes end. Set pred_discount to True, and let the '
+      "environment's obs_space say that is_terminal can be True."]

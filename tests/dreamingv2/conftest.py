@@ -13,6 +13,7 @@ import tensorflow as tf
 from dreamingv2 import agent
 from dreamingv2.common import config as configlib
 from dreamingv2.common import counter
+from dreamingv2.common import envs
 from dreamingv2.common import tfutils
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs.yaml'
@@ -65,14 +66,12 @@ def make_config():
 def make_spaces():
   """Returns a function that gives the observation and action spaces."""
 
-  def make(discrete=False, cameras=1):
+  def make(discrete=False, cameras=1, ends=False):
     box = gymnasium.spaces.Box
-    flag = box(0, 1, (), bool)
     obs = {
         'image': box(0, 255, (64, 64, 3), np.uint8),
         'state': box(-np.inf, np.inf, (5,), np.float32),
-        'reward': box(-np.inf, np.inf, (), np.float32),
-        'is_first': flag, 'is_last': flag, 'is_terminal': flag}
+        **(envs.FLAGS if ends else envs.ENDLESS)}
     act = box(0 if discrete else -1, 1, (A,), np.float32)
     if cameras == 2:
       obs['image_side'] = obs['image']
@@ -111,9 +110,9 @@ def make_batch():
 def make_agent(make_spaces):
   """Returns a function that builds an agent, always from the same seed."""
 
-  def make(config, discrete=False, seed=0):
+  def make(config, discrete=False, seed=0, ends=False):
     tfutils.setup(config.precision.replace('auto', '32'), seed=seed)
-    spaces = make_spaces(discrete, cameras(config))
+    spaces = make_spaces(discrete, cameras(config), ends)
     return agent.Agent(config, *spaces, counter.Counter(0))
 
   return make

@@ -21,7 +21,8 @@ Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
 class Env(gymnasium.Env):
   """Gives its spaces' samples and remembers the actions it got."""
 
-  def __init__(self, obs, act, length=15, render_mode=None):
+  def __init__(self, obs, act, length=15, render_mode=None, ends=False):
+    self.ends = ends
     self.observation_space, self.action_space = obs, act
     self.render_mode = render_mode
     self.actions, self.seeds = [], []
@@ -38,7 +39,8 @@ class Env(gymnasium.Env):
     assert self.action_space.contains(action), action
     self._count += 1
     last = self._count >= self._length
-    return self._draw(), float(np.mean(action)), False, last, {}
+    reward, ends = float(np.mean(action)), self.ends
+    return self._draw(), reward, last and ends, last and not ends, {}
 
   def render(self):
     image = np.zeros((90, 120, 3), np.uint8)
@@ -197,6 +199,21 @@ def test_discrete_environment_trains_from_its_rendered_frame(config):
   assert len(returns) == 4 and len(eval_env.actions) == 4 * 15
   videos = pathlib.Path(config.logdir) / 'videos'
   assert list(videos.glob('eval_policy_image_*.gif'))
+
+
+def test_ends_of_gymnasium_environments_are_learned(config, recwarn):
+  config = config.update({**VECTOR, 'steps': 50})
+  agent = api.train(vector_env(ends=True), config)
+  assert 'discount' in agent.wm.heads
+  assert any('train_discount_loss' in line for line in read(config))
+  assert not [x for x in recwarn if 'terminal' in str(x.message)]
+
+
+def test_ends_that_are_not_learned_are_told(config):
+  config = config.update({**VECTOR, 'steps': 50, 'pred_discount': False})
+  with pytest.warns(UserWarning, match='ended in a terminal state'):
+    agent = api.train(vector_env(ends=True), config)
+  assert 'discount' not in agent.wm.heads
 
 
 def test_old_gym_environment_trains(config):

@@ -12,10 +12,10 @@ from tests.helpers import to_tensors
 @pytest.fixture
 def make_model(make_config, make_agent, make_batch):
 
-  def make(method='dreamingv2', **updates):
+  def make(method='dreamingv2', ends=False, **updates):
     config = make_config(method, updates={
         k.replace('__', '.'): v for k, v in updates.items()})
-    return make_agent(config).wm, to_tensors(make_batch(config))
+    return make_agent(config, ends=ends).wm, to_tensors(make_batch(config))
 
   return make
 
@@ -74,7 +74,7 @@ def test_scale_of_an_absent_loss_is_an_error(method, name, make_model):
 def test_grad_heads_decide_whether_gradients_reach_the_features(
     used, make_model, grads_of):
   wm, data = make_model(
-      pred_discount=True,
+      ends=True,
       grad_heads=['reward', 'discount'] if used else ['discount'])
   for name, reaches in (('reward', used), ('discount', True)):
     with tf.GradientTape() as tape:
@@ -128,7 +128,7 @@ def test_rewards_are_scaled_by_what_training_has_seen(make_model):
 
 
 def test_likelihood_of_rewards_and_discounts_equals_a_loop(make_model):
-  wm, data = make_model(pred_discount=True)
+  wm, data = make_model(ends=True)
   terminal = np.zeros(data['reward'].shape, bool)
   terminal[0, 4] = True
   data['is_terminal'] = tf.constant(terminal)
@@ -253,3 +253,12 @@ def test_imagine_sends_policies_no_gradient_from_features(line):
     seq = wm.imagine(Policy(), start, None, 3)
     value = tf.reduce_sum(seq['policy'])
   assert tape.gradient(value, start['x']) is None
+
+
+@pytest.mark.parametrize('wanted', [False, True])
+@pytest.mark.parametrize('ends', [False, True])
+def test_ends_are_predicted_where_the_environment_has_some(
+    ends, wanted, make_model):
+  wm, data = make_model(ends=ends, pred_discount=wanted)
+  assert ('discount' in wm.heads) == (ends and wanted)
+  assert ('discount_loss' in wm.loss(data)[3]) == (ends and wanted)

@@ -74,6 +74,12 @@ def test_task_marks_the_steps_of_an_episode(name):
 
 
 @pytest.mark.parametrize('name', TASKS)
+def test_only_tasks_that_end_declare_ends(name):
+  (obs_space, _), _, _ = episodes(name)
+  assert obs_space['is_terminal'].high == (name == 'toy_dummy')
+
+
+@pytest.mark.parametrize('name', TASKS)
 def test_task_repeats_with_its_seed(name):
   _, (first, same, other), _ = episodes(name)
   for one, two in zip(first, same, strict=True):

@@ -230,7 +230,7 @@ def change(logdir, folder, *, config='', drop=(), arrays=None):
 def test_older_config_is_completed_with_a_warning(logdir, tmp_path, capsys):
   change(logdir, tmp_path / 'old', drop=('pred_discount', 'keep'))
   config = evaluate.load_config(tmp_path / 'old')
-  assert config.pred_discount is False and config.keep == 2
+  assert config.pred_discount is True and config.keep == 2
   err = capsys.readouterr().err
   assert 'is older than 1 keys, which are at their defaults: pred_disc' in err
 
