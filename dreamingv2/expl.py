@@ -109,9 +109,19 @@ class Plan2Explore(tfutils.Module):
     return [head(inputs) for head in self._heads]
 
   def _intr_reward(self, seq):
+    """Computes rewards [H+1, N]; reward[t] is what action[t] has earned.
+
+        feat[t-1], action[t] -> disagreement[t-1] -> reward[t]
+
+    An advantage of action[t] counts rewards from t on, so disagreement that
+    depends on it must not come earlier. What led into the start is unknown:
+    reward[0], which no action is credited with, repeats reward[1].
+    """
     inputs = self._inputs(seq['feat'], seq['action'], axis=0)
     means = tf.stack([dist.mode() for dist in self._predict(inputs)])
     disag = tf.reduce_mean(tf.math.reduce_std(means, 0), -1)
+    if self.config.disag_action_cond:
+      disag = tf.concat([disag[:1], disag[:-1]], 0)
     if self.config.disag_log:
       disag = tf.math.log(disag)
     reward = self.config.expl_intr_scale * self._intr_norm(disag)[0]

@@ -115,13 +115,41 @@ def test_plan2explore_pays_for_disagreement(
   assert found.shape == feat.shape[:2]
   for t in range(len(feat)):
     inputs = feat[t]
-    if cond:  # On the action that leaves the state.
-      last = t == len(feat) - 1
-      inputs = np.concatenate(
-          [inputs, np.zeros_like(action[t]) if last else action[t + 1]], -1)
+    if cond:  # What action t, taken in the state before, has earned.
+      begin = max(t, 1)
+      inputs = np.concatenate([feat[begin - 1], action[begin]], -1)
     right = ensemble(behavior, inputs).std(0).mean(-1)
     right = scale * (np.log(right) if log else right)
     np.testing.assert_allclose(found[t], right, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('discrete', [False, True])
+def test_plan2explore_credits_the_action_that_earned_it(
+    discrete, make_explorer):
+  """The advantage of action t counts rewards from t on.
+
+  REINFORCE, for discrete actions, has nothing but these numbers; the gradient
+  of the dynamics goes the way from reward t to action t.
+  """
+  agent, _, outputs = make_explorer('Plan2Explore', discrete)
+  seq = imagine(agent, outputs)
+  reward = agent._expl_behavior._intr_reward
+  before = reward(seq).numpy()
+  for t in range(1, len(before)):
+    action = seq['action'].numpy()
+    action[t] = action[t][:, ::-1]  # The other one-hot, or another action.
+    with tf.GradientTape() as tape:
+      actions = tf.constant(action)
+      tape.watch(actions)
+      after = reward({**seq, 'action': actions})
+      own = after[t]
+    moved = np.abs(after.numpy() - before).max(-1) > 1e-6
+    first = t == 1  # Which the reward of the start repeats.
+    assert moved.tolist() == [
+        u == t or first and u == 0 for u in range(len(before))]
+    slope = tape.gradient(own, actions).numpy()
+    assert np.abs(slope[t]).max() > 0
+    assert not np.abs(np.delete(slope, t, 0)).any()
 
 
 @pytest.mark.parametrize('offset', [0, 1, 2])
