@@ -36,9 +36,13 @@ class OneHotDist:
     return onehot + (probs - tf.stop_gradient(probs))
 
   def log_prob(self, onehot):
-    """Computes the log probability [...] of one-hots [..., C]."""
+    """Computes the log probability [...] of one-hots [..., C].
+
+    The one-hots get no gradient.
+    """
     logp = tf.nn.log_softmax(self._logits, -1)
-    return tf.reduce_sum(tf.cast(onehot, tf.float32) * logp, -1)
+    onehot = tf.stop_gradient(tf.cast(onehot, tf.float32))
+    return tf.reduce_sum(onehot * logp, -1)
 
   def entropy(self):
     """Computes the entropy [...] in nats."""
@@ -117,7 +121,7 @@ class TruncNormalDist:
 class TanhNormal:
   """Independent normals squashed by tanh; the last axis is the event.
 
-  The entropy has no closed form and is a Monte-Carlo estimate.
+  Entropy and mode have no closed form and are estimates from samples.
   """
 
   SAMPLES = 100
@@ -125,7 +129,6 @@ class TanhNormal:
 
   def __init__(self, mean, std):
     self._normal = tfd.Independent(tfd.Normal(mean, std), 1)
-    self._mean = mean
     self.batch_shape = self._normal.batch_shape
     self.event_shape = self._normal.event_shape
 
@@ -135,8 +138,17 @@ class TanhNormal:
     return tf.tanh(self._normal.sample(seed=seed))
 
   def mode(self):
-    """Returns the tanh of the normal's mean, the median of the actions."""
-    return tf.tanh(self._mean)
+    """Returns the densest of some samples [..., A].
+
+    Where the normal is wide, actions are densest near the bounds, far from
+    the tanh of its mean.
+
+    Source: the sampled distribution of danijar/dreamerv2 and dreamer-pro.
+    """
+    sample = self._normal.sample(self.SAMPLES, seed=tfutils.next_seed())
+    best = tf.argmax(self._log_prob(sample), 0)  # [...]
+    chosen = tf.one_hot(best, self.SAMPLES, axis=0, dtype=sample.dtype)
+    return tf.tanh(tf.reduce_sum(chosen[..., None] * sample, 0))
 
   def log_prob(self, event):
     """Computes the log density [...] of actions [..., A]."""

@@ -190,8 +190,8 @@ class EnsembleRSSM(Module):
       post: Statistics [B, T, ...].
       prior: Statistics [B, T, ...].
       forward: Swap the arguments of the divergence.
-      balance: mix; the share of the term that trains the prior, 1 - balance
-        with `forward`.
+      balance: mix, the share that trains the prior, 1 - mix with `forward`.
+        At 0.5 the plain divergence, clipped by entry, as in DreamerV2.
       free: Free nats of each family of variables.
       free_avg: Clip the mean over the batch, not each entry.
 
@@ -205,10 +205,12 @@ class EnsembleRSSM(Module):
     mix = (1 - balance) if forward else balance
 
     def clip(parts):
-      if free_avg:
+      if free_avg and balance != 0.5:
         parts = [distribute.mean(tf.reduce_mean(x)) for x in parts]
       return tf.add_n([tf.reduce_mean(tf.maximum(x, free)) for x in parts])
 
+    if balance == 0.5:
+      return clip(kls(lhs, rhs)), self.latent.kl(lhs, rhs)
     right, left = clip(kls(sg(lhs), rhs)), clip(kls(lhs, sg(rhs)))
     return mix * right + (1 - mix) * left, self.latent.kl(lhs, rhs)
 

@@ -95,7 +95,12 @@ def _exp(step, start, end, halflife):
   return (start - end) * 0.5 ** (step / halflife) + end
 
 
-SCHEDULES = {'exp': _exp, 'linear': _linear, 'warmup': _warmup}
+def _horizon(step, start, end, duration):
+  return 1 - 1 / _linear(step, start, end, duration)
+
+
+SCHEDULES = {
+    'exp': _exp, 'horizon': _horizon, 'linear': _linear, 'warmup': _warmup}
 
 
 def schedule(string, step):
@@ -103,7 +108,9 @@ def schedule(string, step):
 
   Args:
     string: A number, or 'linear(start,end,duration)',
-      'warmup(duration,value)', 'exp(start,end,halflife)'.
+      'warmup(duration,value)', 'exp(start,end,halflife)', or
+      'horizon(start,end,duration)': the discount 1 - 1 / h of a horizon h
+      that moves linearly.
     step: Agent step, scalar tensor.
 
   Returns:
@@ -122,8 +129,8 @@ def schedule(string, step):
   except (KeyError, TypeError, ValueError):
     raise ValueError(
         f"schedule '{string}' is not understood; write a number, "
-        f'linear(start,end,duration), warmup(duration,value) or '
-        f'exp(start,end,halflife)') from None
+        f'linear(start,end,duration), warmup(duration,value), '
+        f'exp(start,end,halflife) or horizon(start,end,duration)') from None
 
 
 def lambda_return(reward, value, pcont, bootstrap, lambda_):

@@ -457,8 +457,9 @@ class ActorCritic(Module):
     if self._grad != 'dynamics':
       baseline = self._target_critic(seq['feat'][:-2]).mode()
       advantage = tf.stop_gradient(target[1:] - baseline)
-      action = tf.stop_gradient(seq['action'][1:-1])
-      score = policy.log_prob(action) * advantage
+      # The score's gradient reaches the action in `both`, as in DreamerV2.
+      stop = tf.stop_gradient if self._grad == 'reinforce' else tf.identity
+      score = policy.log_prob(stop(seq['action'][1:-1])) * advantage
     objective = {
         'both': lambda: mix * target[1:] + (1 - mix) * score,
         'dynamics': lambda: target[1:],

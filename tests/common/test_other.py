@@ -124,7 +124,10 @@ def test_lambda_return_with_lambda_0_is_one_step_with_1_monte_carlo():
     ('warmup(10,4)', 20, 4.0),
     ('exp(1,0.2,10)', 0, 1.0),
     ('exp(1,0.2,10)', 10, 0.6),
-    ('exp(1,0.2,10)', 20, 0.4)])
+    ('exp(1,0.2,10)', 20, 0.4),
+    ('horizon(10,100,50)', 0, 0.9),
+    ('horizon(10,100,50)', 25, 1 - 1 / 55),
+    ('horizon(10,100,50)', 80, 0.99)])
 def test_schedule_follows_its_formula(text, step, value):
   for number in (step, tf.Variable(step, dtype=tf.int64)):
     out = other.schedule(text, number)

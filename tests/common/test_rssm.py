@@ -443,3 +443,24 @@ def test_rssm_and_head_agree_in_half_and_in_single_precision(
     # Float16 keeps 1e-3; five steps of a few layers multiply it.
     np.testing.assert_allclose(
         double[key], value, rtol=0.03, atol=0.03, err_msg=key)
+
+
+@KINDS
+@pytest.mark.parametrize('free_avg', [False, True])
+def test_kl_loss_of_balance_one_half_is_the_plain_divergence(
+    discrete, free_avg):
+  """As in DreamerV2: its whole gradient, and free nats of each entry."""
+  rssm = build(discrete)
+  post, prior = make_stats(discrete, 0), make_stats(discrete, 1)
+  kl = rssm.latent.kl(post, prior).numpy()
+  free = float(np.median(kl)) + 1e-3
+  loss, _ = rssm.kl_loss(post, prior, False, 0.5, free, free_avg)
+  np.testing.assert_allclose(loss, np.maximum(kl, free).mean(), rtol=1e-5)
+  with tf.GradientTape() as tape:
+    tape.watch([post, prior])
+    plain = tf.reduce_mean(rssm.latent.kl(post, prior))
+  whole = tape.gradient(plain, [post, prior])
+  parts = kl_gradients(rssm, post, prior, False, 0.5, 0.0, free_avg)
+  for part, full in zip(parts, whole, strict=True):
+    for key in full:
+      np.testing.assert_allclose(part[key], full[key], rtol=1e-4, atol=1e-7)

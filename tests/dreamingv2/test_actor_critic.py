@@ -244,3 +244,32 @@ def test_reward_normalisation_is_applied(make_config, make_agent, make_batch):
       lambda seq: tf.ones(seq['feat'].shape[:-1]))
   np.testing.assert_allclose(metrics['reward_mean'], 1)
   np.testing.assert_allclose(metrics['reward_normed_mean'], 3, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'grad, reaches', [('both', True), ('reinforce', False)])
+def test_gradient_of_both_reaches_the_action_in_the_score(
+    grad, reaches, make_behavior):
+  behavior = make_behavior(
+      actor_grad=grad, actor_ent='0', actor_grad_mix='0.2')
+  seq = make_seq(behavior)
+  target = tf.constant(
+      np.random.default_rng(1).normal(size=(H, N)), tf.float32)
+  with tf.GradientTape() as tape:
+    tape.watch(seq['action'])
+    loss, _ = behavior.actor_loss(seq, target)
+  found = tape.gradient(loss, seq['action'])
+  assert (found is not None) == reaches
+  if not reaches:
+    return
+  base = behavior._target_critic(seq['feat'][:-2]).mode()
+  right = np.zeros(found.shape)
+  for t in range(H - 1):
+    action = seq['action'][t + 1]
+    with tf.GradientTape() as tape:
+      tape.watch(action)
+      logp = behavior.actor(seq['feat'][t]).log_prob(action)
+    slope = tape.gradient(logp, action).numpy()
+    scale = 0.8 * seq['weight'][t] * (target[t + 1] - base[t])
+    right[t + 1] = -np.asarray(scale)[:, None] * slope / ((H - 1) * N)
+  np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-6)
