@@ -1,6 +1,7 @@
 """Variables, modules, precision, randomness and the optimiser."""
 
 import contextlib
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -13,15 +14,21 @@ PRECISIONS = {
     '16': 'mixed_float16',
     '32': 'float32',
     'bf16': 'mixed_bfloat16',
+    'tf32': 'float32',
 }
 
 
 def setup(precision='auto', deterministic=False, seed=0):
   """Sets precision, GPU memory growth, determinism and the random seed.
 
+  TensorFlow would let recent GPUs round the factors of float32 products to
+  10 bits (TF32). That is off, except with 'tf32': distances and logits of
+  nearly equal vectors would be noise, also with '16' and 'bf16', where they
+  are computed in float32 for that reason.
+
   Args:
-    precision: '16', '32', 'bf16', or 'auto' for '16' on a GPU and '32' on a
-      CPU.
+    precision: '16', '32', 'bf16', 'tf32', or 'auto' for '16' on a GPU and
+      '32' on a CPU.
     deterministic: Forbid operations whose result depends on thread timing.
     seed: Seed of TensorFlow's global generator.
 
@@ -37,6 +44,8 @@ def setup(precision='auto', deterministic=False, seed=0):
   if precision == 'auto':
     precision = '16' if gpus else '32'
   mixed_precision.set_global_policy(PRECISIONS[precision])
+  tf.config.experimental.enable_tensor_float_32_execution(
+      precision == 'tf32')
   if deterministic:
     tf.config.experimental.enable_op_determinism()
     # TensorFlow then refuses to make one of its own.
@@ -217,7 +226,9 @@ class Optimizer(Module):
   GROWTH = 2000  # Good updates before the loss scale is doubled.
   OPTS = ('adam',)
 
-  def __init__(self, name, lr, eps=1e-4, clip=0.0, wd=0.0, opt='adam'):
+  def __init__(
+      self, name, lr, eps=1e-4, clip=0.0, wd=0.0, opt='adam',
+      wd_pattern='.*'):
     """Stores the rates.
 
     Args:
@@ -227,13 +238,21 @@ class Optimizer(Module):
       clip: Largest global norm of the gradients; 0 for no limit.
       wd: Fraction of every variable removed per update.
       opt: Only 'adam', the one that all systems use.
+      wd_pattern: Regular expression, searched for in '<name>/<path>' of a
+        variable; those that lack it do not decay.
 
     Raises:
-      ValueError: Unknown `opt`.
+      ValueError: Unknown `opt`, or `wd_pattern` is no regular expression.
     """
     self.name = name
     known(f'{name}_opt.opt', opt, self.OPTS)
     self._lr, self._eps, self._clip, self._wd = lr, eps, clip, wd
+    try:
+      self._decays = re.compile(wd_pattern)
+    except re.error as error:
+      raise ValueError(
+          f"{name}_opt.wd_pattern '{wd_pattern}' is no regular expression: "
+          f'{error}') from None
     self._scaled = compute_dtype() == tf.float16
     self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
     self.skipped = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -243,9 +262,18 @@ class Optimizer(Module):
     self.slots = {}
 
   def build(self, modules):
-    """Creates the moments of all variables of `modules`, a dict or list."""
+    """Creates the moments of all variables of `modules`, a dict or list.
+
+    Raises:
+      ValueError: `wd_pattern` names none of the variables.
+    """
     assert not self.slots, f'{self.name}: built twice'
-    for name, var in named_variables(modules).items():
+    variables = named_variables(modules)
+    if self._wd and not any(map(self._decay, variables)):
+      raise ValueError(
+          f"{self.name}_opt.wd_pattern '{self._decays.pattern}' is found in "
+          f'no variable; one is {self.name}/{next(iter(variables))}')
+    for name, var in variables.items():
       self.slots[name] = {
           key: tf.Variable(tf.zeros_like(var), trainable=False)
           for key in ('m', 'v')}
@@ -295,7 +323,7 @@ class Optimizer(Module):
     time = tf.cast(self.updates + 1, tf.float32)
     power1, power2 = self.BETA1 ** time, self.BETA2 ** time
     for grad, (name, var) in zip(grads, variables.items(), strict=True):
-      if self._wd:
+      if self._wd and self._decay(name):
         # Not var.assign, which replicas would have to wait for.
         tf.raw_ops.AssignVariableOp(
             resource=var.handle, value=(1 - self._wd) * var)
@@ -307,6 +335,9 @@ class Optimizer(Module):
           grad=grad * factor)
     self.updates.assign_add(1)
     return tf.constant(True)
+
+  def _decay(self, path):
+    return self._decays.search(f'{self.name}/{path}')
 
   def _count(self, finite):
     self.skipped.assign_add(tf.cast(~finite, tf.int64))

@@ -16,7 +16,8 @@ class Probe(tfutils.Module):
 
   def __init__(self, config, shapes):
     self._decoder = nets.Decoder(shapes, **config.decoder)
-    self._opt = tfutils.Optimizer('probe', **config.model_opt)
+    self._opt = tfutils.Optimizer(
+        'probe', **{**config.model_opt, 'wd_pattern': '.*'})
 
   @property
   def decoder(self):

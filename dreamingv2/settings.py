@@ -19,7 +19,7 @@ ROOT = (FOLDER / 'configs.yaml').resolve().parent
 # Names in tables of modules that need TensorFlow, which is imported late.
 CHOICES = {
     'distribute': ('mirrored', 'multiworker', 'none'),
-    'precision': ('16', '32', 'auto', 'bf16'),
+    'precision': ('16', '32', 'auto', 'bf16', 'tf32'),
 }
 # Names that the blocks of configs.yaml use; each has one that selects it.
 NAMED_BY_BLOCKS = ('objective', 'rssm.latent')

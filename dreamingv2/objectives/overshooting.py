@@ -79,7 +79,8 @@ def ahead(x, distance):
   The end wraps around to the start. Zeros there would be no statistics: a
   Gaussian without width makes gradients NaN even where they are masked.
   """
-  return tf.roll(x, -distance, 1)
+  # GPUs cannot roll bools.
+  return tf.concat([x[:, distance:], x[:, :distance]], 1)
 
 
 def predict(rssm, dynamics, post, action, horizon, prior=None):

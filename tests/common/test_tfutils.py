@@ -35,7 +35,8 @@ def make_vars(*values):
 
 
 @pytest.mark.parametrize('precision, compute', [
-    ('16', tf.float16), ('32', tf.float32), ('bf16', tf.bfloat16)])
+    ('16', tf.float16), ('32', tf.float32), ('bf16', tf.bfloat16),
+    ('tf32', tf.float32)])
 def test_setup_sets_the_compute_dtype(precision, compute):
   assert tfutils.setup(precision)[1] == precision
   assert tfutils.compute_dtype() == compute
@@ -59,7 +60,7 @@ def test_setup_auto_chooses_half_precision_on_a_gpu(
 
 
 def test_setup_names_the_known_precisions():
-  with pytest.raises(ValueError, match="'8'; known: 16, 32, auto, bf16"):
+  with pytest.raises(ValueError, match="'8'; known: 16, 32, auto, bf16, tf32"):
     tfutils.setup('8')
 
 
@@ -363,3 +364,33 @@ def test_setup_is_deterministic_in_a_fresh_process():
           [sys.executable, '-c', code], capture_output=True, text=True,
           cwd=ROOT).stdout for _ in range(2)]
   assert outs[0] == outs[1] and outs[0].startswith('[')
+
+
+@pytest.mark.parametrize('pattern, decays', [
+    ('.*', {'x0', 'x1'}), ('x1', {'x1'}), ('^model/x0', {'x0'}),
+    ('^x0', None)])
+def test_optimizer_decays_what_the_pattern_names(pattern, decays):
+  variables = make_vars(1.0, 2.0)
+  opt = tfutils.Optimizer('model', 0.1, wd=0.5, wd_pattern=pattern)
+  if decays is None:
+    with pytest.raises(ValueError, match=r"model_opt.*'\^x0'.*model/x0"):
+      opt.build(variables)
+    return
+  opt.build(variables)
+  run_optimizer(opt, variables, [0.0, 0.0])
+  halved = {
+      name for name, old in (('x0', 1.0), ('x1', 2.0))
+      if variables[name].numpy() == pytest.approx(old / 2)}
+  assert halved == decays
+
+
+def test_optimizer_refuses_a_pattern_that_is_none():
+  with pytest.raises(ValueError, match=r"actor_opt.wd_pattern '\(' is no"):
+    tfutils.Optimizer('actor', 0.1, wd_pattern='(')
+
+
+@pytest.mark.parametrize('precision', sorted(tfutils.PRECISIONS))
+def test_float32_products_are_not_rounded_but_on_request(precision):
+  tfutils.setup(precision)
+  allowed = tf.config.experimental.tensor_float_32_execution_enabled()
+  assert allowed == (precision == 'tf32')

@@ -215,3 +215,13 @@ def test_rssm_dynamics_have_nothing_to_train():
 def test_make_names_unknown_dynamics():
   with pytest.raises(ValueError, match="'gru'; known: .*linear"):
     overshooting.make('gru', latents.make('categorical', 2, 3))
+
+
+def test_masks_need_no_operation_that_gpus_lack():
+  """TensorFlow's GPU kernels of Roll know no bools."""
+  graph = tf.function(
+      lambda x: overshooting.valid(x, 3), autograph=False
+  ).get_concrete_function(tf.TensorSpec([B, T], tf.bool)).graph
+  assert not [
+      op for op in graph.get_operations()
+      if op.type == 'Roll' and op.inputs[0].dtype == tf.bool]
