@@ -214,6 +214,14 @@ def total(x):
   return _reduce('SUM', x)
 
 
+def maximum(number):
+  """Returns the largest of the replicas' scalars; has no gradient."""
+  context = tf.distribute.get_replica_context()
+  if not hasattr(_local, 'seed') or context.num_replicas_in_sync == 1:
+    return number
+  return tf.reduce_max(_all(number))
+
+
 def _reduce(kind, x):
   context = tf.distribute.get_replica_context()
   if not hasattr(_local, 'seed') or context.num_replicas_in_sync == 1:

@@ -197,6 +197,41 @@ def test_stream_norm_of_order_2_divides_by_the_root_mean_square():
 
 
 @pytest.mark.parametrize('order', [1, 2])
+@pytest.mark.parametrize('updates', [500, 1000, 2000])
+def test_stream_norm_does_not_blow_up_what_is_rare(updates, order):
+  norm = other.StreamNorm(momentum=0.99, order=order)
+  update = tf.function(norm.update, autograph=False)
+  x = np.zeros((8, 16), np.float32)
+  for _ in range(updates):
+    update(tf.constant(x))
+  x[3, 5] = 1.0  # The first reward, one in 128.
+  update(tf.constant(x))
+  scaled = norm.transform(tf.constant(1.0)).numpy()
+  assert scaled == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize('order', [1, 2])
+def test_stream_norm_bounds_what_is_rare_among_small_costs(order):
+  norm = other.StreamNorm(momentum=0.99, order=order)
+  update = tf.function(norm.update, autograph=False)
+  x = np.full((8, 16), -1e-3, np.float32)
+  for _ in range(1500):
+    update(tf.constant(x))
+  x[3, 5] = 1.0
+  update(tf.constant(x))
+  scaled = norm.transform(tf.constant(1.0)).numpy()
+  assert scaled <= 1 / norm.FLOOR * 1.001
+
+
+def test_stream_norm_of_dense_values_is_a_mean_over_all():
+  norm = other.StreamNorm(momentum=0.5, eps=0, order=2)
+  x = np.abs(normal(8, 16)) + 1e-6
+  norm.update(tf.constant(x))
+  assert norm.mag.numpy() == pytest.approx(
+      0.5 + 0.5 * np.mean(x ** 2), rel=1e-6)
+
+
+@pytest.mark.parametrize('order', [1, 2])
 def test_stream_norm_with_momentum_1_is_off(order):
   norm = other.StreamNorm(momentum=1.0, order=order)
   x = 100 * normal(7)
