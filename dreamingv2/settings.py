@@ -124,8 +124,8 @@ def check(config):
   """Checks the values of a config.
 
   Raises:
-    ValueError: A number lies outside of its range, a name is unknown, or the
-      image has no two sides.
+    ValueError: A number lies outside of its range, a name is unknown, a batch
+      is larger than the replay, or the image has no two sides.
   """
   for key, names in CHOICES.items():
     known(key, config[key], names)
@@ -137,6 +137,13 @@ def check(config):
       raise ValueError(
           f'{key} is {config[key]}, but must lie in {low:g}..{high:g}; set '
           f'--{key}')
+  steps = max(config.prefill, config.steps / config.action_repeat)
+  held = min(config.replay.capacity or steps, steps)
+  if config.dataset.batch > held:
+    raise ValueError(
+        f'dataset.batch is {config.dataset.batch}, but the replay will hold '
+        f'{held:.0f} steps at most; lower --dataset.batch, or raise --steps '
+        f'or --replay.capacity')
   if len(config.render_size) != 2:
     raise ValueError(
         f'render_size is {config.render_size}, but must be height and width; '
