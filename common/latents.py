@@ -85,6 +85,10 @@ class Categorical:
     index = tf.reduce_sum(tf.cast(cdf <= level, tf.int32), -1)
     return self._through(tf.reshape(index, _sizes(probs)[:-1]), probs)
 
+  def mean(self, stats):
+    """Returns the probabilities [..., S*C] in float32."""
+    return self._flat(tf.nn.softmax(stats['logit'], -1))
+
   def mode(self, stats):
     """Returns the likeliest classes as flat one-hots, straight through."""
     probs = tf.nn.softmax(stats['logit'], -1)
@@ -186,6 +190,10 @@ class Gaussian:
     """Samples [..., S]."""
     return tfutils.cast(stats['mean'] + stats['std'] * noise)
 
+  def mean(self, stats):
+    """Returns the means [..., S] in float32."""
+    return stats['mean']
+
   def mode(self, stats):
     """Returns the means [..., S]."""
     return tfutils.cast(stats['mean'])
@@ -276,6 +284,10 @@ class Hybrid:
     return tf.concat([
         categorical.sample(stats, uniform), gaussian.sample(stats, normal)],
         -1)
+
+  def mean(self, stats):
+    """Returns probabilities and means [..., Z] in float32."""
+    return tf.concat([part.mean(stats) for part in self._parts], -1)
 
   def mode(self, stats):
     """Returns the likeliest classes and the means [..., Z]."""

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from . import distribute
 from . import tfutils
 from .config import known
 from .tfutils import Module
@@ -127,6 +128,37 @@ class Conv2DTranspose(Module):
       x = tf.nn.conv2d_transpose(x, kernel, shape, stride, 'VALID')
     bias = self.var('bias', tf.zeros_initializer(), [depth])
     return self._act(self._norm(_add_bias(x, bias)))
+
+
+class BatchNorm(Module):
+  """Normalises each feature over the batch in float32, then scales and shifts.
+
+  Statistics are those of the batch itself, over all replicas. There are no
+  running ones, so that it fits only what is never used outside of training.
+
+  Source: Ioffe & Szegedy 2015; Grill et al. 2020 for the constants.
+  """
+
+  EPS = 1e-5
+
+  def __call__(self, x, mask=None):
+    """Maps [..., X] to float32 [..., X].
+
+    Args:
+      x: Features.
+      mask: Bool [...]; other entries are normalised too, but do not count.
+    """
+    size, x = x.shape[-1], tf.cast(x, tf.float32)
+    mask = tf.ones(x.shape[:-1], tf.bool) if mask is None else mask
+    counts = tf.reduce_sum(tf.cast(mask, tf.float32))
+    add = lambda x: tf.reduce_sum(
+        tf.reshape(tf.where(mask[..., None], x, 0.0), [-1, size]), 0)
+    total, count = distribute.total([add(x), counts])
+    x -= total / tf.maximum(count, 1.0)
+    var = distribute.total(add(x ** 2)) / tf.maximum(count, 1.0)
+    scale = self.var('scale', tf.ones_initializer(), [size])
+    offset = self.var('offset', tf.zeros_initializer(), [size])
+    return x * tf.math.rsqrt(var + self.EPS) * scale + offset
 
 
 class NormLayer(Module):

@@ -22,7 +22,8 @@ class BarlowTwins(Objective):
   slow copy: decorrelated dimensions cannot collapse.
 
   Source: outlook of Okada & Taniguchi 2022, section VI; Zbontar et al. 2021,
-  Eq. 1. How they join is ours.
+  Eq. 1. How they join is ours. Left out: the hidden layers of its projector;
+  what is compared is normalised over the batch as there, by the loss.
   """
 
   def __init__(self, config, latent, shapes):
@@ -37,7 +38,7 @@ class BarlowTwins(Objective):
     """Adds a second, independently shifted view under 'second'."""
     return self._steps.augment(data)
 
-  def loss(self, wm, data, embed, post, prior):
+  def terms(self, wm, data, embed, post, prior):
     """Computes the correlations for all k, KL_k, aux; see the base class."""
     first, second = [
         self._project_frame(tf.cast(x, tf.float32))
@@ -51,7 +52,7 @@ class BarlowTwins(Objective):
     aux = self._compare(first, second, valid[0])
     terms, metrics = self._steps.summarise(
         barlow_twins=values, overshooting=kls)
-    return {**terms, 'aux': aux}, metrics
+    return {**terms, 'aux': aux}, metrics, second
 
   def _compare(self, lhs, rhs, mask):
     c = self._config

@@ -1,5 +1,7 @@
 """What the world model asks of a way to learn representations."""
 
+import tensorflow as tf
+
 from ..common import tfutils
 
 
@@ -51,6 +53,23 @@ class Objective(tfutils.Module):
     return wm.rssm.kl_loss(post, prior, **wm.config.kl)
 
   def loss(self, wm, data, embed, post, prior):
+    """Computes `terms`, and measures whether something has collapsed.
+
+    Not to be overridden. 'code' is the mean of the posterior's latent state,
+    'target' what the objective predicts.
+
+    Returns:
+      Dict of scalar losses, weighted by `loss_scales`, and metrics.
+    """
+    terms, metrics, target = self.terms(wm, data, embed, post, prior)
+    parts = {'code': wm.rssm.latent.mean(post), 'target': target}
+    for name, x in parts.items():
+      if x is not None:
+        spread, rank = measure_variety(x)
+        metrics = {**metrics, f'{name}_spread': spread, f'{name}_rank': rank}
+    return terms, metrics
+
+  def terms(self, wm, data, embed, post, prior):
     """Computes the losses beyond heads and the one-step divergence.
 
     Args:
@@ -61,9 +80,10 @@ class Objective(tfutils.Module):
       prior: Prior statistics [B, T, ...].
 
     Returns:
-      Dict of scalar losses, weighted by `loss_scales`, and metrics.
+      Dict of scalar losses, metrics, and what is predicted, [..., P], to see
+      whether it collapses; None where observations are.
     """
-    return {}, {}
+    return {}, {}, None
 
   def update(self, wm):
     """Moves what follows the weights, after the optimiser's step."""
@@ -71,3 +91,28 @@ class Objective(tfutils.Module):
   def report(self, wm, data):
     """Returns images and videos for the log."""
     return {}
+
+
+def measure_variety(x, most=256):
+  """Measures how much vectors differ, to see representations collapse.
+
+  Args:
+    x: Vectors [..., P].
+    most: How many of them are taken, evenly, as the cost is their square.
+
+  Returns:
+    Spread in 0..1, the share of their mean square that is variance: 0 where
+    all are the same. Rank, at most P: the number of directions in which they
+    vary, as (sum l)^2 / sum l^2 with the eigenvalues l of their covariance; 0
+    where all are the same. Scalars in float32 without gradient.
+  """
+  x = tf.stop_gradient(tf.cast(tf.reshape(x, [-1, x.shape[-1]]), tf.float32))
+  x = x[::max(1, x.shape[0] // most)]
+  total = tf.reduce_sum(x ** 2)
+  x -= tf.reduce_mean(x, 0)
+  variance = tf.reduce_sum(x ** 2)
+  x *= tf.math.rsqrt(tf.maximum(variance, 1e-30))
+  share = tf.reduce_sum(x ** 2)  # 1, or 0 where there is no variance.
+  gram = tf.matmul(x, x, transpose_b=True)
+  rank = share ** 2 / tf.maximum(tf.reduce_sum(gram ** 2), 1e-30)
+  return variance / tf.maximum(total, 1e-30), rank

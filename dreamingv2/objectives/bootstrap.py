@@ -14,7 +14,7 @@ class Bootstrap(Objective):
   Loss: 'kl' = KL(sg(slow posterior) || prior), in place of the balanced one.
   The slow posterior has a slow encoder and slow output layers, and reads the
   online h. The online posterior is trained by the reward, and by what its
-  samples do to later priors.
+  samples do to later priors: where there is no reward, it collapses.
 
   Source: abstract of Paster et al. 2021 (BLAST). Left out: its autoregressive
   prior over the categoricals; ours is factorised, as in all systems here. The
@@ -27,17 +27,27 @@ class Bootstrap(Objective):
     self._slow_rssm = nets.EnsembleRSSM(**config.rssm)
     self._follow_posterior = tfutils.SlowCopy(momentum)
 
+  def augment(self, data):
+    """Adds the slow encoder's embedding [B, T, E] under 'slow'."""
+    return {**data, 'slow': tfutils.cast(self._slow_encoder(data))}
+
   def kl_loss(self, wm, data, post, prior):
     """Computes KL(sg(slow posterior) || prior); see the base class."""
-    embed = tfutils.cast(self._slow_encoder(data))
-    slow = self._slow_rssm.posterior(post['deter'], embed)
-    slow = {k: tf.stop_gradient(v) for k, v in slow.items()}
+    slow = self._target(data, post)
     prior = {k: prior[k] for k in slow}
     config = wm.config.kl.update({'forward': False, 'balance': 1.0})
     return wm.rssm.kl_loss(slow, prior, **config)
+
+  def terms(self, wm, data, embed, post, prior):
+    """Has no loss of its own; see the base class."""
+    return {}, {}, wm.rssm.latent.mean(self._target(data, post))
 
   def update(self, wm):
     """Moves the slow encoder and the slow posterior."""
     self._slow_encoder.update(wm.encoder)
     self._follow_posterior(
         wm.rssm.posterior_modules, self._slow_rssm.posterior_modules)
+
+  def _target(self, data, post):
+    slow = self._slow_rssm.posterior(post['deter'], data['slow'])
+    return {k: tf.stop_gradient(v) for k, v in slow.items()}

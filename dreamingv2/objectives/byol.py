@@ -21,7 +21,8 @@ class BYOL(Objective):
   latent k and the slow projection of frame t+k; 'aux', the same from the
   online projection of the other view of frame t, which trains the projection;
   'overshooting' as in DreamingV2. What keeps the solution from collapsing is
-  the predictor, the slow target and the reward.
+  the predictor, the slow target and the normalisation over the batch, without
+  which targets were all alike after 20 updates.
 
   Source: outlook of Okada & Taniguchi 2022, section VI; Grill et al. 2020 for
   projector, predictor and slow target. How they join is ours.
@@ -32,7 +33,7 @@ class BYOL(Objective):
     self._steps = multistep.MultiStep(config, latent)
     self._slow_encoder = multistep.SlowEncoder(config, shapes, momentum)
     self._follow_project = tfutils.SlowCopy(momentum)
-    make = lambda: layers.Stack([c.units, c.size])
+    make = lambda: Projector(c.units, c.size)
     self._project, self._slow_project = make(), make()
     self._predict_latent, self._predict_frame = make(), make()
     self.modules = [
@@ -43,25 +44,41 @@ class BYOL(Objective):
     """Adds a second, independently shifted view under 'second'."""
     return self._steps.augment(data)
 
-  def loss(self, wm, data, embed, post, prior):
+  def terms(self, wm, data, embed, post, prior):
     """Computes cosine_k, KL_k and the auxiliary term; see the base class."""
     target = tf.stop_gradient(
         self._slow_project(self._slow_encoder(data['second'])))  # [B, T, P]
     latents, kls, valid = self._steps.predict(wm, data, post, prior)
     values = []
     for k, latent in enumerate(latents):
-      guess = self._predict_latent(tf.cast(latent, tf.float32))
+      guess = self._predict_latent(latent, valid[k])
       future = overshooting.ahead(target, k)
       values.append(losses.masked_mean(
           losses.cosine_distance(guess, future), valid[k]))
-    guess = self._predict_frame(self._project(tf.cast(embed, tf.float32)))
-    aux = tf.reduce_mean(losses.cosine_distance(guess, target))
+    guess = self._predict_frame(self._project(embed))
+    aux = losses.masked_mean(
+        losses.cosine_distance(guess, target), valid[0])
     terms, metrics = self._steps.summarise(byol=values, overshooting=kls)
-    metrics['target_spread'] = tf.reduce_mean(tf.math.reduce_std(
-        tf.math.l2_normalize(target, -1), [0, 1]))  # 0: collapsed.
-    return {**terms, 'aux': aux}, metrics
+    return {**terms, 'aux': aux}, metrics, tf.math.l2_normalize(target, -1)
 
   def update(self, wm):
     """Moves the slow encoder and the slow projection."""
     self._slow_encoder.update(wm.encoder)
     self._follow_project(self._project, self._slow_project)
+
+
+class Projector(tfutils.Module):
+  """Two dense layers, normalised over the batch and rectified between them.
+
+  Source: Grill et al. 2020, section 3.3 (projector and predictor alike).
+  """
+
+  def __init__(self, units, size):
+    self._hidden = layers.Dense(units)
+    self._norm = layers.BatchNorm()
+    self._out = layers.Dense(size, bias=False)
+
+  def __call__(self, x, mask=None):
+    """Maps [..., X] to float32 [..., size]; statistics are where `mask` is."""
+    x = self._hidden(tf.cast(x, tf.float32))
+    return self._out(tf.nn.relu(self._norm(x, mask)))

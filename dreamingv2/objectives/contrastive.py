@@ -45,7 +45,7 @@ class Contrastive(Objective):
     """Adds a second, independently shifted view under 'second'."""
     return self._steps.augment(data)
 
-  def loss(self, wm, data, embed, post, prior):
+  def terms(self, wm, data, embed, post, prior):
     """Computes NCE_k, KL_k and the auxiliary term; see the base class."""
     c = self._config
     keys = self._keys(data['second'])  # [B, T, Z]
@@ -60,7 +60,8 @@ class Contrastive(Objective):
     terms, metrics = self._steps.summarise(nce=nce, overshooting=kls)
     metrics.update({
         f'nce_accuracy_{k}': hit for k, hit in enumerate(nce_hit)})
-    return {**terms, 'aux': aux[0]}, {**metrics, 'aux_accuracy': aux_hit[0]}
+    metrics['aux_accuracy'] = aux_hit[0]
+    return {**terms, 'aux': aux[0]}, metrics, keys
 
   def update(self, wm):
     """Moves the slow encoder, and the slow critic if there is one."""

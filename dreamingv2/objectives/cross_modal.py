@@ -42,16 +42,18 @@ class CrossModal(Objective):
     self._guesses = {key: layers.Stack([c.units, c.size]) for key in keys}
     self.modules = [self._encoders, self._codes, self._guesses]
 
-  def loss(self, wm, data, embed, post, prior):
+  def terms(self, wm, data, embed, post, prior):
     """Computes the InfoNCE loss of every camera; see the base class."""
     flat = lambda x: tf.reshape(tf.cast(x, tf.float32), [-1, x.shape[-1]])
     feat = flat(wm.rssm.get_feat(post))
-    values, metrics = [], {}
+    values, codes, metrics = [], [], {}
     for key, encoder in self._encoders.items():
       code = self._codes[key](flat(encoder(data)))  # [B*T, P]
       logits = -losses.square_distances(self._guesses[key](feat), code)
       value, hit = losses.info_nce(logits, tf.range(logits.shape[0]))
       values.append(tf.reduce_mean(value))
+      codes.append(code)
       metrics[f'nce_{key}'] = values[-1]
       metrics[f'nce_accuracy_{key}'] = tf.reduce_mean(hit)
-    return {'nce': tf.add_n(values) / len(values)}, metrics
+    loss = tf.add_n(values) / len(values)
+    return {'nce': loss}, metrics, tf.concat(codes, -1)

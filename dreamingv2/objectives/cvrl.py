@@ -27,12 +27,12 @@ class CVRL(Objective):
     self._state = layers.Stack([c.units, c.units])
     self.modules = [self._frame, self._state]
 
-  def loss(self, wm, data, embed, post, prior):
+  def terms(self, wm, data, embed, post, prior):
     """Computes the InfoNCE loss; see the base class."""
     flat = lambda x: tf.reshape(tf.cast(x, tf.float32), [-1, x.shape[-1]])
     frames = self._frame(flat(embed))  # [B*T, P]
     states = self._state(flat(wm.rssm.get_feat(post)))
     logits = tf.matmul(states, frames, transpose_b=True)
     value, hit = losses.info_nce(logits, tf.range(logits.shape[0]))
-    return {'nce': tf.reduce_mean(value)}, {
-        'nce_accuracy': tf.reduce_mean(hit)}
+    metrics = {'nce_accuracy': tf.reduce_mean(hit)}
+    return {'nce': tf.reduce_mean(value)}, metrics, frames

@@ -3,6 +3,7 @@
 Shapes: B batch, T time, P size of a code, N = B*(T-1) transitions.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from ..common import layers
@@ -14,9 +15,10 @@ class Forward(Objective):
   """Lets predicted codes choose their successor among current codes.
 
   Loss: 'nce' with the score -||A [code; a] - other||^2. The candidates of a
-  transition are its own next code and the current codes of all others. The
-  linear map has no bias and no noise. It trains the encoder alone; the RSSM
-  learns from rewards and its divergence.
+  transition are its own next code and the current codes of all other steps,
+  except for the one that this next code is. The linear map has no bias and no
+  noise. It trains the encoder alone; the RSSM learns from rewards and its
+  divergence. A perfect prediction costs 0.
 
   Source: Yan et al. 2020 (CFM). Left out: planning with the linear map, which
   there takes the place of a policy. Codes are a linear map of our embedding.
@@ -28,7 +30,7 @@ class Forward(Objective):
     self._step = layers.Dense(size, bias=False)
     self.modules = [self._code, self._step]
 
-  def loss(self, wm, data, embed, post, prior):
+  def terms(self, wm, data, embed, post, prior):
     """Computes the InfoNCE loss; see the base class."""
     flat = lambda x: tf.reshape(x, [-1, x.shape[-1]])
     code = self._code(tf.cast(embed, tf.float32))  # [B, T, P]
@@ -38,7 +40,11 @@ class Forward(Objective):
     valid = tf.reshape(~data['is_first'][:, 1:], [-1])  # Within an episode.
     others = -losses.square_distances(guess, now)  # [N, N]
     own = -tf.reduce_sum((guess - following) ** 2, -1)
-    value, hit = losses.info_nce(
-        tf.linalg.set_diag(others, own), tf.range(own.shape[0]), valid)
-    return {'nce': losses.masked_mean(value, valid)}, {
-        'nce_accuracy': losses.masked_mean(hit, valid)}
+    # The next code of step t is the current code of step t + 1.
+    B, T = embed.shape[:2]
+    same = np.eye(B * (T - 1), k=1, dtype=bool)
+    same[T - 2::T - 1] = False  # There begins the next sequence.
+    logits = tf.where(same, -1e9, tf.linalg.set_diag(others, own))
+    value, hit = losses.info_nce(logits, tf.range(own.shape[0]), valid)
+    metrics = {'nce_accuracy': losses.masked_mean(hit, valid)}
+    return {'nce': losses.masked_mean(value, valid)}, metrics, code

@@ -66,9 +66,10 @@ def valid(is_first, horizon):
   """
   T = is_first.shape[1]
   inside = tf.ones_like(is_first)
+  first = tf.cast(is_first, tf.float32)  # A GPU cannot shift booleans.
   masks = [inside]
   for d in range(1, horizon + 1):
-    inside = inside & ~ahead(is_first, d) & (tf.range(T) < T - d)
+    inside = inside & (ahead(first, d) == 0) & (tf.range(T) < T - d)
     masks.append(inside)
   return tf.stack(masks)
 

@@ -39,7 +39,7 @@ class Predictive(Objective):
     """Returns 0 for a loss; the divergence is only measured."""
     return tf.constant(0.0), wm.rssm.latent.kl(post, prior)
 
-  def loss(self, wm, data, embed, post, prior):
+  def terms(self, wm, data, embed, post, prior):
     """Computes the three terms; see the base class."""
     c = self._config
     code = post['mean']  # [B, T, S]
@@ -56,7 +56,8 @@ class Predictive(Objective):
     terms = {
         'tpc': tpc, 'consistency': c.consistency * consistency,
         'static': static}
-    return terms, {'tpc_accuracy': hit, 'static_accuracy': static_hit}
+    metrics = {'tpc_accuracy': hit, 'static_accuracy': static_hit}
+    return terms, metrics, code
 
   def _choose(self, sample, stats, mask):
     """Lets samples choose among the B densities of their time.

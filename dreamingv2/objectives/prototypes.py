@@ -21,9 +21,10 @@ class Prototypes(Objective):
 
   Losses: 'swav', frames predict the assignment of the other view's frames;
   'temporal', states predict that of their own frame; 'norm', how far
-  projections are from unit length before they are normalised. Assignments are
-  Sinkhorn's, from a slow encoder and projection, one batch of N per view.
-  Prototypes are unit vectors; they get zero gradient while frozen.
+  projections are from unit length before they are normalised. The first
+  `warm_up` steps count in 'norm' alone. Assignments are Sinkhorn's, from a
+  slow encoder and projection, one batch of N per view. Prototypes are unit
+  vectors; they get zero gradient in the first `freeze` updates.
 
   Source: Deng et al. 2022 (DreamerPro).
   """
@@ -42,7 +43,8 @@ class Prototypes(Objective):
     self._slow_embed = make()
     self._slow_encoder = multistep.SlowEncoder(config, shapes, c.momentum)
     self._follow_embed = tfutils.SlowCopy(c.momentum)
-    self._updates = tf.Variable(0, dtype=tf.int64, trainable=False)
+    # The call of `update` at build makes it 0.
+    self._updates = tf.Variable(-1, dtype=tf.int64, trainable=False)
     self.modules = [self._project_embed, self._project_feat, self._table]
 
   def augment(self, data):
@@ -53,17 +55,17 @@ class Prototypes(Objective):
         k: tf.concat([shift(v), shift(v)] if k in images else [v, v], 0)
         for k, v in data.items()}
 
-  def loss(self, wm, data, embed, post, prior):
+  def terms(self, wm, data, embed, post, prior):
     """Computes the three terms; see the base class."""
     c = self._config
-    cut = lambda x: tf.cast(x[:, c.warm_up:], tf.float32)
-    feat = self._project_feat(cut(wm.rssm.get_feat(post)))
-    frame = self._project_embed(cut(embed))
-    slow = tf.stop_gradient(self._slow_embed(
-        cut(self._slow_encoder(data))))
+    cast = lambda x: tf.cast(x, tf.float32)
+    feat = self._project_feat(cast(wm.rssm.get_feat(post)))
+    frame = self._project_embed(cast(embed))
+    slow = tf.stop_gradient(self._slow_embed(self._slow_encoder(data)))
     table = self._table(frozen=self._updates < c.freeze)
+    unit = lambda x: tf.math.l2_normalize(x[:, c.warm_up:], -1)
     score = lambda x: tf.matmul(  # [2, N, P]
-        tf.reshape(tf.math.l2_normalize(x, -1), [2, -1, c.size]),
+        tf.reshape(unit(x), [2, -1, c.size]),
         tf.broadcast_to(table, [2, *table.shape]), transpose_b=True)
     target = tf.stop_gradient(tf.stack([
         losses.sinkhorn(x, c.sinkhorn_eps, c.sinkhorn_iters)
@@ -80,7 +82,8 @@ class Prototypes(Objective):
       terms['norm'] = c.norm * norm
     share = tf.reduce_mean(target, [0, 1])
     used = tf.exp(-tf.reduce_sum(share * tf.math.log(share + 1e-12)))
-    return terms, {'prototype_norm': norm, 'prototypes_used': used}
+    metrics = {'prototype_norm': norm, 'prototypes_used': used}
+    return terms, metrics, unit(slow)
 
   def update(self, wm):
     """Moves the slow parts; brings prototypes back to unit length."""

@@ -253,6 +253,19 @@ def test_gaussian_samples_are_reparameterised():
   np.testing.assert_array_equal(kind.mode(stats), mean)
 
 
+@pytest.mark.parametrize('kind', [
+    latents.make('categorical', 2, 3), latents.make('gaussian', 4, 0),
+    latents.make('hybrid', 2, 3, 4)])
+def test_mean_is_that_of_many_samples(kind):
+  stats = kind.stats(tf.constant(normal(1, kind.outputs)))
+  many = {k: tf.repeat(v, 20000, 0) for k, v in stats.items()}
+  samples = kind.sample(many, kind.noise([20000]))
+  mean = kind.mean(stats)
+  assert mean.dtype == tf.float32 and mean.shape == (1, kind.size)
+  np.testing.assert_allclose(
+      tf.reduce_mean(samples, 0), mean[0], atol=0.05)  # 5 standard errors.
+
+
 def test_gaussian_noise_is_standard_normal_and_drawn_anew():
   kind = make_gaussian()
   noise = kind.noise([20000]).numpy()

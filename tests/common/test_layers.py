@@ -39,6 +39,32 @@ def test_dense_multiplies_adds_and_activates(shape):
   np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_batch_norm_equals_numpy(masked):
+  x, norm = normal(4, 3, 5), layers.BatchNorm()
+  norm(tf.constant(x))
+  named = {k: v.numpy() for k, v in randomize(norm).items()}
+  mask = np.ones((4, 3), bool)
+  if masked:
+    mask[0, 1:] = mask[3] = False
+    x[3] = 1e3
+  rows = x[mask]
+  right = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+  right = right * named['scale'] + named['offset']
+  found = norm(tf.constant(x), tf.constant(mask) if masked else None)
+  np.testing.assert_allclose(found[mask], right, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_sends_no_gradient_behind_the_mask():
+  x, norm = tf.constant(normal(6, 3)), layers.BatchNorm()
+  mask = tf.constant([True] * 4 + [False] * 2)
+  with tf.GradientTape() as tape:
+    tape.watch(x)
+    value = tf.reduce_sum(tf.where(mask[:, None], norm(x, mask) ** 3, 0.0))
+  grad = tape.gradient(value, x).numpy()
+  assert not grad[4:].any() and np.abs(grad[:4]).max() > 1e-3
+
+
 def test_dense_normalises_before_it_activates():
   x, dense = normal(4, 3), layers.Dense(6, 'elu', 'layer')
   dense(tf.constant(x))

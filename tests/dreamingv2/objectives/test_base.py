@@ -5,13 +5,14 @@ import tensorflow as tf
 from dreamingv2 import objectives
 from dreamingv2.common import tfutils
 from dreamingv2.objectives import base
+from tests.helpers import normal
 
 
 def test_objective_does_nothing_by_default():
   objective = base.Objective(None, None, {})
   data = {'image': tf.zeros([1, 2, 4, 4, 3])}
   assert objective.augment(data) is data
-  assert objective.loss(None, data, None, None, None) == ({}, {})
+  assert objective.terms(None, data, None, None, None) == ({}, {}, None)
   assert objective.update(None) is None
   assert objective.report(None, data) == {}
   assert objective.heads == {}
@@ -22,7 +23,7 @@ def test_objective_does_nothing_by_default():
 def test_objective_overrides_only_the_interface(name):
   members = {
       'heads', 'modules', 'views', 'latents', 'posterior',
-      'augment', 'kl_loss', 'loss', 'update', 'report'}
+      'augment', 'kl_loss', 'terms', 'update', 'report'}
   cls = objectives.OBJECTIVES[name]
   assert issubclass(cls, base.Objective)
   public = {k for k in vars(cls) if not k.startswith('_')}
@@ -62,6 +63,44 @@ def test_losses_are_float32_scalars(
   embed = wm.encoder(data)
   post, prior = wm.rssm.observe(embed, data['action'], data['is_first'])
   terms, metrics = wm.objective.loss(wm, data, embed, post, prior)
+  parts = ['code'] if 'decoder' in wm.heads else ['code', 'target']
+  for part in parts:
+    assert 0 < float(metrics[f'{part}_spread']) <= 1 + 1e-5
+    assert float(metrics[f'{part}_rank']) >= 1
   for value in [*terms.values(), *metrics.values()]:
     assert value.dtype == tf.float32 and value.shape == ()
     assert np.isfinite(float(value))
+
+
+def test_variety_equals_the_eigenvalues_of_the_covariance():
+  x = normal(7, 5, 4) + 2
+  spread, rank = base.measure_variety(tf.constant(x))
+  rows = x.reshape(-1, 4)
+  values = np.linalg.eigvalsh(np.cov(rows.T, bias=True))
+  np.testing.assert_allclose(rank, values.sum() ** 2 / (values ** 2).sum(),
+                             rtol=1e-4)
+  np.testing.assert_allclose(
+      spread, values.sum() / (rows ** 2).sum(-1).mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize('value', [0.0, 1e-8, 3.0])
+def test_variety_of_one_vector_is_zero(value):
+  found = base.measure_variety(tf.fill([6, 4], value))
+  np.testing.assert_allclose(found, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize('directions', [1, 3])
+def test_rank_counts_directions_whatever_their_scale(directions):
+  x = np.zeros((1000, 8), np.float32)
+  x[:, :directions] = normal(1000, directions)
+  for scale in (1e-4, 1.0, 1e4):
+    _, rank = base.measure_variety(tf.constant(scale * x), most=1000)
+    np.testing.assert_allclose(rank, directions, rtol=0.02)
+
+
+def test_variety_sends_no_gradient():
+  x = tf.constant(normal(6, 4))
+  with tf.GradientTape() as tape:
+    tape.watch(x)
+    value = tf.add_n(base.measure_variety(x))
+  assert tape.gradient(value, x) is None

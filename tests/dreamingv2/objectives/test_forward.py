@@ -4,6 +4,20 @@ import tensorflow as tf
 from dreamingv2.common import tfutils
 
 
+def test_perfect_prediction_costs_nothing(make_model, pieces, monkeypatch):
+  """The positive of step t is the current code of t + 1, no negative."""
+  wm, data = make_model('cfm')
+  args = pieces(wm, data)
+  B, T = data['reward'].shape
+  code = 9 * np.eye(B * T, dtype=np.float32).reshape(B, T, -1)
+  monkeypatch.setattr(wm.objective, '_code', lambda x: tf.constant(code))
+  monkeypatch.setattr(
+      wm.objective, '_step', lambda x: code[:, 1:].reshape(-1, B * T))
+  terms, metrics = wm.objective.loss(wm, *args)
+  np.testing.assert_allclose(terms['nce'], 0, atol=1e-5)
+  assert float(metrics['nce_accuracy']) == 1
+
+
 def test_loss_equals_a_loop(make_model, pieces):
   wm, data = make_model('cfm')
   first = data['is_first'].numpy()
@@ -25,7 +39,7 @@ def test_loss_equals_a_loop(make_model, pieces):
         [code[b, t], action[b, t + 1]]) @ named['step/kernel0']
     own = -np.sum((guess - code[b, t + 1]) ** 2)
     others = [-np.sum((guess - code[i, j]) ** 2)
-              for i, j in starts if (i, j) != (b, t)]
+              for i, j in starts if (i, j) not in ((b, t), (b, t + 1))]
     values.append(np.log(np.exp(np.array([own, *others])).sum()) - own)
   np.testing.assert_allclose(terms['nce'], np.mean(values), rtol=1e-3)
 

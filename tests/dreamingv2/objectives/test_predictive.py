@@ -64,7 +64,7 @@ def test_terms_equal_a_loop(make_case):
       scores = np.array([
           log_prob(noisy[b, t], code[i, t], 0.2) for i in range(B)])
       static.append(-log_softmax(scores)[b])
-  terms, _ = objective.loss(*args)
+  terms, _, _ = objective.terms(*args)
   np.testing.assert_allclose(terms['tpc'], np.mean(tpc), rtol=1e-4)
   np.testing.assert_allclose(terms['static'], np.mean(static), rtol=1e-4)
   np.testing.assert_allclose(
@@ -73,7 +73,7 @@ def test_terms_equal_a_loop(make_case):
 
 def test_one_sequence_has_nothing_to_choose(make_case):
   objective, args, _ = make_case(batch=1, resets=False)
-  terms, _ = objective.loss(*args)
+  terms, _, _ = objective.terms(*args)
   assert float(terms['tpc']) == float(terms['static']) == 0
   assert float(terms['consistency']) != 0
 
