@@ -10,6 +10,7 @@ from .cvrl import CVRL
 from .forward import Forward
 from .predictive import Predictive
 from .prototypes import Prototypes
+from .r2dreamer import R2Dreamer
 from .reconstruction import Reconstruction
 
 OBJECTIVES = {
@@ -22,6 +23,7 @@ OBJECTIVES = {
     'forward': Forward,
     'predictive': Predictive,
     'prototypes': Prototypes,
+    'r2dreamer': R2Dreamer,
     'reconstruction': Reconstruction,
 }
 

@@ -25,6 +25,7 @@ LOSSES = {
     'dreamingv2': {'aux', 'kl', 'nce', 'overshooting'},
     'hybrid': {'aux', 'kl', 'nce', 'overshooting'},
     'mssm': {'kl', 'nce'},
+    'r2dreamer': {'barlow_twins', 'kl'},
     'tpc': {'consistency', 'kl', 'static', 'tpc'},
 }
 # Some systems are another's objective with another latent.

@@ -32,7 +32,7 @@ def test_objective_overrides_only_the_interface(name):
 
 @pytest.mark.parametrize('name', [
     'barlow_twins', 'blast', 'byol', 'cfm', 'cvrl', 'dreamerpro',
-    'dreamerv2', 'dreamingv2', 'hybrid', 'tpc'])
+    'dreamerv2', 'dreamingv2', 'hybrid', 'r2dreamer', 'tpc'])
 def test_objective_does_not_keep_the_world_model(
     name, make_config, make_agent, make_batch):
   config = make_config(name)
@@ -53,7 +53,7 @@ def test_make_offers_the_nearest_name(make_config):
 
 @pytest.mark.parametrize('name', [
     'barlow_twins', 'blast', 'byol', 'cfm', 'cvrl', 'dreamerpro',
-    'dreamerv2', 'dreamingv2', 'hybrid', 'tpc'])
+    'dreamerv2', 'dreamingv2', 'hybrid', 'r2dreamer', 'tpc'])
 def test_losses_are_float32_scalars(
     name, make_config, make_agent, make_batch):
   config = make_config(name)

@@ -13,7 +13,7 @@ SLOW = [
 
 
 @pytest.mark.parametrize('method', [
-    'barlow_twins', 'byol', 'tpc',
+    'barlow_twins', 'byol', 'r2dreamer', 'tpc',
     *[pytest.param(x, marks=pytest.mark.slow) for x in SLOW]])
 def test_nothing_collapses(method, learn):
   cameras = 2 if method == 'mssm' else 1
