@@ -180,7 +180,14 @@ class Replay:
           stacklevel=2)
 
   def dataset(self, batch, length):
-    """Yields samples for ever."""
+    """Yields samples for ever; warns if there is less than a batch of them."""
+    steps = self._loaded_steps + sum(
+        x.steps for x in self._ongoing_eps.values()) * self._ongoing
+    if 0 < steps < batch * length:
+      warnings.warn(
+          f'a batch of {batch} x {length} steps is larger than the replay, '
+          f'which holds {steps} so far: its sequences repeat each other; set '
+          f'--prefill or --dataset.batch', stacklevel=2)
     while True:
       yield self.sample(batch, length)
 

@@ -55,6 +55,29 @@ RANGES = {
     'train_steps': (1, 1e9),
 }
 
+# Keys, or groups of them, that only some objectives read. The longest counts.
+MULTI_STEP = ('barlow_twins', 'byol', 'contrastive')
+READERS = {
+    'barlow_twins': ('barlow_twins',),
+    'bootstrap': ('bootstrap',),
+    'byol': ('byol',),
+    'contrastive': MULTI_STEP,
+    'contrastive.aux_negatives': ('contrastive',),
+    'contrastive.momentum': ('byol', 'contrastive'),
+    'contrastive.negatives': ('contrastive',),
+    'contrastive.slow_critic': ('contrastive',),
+    'contrastive.symmetric': ('contrastive',),
+    'contrastive.temperature': ('contrastive',),
+    'contrastive.vmf': ('contrastive',),
+    'cross_modal': ('cross_modal',),
+    'cvrl': ('cvrl',),
+    'forward': ('forward',),
+    'loss_scales.overshooting': MULTI_STEP,
+    'predictive': ('predictive',),
+    'prototypes': ('prototypes',),
+    'r2dreamer': ('r2dreamer',),
+}
+
 
 @functools.lru_cache(None)
 def blocks():
@@ -87,16 +110,19 @@ def load_config(argv=None):
     argv: Words of the command line, by default those of this process.
 
   Raises:
-    ValueError: Unknown block or key, wrong type or size of a value.
+    ValueError: Unknown block or key, wrong type or size of a value, or a flag
+      for another system.
   """
   chosen, remaining = flags.Flags(configs=['defaults'], task='').parse(
       argv, known_only=True)
   task, names = expand(chosen.task, chosen.configs)
-  config = defaults()
-  for name in names:
-    known('config block', name, blocks())
-    config = config.update(blocks()[name])
-  config = flags.Flags(config).parse(remaining)
+  blocks_only = defaults()
+  for name in order(names):
+    blocks_only = blocks_only.update(blocks()[name])
+  config = flags.Flags(blocks_only).parse(remaining)
+  # Patterns may match keys of all systems.
+  named = {x[2:].partition('=')[0] for x in remaining if x.startswith('--')}
+  check_readers(config, named & set(config.diff(blocks_only)))
   config = config.update({'task': task or config.task})
   check(config)
   return config
@@ -120,12 +146,52 @@ def expand(task, names):
   return preset['task'], [preset['block'], *others]
 
 
+def order(names):
+  """Sorts blocks so that sizes come last, whatever the method's own size is.
+
+  Args:
+    names: Blocks of --configs.
+
+  Returns:
+    First those that name a method or a suite, then the others, each in the
+    order given.
+
+  Raises:
+    ValueError: Unknown block.
+  """
+  for name in names:
+    known('config block', name, blocks())
+  return sorted(
+      names, key=lambda name: not {'method', 'suite'} & blocks()[name].keys())
+
+
+def check_readers(config, keys):
+  """Checks that the objective of a config reads what was set for it.
+
+  Args:
+    config: Config.
+    keys: Dotted keys that were set.
+
+  Raises:
+    ValueError: It does not read one of them.
+  """
+  for key in sorted(keys):
+    parts = key.split('.')
+    names = ['.'.join(parts[:i]) for i in range(len(parts), 0, -1)]
+    readers = next((READERS[x] for x in names if x in READERS), None)
+    if readers and config.objective not in readers:
+      raise ValueError(
+          f'--{key} {config[key]} has no effect on objective '
+          f"'{config.objective}'; it belongs to {', '.join(readers)}: leave "
+          f'it out or select another method with --configs')
+
+
 def check(config):
   """Checks the values of a config.
 
   Raises:
-    ValueError: A number lies outside of its range, a name is unknown, a batch
-      is larger than the replay, or the image has no two sides.
+    ValueError: A number lies outside of its range, a name is unknown, the
+      image has no two sides, or a batch does not fit into the replay.
   """
   for key, names in CHOICES.items():
     known(key, config[key], names)
@@ -137,17 +203,17 @@ def check(config):
       raise ValueError(
           f'{key} is {config[key]}, but must lie in {low:g}..{high:g}; set '
           f'--{key}')
-  steps = max(config.prefill, config.steps / config.action_repeat)
-  held = min(config.replay.capacity or steps, steps)
-  if config.dataset.batch > held:
-    raise ValueError(
-        f'dataset.batch is {config.dataset.batch}, but the replay will hold '
-        f'{held:.0f} steps at most; lower --dataset.batch, or raise --steps '
-        f'or --replay.capacity')
   if len(config.render_size) != 2:
     raise ValueError(
         f'render_size is {config.render_size}, but must be height and width; '
         f'set --render_size 64 64')
+  batch, length = config.dataset.batch, config.dataset.length
+  if 0 < config.replay.capacity < batch * length:
+    raise ValueError(
+        f'a batch of {batch} x {length} steps (dataset.batch x '
+        f'dataset.length) is larger than the replay of '
+        f'{config.replay.capacity:.0f}; set --replay.capacity, 0 for no '
+        f'limit, or --dataset.batch')
 
 
 def _values(key):

@@ -57,6 +57,20 @@ def test_replay_chunks_never_cross_episodes_when_all_lengths_agree(tmp_path):
   assert batch['image'].shape == (64, 10, 4, 4, 3)
 
 
+def test_batch_larger_than_the_replay_is_said_once(tmp_path):
+  replay = Replay(tmp_path, minlen=10, maxlen=10)
+  for number in range(2):
+    replay.add_episode(make_episode(15, number))
+  with pytest.warns(UserWarning, match='4 x 10 .* holds 30 so far') as found:
+    dataset = replay.dataset(4, 10)
+    for _ in range(3):
+      next(dataset)
+  assert len(found) == 1
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    next(replay.dataset(3, 10))
+
+
 @pytest.mark.parametrize('maxlen', [0, 12, 20])
 def test_replay_marks_every_seam_with_is_first(tmp_path, maxlen):
   replay = Replay(tmp_path, minlen=4, maxlen=maxlen)

@@ -14,17 +14,17 @@ from tests.helpers import to_tensors
 # What each system produces beside 'reward' and the decoder's.
 LOSSES = {
     'barlow_twins': {'aux', 'barlow_twins', 'kl', 'overshooting'},
-    'blast': {'kl'},
+    'blast_kl': {'kl'},
     'byol': {'aux', 'byol', 'kl', 'overshooting'},
-    'cfm': {'kl', 'nce'},
-    'cvrl': {'kl', 'nce'},
+    'cfm_nce': {'kl', 'nce'},
+    'cvrl_nce': {'kl', 'nce'},
     'dreamer': {'image', 'kl'},
     'dreamerpro': {'kl', 'swav', 'temporal'},
     'dreamerv2': {'image', 'kl'},
     'dreaming': {'aux', 'kl', 'nce', 'overshooting'},
     'dreamingv2': {'aux', 'kl', 'nce', 'overshooting'},
     'hybrid': {'aux', 'kl', 'nce', 'overshooting'},
-    'mssm': {'kl', 'nce'},
+    'mssm_nce': {'kl', 'nce'},
     'r2dreamer': {'barlow_twins', 'kl'},
     'tpc': {'consistency', 'kl', 'static', 'tpc'},
 }
@@ -88,13 +88,13 @@ def test_slow_copies_follow_in_every_system(
   """Those that have one: copied at first, then by their fraction."""
   found = set()
   for method in sorted(LOSSES):
-    config = make_config(method, latent='own', vector=method != 'mssm')
+    config = make_config(method, latent='own', vector=method != 'mssm_nce')
     agent = make_agent(config)
     arrays = [agent.save()]
     for seed in range(2):
       agent.train(make_batch(config, seed))
       arrays.append(agent.save())
-    part = config.bootstrap if method == 'blast' else (
+    part = config.bootstrap if method == 'blast_kl' else (
         config.prototypes if method == 'dreamerpro' else config.contrastive)
     for key in arrays[0]:
       if '/slow_encoder/encoder/' not in key:
@@ -107,13 +107,13 @@ def test_slow_copies_follow_in_every_system(
       np.testing.assert_allclose(
           arrays[2][key], right, rtol=1e-5, atol=1e-7)
   assert found == {
-      'blast', 'byol', 'dreamerpro', 'dreaming', 'dreamingv2', 'hybrid'}
+      'blast_kl', 'byol', 'dreamerpro', 'dreaming', 'dreamingv2', 'hybrid'}
 
 
 @pytest.mark.parametrize('method, latent', SYSTEMS)
 def test_load_continues_identically(
     method, latent, make_config, make_agent, make_batch):
-  config = make_config(method, latent=latent, vector=method != 'mssm')
+  config = make_config(method, latent=latent, vector=method != 'mssm_nce')
   first = make_agent(config)
   first.train(make_batch(config, 0))
   arrays = first.save()
@@ -161,7 +161,7 @@ def test_load_of_another_model_is_one_line(change, make_config, make_agent):
 
 
 @pytest.mark.parametrize('method', [
-    'barlow_twins', 'blast', 'dreamerpro', 'dreamerv2', 'dreamingv2',
+    'barlow_twins', 'blast_kl', 'dreamerpro', 'dreamerv2', 'dreamingv2',
     'hybrid', 'tpc'])
 def test_eager_and_graph_agree(method, make_config, make_agent, make_batch):
   results = []
@@ -401,7 +401,7 @@ def test_agent_takes_whole_rows_as_longest_chunk(make_config, make_agent):
 def test_small_fits_every_system(method, make_config, make_agent):
   """What the size sets for all systems is an error for none of them."""
   scales = make_config('small').loss_scales
-  config = make_config(method, vector=method != 'mssm', updates={
+  config = make_config(method, vector=method != 'mssm_nce', updates={
       'loss_scales': dict(scales), 'replay_reward_norm.momentum': 0.99})
   make_agent(config)  # Computes the loss once.
 

@@ -101,7 +101,7 @@ def assert_same(lhs, rhs):
     ['dreamerv2', 'replay_reward_norm.momentum=0.9',
      'reward_norm.momentum=0.9', 'actor_grad=both'],
     ['dreamerv2', 'jit=True'],
-    ['dreamer'], ['byol'], ['blast'],
+    ['dreamer'], ['byol'], ['blast_kl'],
     ['dreamingv2', *ALONE],
 ])
 def test_two_mirrored_replicas_learn_what_one_learns(tmp_path, args):

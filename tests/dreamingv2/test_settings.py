@@ -4,6 +4,7 @@ import pytest
 
 from dreamingv2 import settings
 from dreamingv2 import train
+from dreamingv2.common import config as configs
 from dreamingv2.common import distribute
 from dreamingv2.common import latents
 from dreamingv2.common import tfutils
@@ -75,3 +76,100 @@ def test_number_out_of_its_range_is_refused(key, value, words):
     ('objective', OBJECTIVES), ('rssm.latent', latents.LATENTS)])
 def test_every_entry_of_a_table_is_selected_by_some_block(key, table):
   assert settings._values(key) == {*table}
+
+
+@pytest.mark.parametrize('method', settings.methods())
+@pytest.mark.parametrize('size', ['debug', 'small'])
+def test_size_wins_over_the_method_wherever_it_stands(method, size):
+  first, last = [
+      settings.load_config(['--configs', *names])
+      for names in ((size, method), (method, size))]
+  assert first.flat == last.flat
+  right = settings.blocks()[size]['dataset']
+  assert dict(first.dataset) == right and first.method == method
+
+
+def test_order_keeps_methods_suites_and_sizes_in_turn():
+  names = ['small', 'tpc', 'debug', 'ur5', 'defaults']
+  assert settings.order(names) == ['tpc', 'ur5', 'defaults', 'small', 'debug']
+  with pytest.raises(ValueError, match="config block 'ur6'; known: ur5"):
+    settings.order(['ur6'])
+
+
+@pytest.mark.parametrize('method, batch, length', [
+    ('dreamerpro', 50, 51), ('dreamingv2', 16, 50), ('tpc', 150, 50)])
+def test_method_has_the_batch_of_its_source(method, batch, length):
+  config = settings.load_config(['--configs', method])
+  assert dict(config.dataset) == {'batch': batch, 'length': length}
+  assert config.replay.minlen == config.replay.maxlen == length
+  cheap = settings.load_config(['--configs', method, '--dataset.batch', '16'])
+  assert dict(cheap.dataset) == {'batch': 16, 'length': length}
+
+
+@pytest.mark.parametrize('old, new', [
+    ('blast', 'blast_kl'), ('cfm', 'cfm_nce'), ('cvrl', 'cvrl_nce'),
+    ('mssm', 'mssm_nce')])
+def test_name_of_a_system_that_lacks_its_behaviour_offers_the_new_one(
+    old, new):
+  with pytest.raises(ValueError, match=f"'{old}'; known: {new}"):
+    settings.load_config(['--configs', old])
+
+
+@pytest.mark.parametrize('flags, words', [
+    ('--prototypes.count 100', 'prototypes.count 100 .*contrastive.*prototyp'),
+    ('--configs tpc --contrastive.horizon 1', "'predictive'.*byol, contr"),
+    ('--configs byol --contrastive.vmf=True', "'byol'; it belongs to contr"),
+    ('--configs dreamer --loss_scales.overshooting 0.5', 'reconstruction')])
+def test_flag_for_another_system_is_refused(flags, words):
+  with pytest.raises(ValueError, match=words):
+    settings.load_config(flags.split())
+
+
+@pytest.mark.parametrize('flags', [
+    '--configs dreamerpro --prototypes.count 100',
+    '--configs byol --contrastive.horizon 1 --byol.units 9',
+    '--objective prototypes --prototypes.count 100',
+    '--prototypes.count 2500',  # As it is.
+    r'--.*\.units 100',  # Also those of other systems.
+    '--configs dreamerv2 small'])
+def test_flag_that_is_read_or_a_pattern_is_taken(flags):
+  settings.load_config(flags.split())
+
+
+def test_batch_must_fit_into_the_replay():
+  flags = ['--dataset.batch', '20', '--replay.capacity']
+  assert settings.load_config([*flags, '1000']).replay.capacity == 1000
+  assert settings.load_config([*flags, '0']).replay.capacity == 0
+  with pytest.raises(
+      ValueError, match=r'batch of 20 x 50 .* replay of 999; set --replay.c'):
+    settings.load_config([*flags, '999'])
+
+
+def test_readers_are_the_objectives_that_read(
+    make_config, make_agent, monkeypatch):
+  """Builds every objective and writes down what it reads."""
+  governed = [
+      k for k in settings.defaults().flat if not k.startswith('loss_scales')
+      and {k, k.partition('.')[0]} & settings.READERS.keys()]
+  found = {key: set() for key in governed}
+  for method in (
+      'barlow_twins', 'blast_kl', 'byol', 'cfm_nce', 'cvrl_nce', 'dreamer',
+      'dreamerpro', 'dreaming', 'mssm_nce', 'r2dreamer', 'tpc'):
+    config = make_config(method, vector=False, updates={
+        'contrastive.vmf': method == 'dreaming'})
+    groups = {id(config[k]): k for k in config if isinstance(
+        config[k], configs.Config)}
+    get = configs.Config.__getitem__
+
+    def note(self, key, get=get, groups=groups, config=config):
+      name = f'{groups.get(id(self))}.{key}'
+      if name in found:
+        found[name].add(config.objective)
+      return get(self, key)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(configs.Config, '__getitem__', note)
+      make_agent(config)
+  for key, readers in found.items():
+    named = settings.READERS.get(key, settings.READERS[key.split('.')[0]])
+    assert readers == set(named), key

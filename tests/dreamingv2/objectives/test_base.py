@@ -31,7 +31,7 @@ def test_objective_overrides_only_the_interface(name):
 
 
 @pytest.mark.parametrize('name', [
-    'barlow_twins', 'blast', 'byol', 'cfm', 'cvrl', 'dreamerpro',
+    'barlow_twins', 'blast_kl', 'byol', 'cfm_nce', 'cvrl_nce', 'dreamerpro',
     'dreamerv2', 'dreamingv2', 'hybrid', 'r2dreamer', 'tpc'])
 def test_objective_does_not_keep_the_world_model(
     name, make_config, make_agent, make_batch):
@@ -52,7 +52,7 @@ def test_make_offers_the_nearest_name(make_config):
 
 
 @pytest.mark.parametrize('name', [
-    'barlow_twins', 'blast', 'byol', 'cfm', 'cvrl', 'dreamerpro',
+    'barlow_twins', 'blast_kl', 'byol', 'cfm_nce', 'cvrl_nce', 'dreamerpro',
     'dreamerv2', 'dreamingv2', 'hybrid', 'r2dreamer', 'tpc'])
 def test_losses_are_float32_scalars(
     name, make_config, make_agent, make_batch):

@@ -4,7 +4,7 @@ from dreamingv2.common import tfutils
 
 
 def test_prior_chases_the_slow_posterior(make_model, pieces):
-  wm, data = make_model('blast', kl__free=0.0, model_opt__lr=1e-2)
+  wm, data = make_model('blast_kl', kl__free=0.0, model_opt__lr=1e-2)
   for _ in range(3):  # Until slow and online differ.
     wm.train(data)
   data, embed, post, prior = pieces(wm, data)
@@ -19,7 +19,7 @@ def test_prior_chases_the_slow_posterior(make_model, pieces):
 
 
 def test_posterior_of_a_copy_is_the_posterior(make_model, pieces):
-  wm, data = make_model('blast')
+  wm, data = make_model('blast_kl')
   data, embed, post, _ = pieces(wm, data)
   found = wm.objective._slow_rssm.posterior(post['deter'], embed)
   np.testing.assert_allclose(found['logit'], post['logit'], atol=1e-5)
@@ -27,7 +27,7 @@ def test_posterior_of_a_copy_is_the_posterior(make_model, pieces):
 
 def test_gradient_map(make_model, moved_by):
   """The posterior moves by what its samples do to later priors alone."""
-  wm, data = make_model('blast', kl__free=0.0)
+  wm, data = make_model('blast_kl', kl__free=0.0)
   assert moved_by(wm, data, 'kl_loss') == {
       'encoder', 'gru', 'posterior', 'prior'}
   first = {k: v[:, :1] for k, v in data.items()}
@@ -35,7 +35,7 @@ def test_gradient_map(make_model, moved_by):
 
 
 def test_slow_posterior_copies_and_then_follows(make_model):
-  wm, data = make_model('blast', bootstrap__momentum=0.25)
+  wm, data = make_model('blast_kl', bootstrap__momentum=0.25)
 
   def find():
     slow, online = [
@@ -56,6 +56,6 @@ def test_slow_posterior_copies_and_then_follows(make_model):
 
 
 def test_nothing_slow_is_optimised(make_model):
-  wm, _ = make_model('blast')
+  wm, _ = make_model('blast_kl')
   assert wm.objective.modules == ()
   assert not [k for k in tfutils.named_variables(wm.modules) if 'slow' in k]

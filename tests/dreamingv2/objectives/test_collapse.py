@@ -9,14 +9,15 @@ TINY = {
     'barlow_twins__size': 32, 'byol__size': 32, 'prototypes__count': 64,
     'prototypes__size': 16}
 SLOW = [
-    'cfm', 'cvrl', 'dreaming', 'dreamingv2', 'dreamerpro', 'hybrid', 'mssm']
+    'cfm_nce', 'cvrl_nce', 'dreamerpro', 'dreaming', 'dreamingv2', 'hybrid',
+    'mssm_nce']
 
 
 @pytest.mark.parametrize('method', [
     'barlow_twins', 'byol', 'r2dreamer', 'tpc',
     *[pytest.param(x, marks=pytest.mark.slow) for x in SLOW]])
 def test_nothing_collapses(method, learn):
-  cameras = 2 if method == 'mssm' else 1
+  cameras = 2 if method == 'mssm_nce' else 1
   check(learn(
       method, 'small', 'debug', updates=200, cameras=cameras, **TINY))
 
@@ -24,7 +25,7 @@ def test_nothing_collapses(method, learn):
 @pytest.mark.slow
 def test_blast_does_not_collapse(learn):
   """It has nothing but the reward, which takes larger networks to learn."""
-  check(learn('blast', 'small', updates=200))
+  check(learn('blast_kl', 'small', updates=200))
 
 
 def check(metrics):

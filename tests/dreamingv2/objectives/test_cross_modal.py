@@ -5,7 +5,7 @@ from dreamingv2.common import tfutils
 
 
 def test_loss_equals_a_loop(make_model, pieces):
-  wm, data = make_model('mssm', vector=False)
+  wm, data = make_model('mssm_nce', vector=False)
   args = pieces(wm, data)
   terms, metrics = wm.objective.loss(wm, *args)
   data, embed, post, _ = args
@@ -36,7 +36,7 @@ def test_loss_equals_a_loop(make_model, pieces):
 
 
 def test_every_camera_has_its_own_code(make_model):
-  wm, data = make_model('mssm', vector=False)
+  wm, data = make_model('mssm_nce', vector=False)
   before = wm.loss(data)[3]
   changed = {**data, 'image_side': data['image_side'][::-1]}
   after = wm.loss(changed)[3]
@@ -47,7 +47,7 @@ def test_every_camera_has_its_own_code(make_model):
 
 
 def test_gradient_map(make_model, moved_by):
-  wm, data = make_model('mssm', vector=False)
+  wm, data = make_model('mssm_nce', vector=False)
   assert moved_by(wm, data, 'nce_loss') == {
       'encoder', 'gru', 'posterior', 'objective'}
 
@@ -55,6 +55,6 @@ def test_gradient_map(make_model, moved_by):
 def test_one_camera_is_not_enough(make_config, make_agent, make_spaces):
   from dreamingv2 import agent
   from dreamingv2.common import counter
-  config = make_config('mssm', vector=False)
+  config = make_config('mssm_nce', vector=False)
   with pytest.raises(ValueError, match='needs two.*match image;.*camera'):
     agent.Agent(config, *make_spaces(), counter.Counter(0))

@@ -12,7 +12,7 @@ def stack(wm, name, x):
 
 
 def test_loss_equals_a_loop(make_model, pieces):
-  wm, data = make_model('cvrl')
+  wm, data = make_model('cvrl_nce')
   args = pieces(wm, data)
   terms, metrics = wm.objective.loss(wm, *args)
   _, embed, post, _ = args
@@ -31,13 +31,13 @@ def test_loss_equals_a_loop(make_model, pieces):
 
 
 def test_gradient_map(make_model, moved_by):
-  wm, data = make_model('cvrl')
+  wm, data = make_model('cvrl_nce')
   assert moved_by(wm, data, 'nce_loss') == {
       'encoder', 'gru', 'posterior', 'objective'}
 
 
 def test_loss_alone_falls_on_one_batch(make_model):
-  wm, data = make_model('cvrl', model_opt__lr=1e-2, loss_scales__kl=0.0,
+  wm, data = make_model('cvrl_nce', model_opt__lr=1e-2, loss_scales__kl=0.0,
                         loss_scales__reward=0.0)
   values = [float(wm.train(data)[2]['nce_loss']) for _ in range(12)]
   assert np.mean(values[-3:]) < 0.8 * np.mean(values[:2])

@@ -6,7 +6,7 @@ from dreamingv2.common import tfutils
 
 def test_perfect_prediction_costs_nothing(make_model, pieces, monkeypatch):
   """The positive of step t is the current code of t + 1, no negative."""
-  wm, data = make_model('cfm')
+  wm, data = make_model('cfm_nce')
   args = pieces(wm, data)
   B, T = data['reward'].shape
   code = 9 * np.eye(B * T, dtype=np.float32).reshape(B, T, -1)
@@ -19,7 +19,7 @@ def test_perfect_prediction_costs_nothing(make_model, pieces, monkeypatch):
 
 
 def test_loss_equals_a_loop(make_model, pieces):
-  wm, data = make_model('cfm')
+  wm, data = make_model('cfm_nce')
   first = data['is_first'].numpy()
   first[1, 3] = True
   data['is_first'] = tf.constant(first)
@@ -45,12 +45,12 @@ def test_loss_equals_a_loop(make_model, pieces):
 
 
 def test_gradient_map(make_model, moved_by):
-  wm, data = make_model('cfm')
+  wm, data = make_model('cfm_nce')
   assert moved_by(wm, data, 'nce_loss') == {'encoder', 'objective'}
 
 
 def test_loss_alone_falls_on_one_batch(make_model):
-  wm, data = make_model('cfm', model_opt__lr=1e-2, loss_scales__kl=0.0,
+  wm, data = make_model('cfm_nce', model_opt__lr=1e-2, loss_scales__kl=0.0,
                         loss_scales__reward=0.0)
   values = [float(wm.train(data)[2]['nce_loss']) for _ in range(20)]
   assert np.mean(values[-3:]) < 0.8 * np.mean(values[:2])

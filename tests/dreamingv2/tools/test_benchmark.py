@@ -38,11 +38,11 @@ def test_table_lists_the_parts_of_every_system():
 
 def test_benchmark_measures_what_it_is_asked_for(tmp_path, capsys):
   benchmark.main([
-      '--configs', 'debug', '--methods', 'dreamerv2+jit=True', 'mssm',
+      '--configs', 'debug', '--methods', 'dreamerv2+jit=True', 'mssm_nce',
       '--rounds', '2', '--task', 'toy_reach', '--out', str(tmp_path / 'x')])
   results = json.loads((tmp_path / 'x').read_text())
   assert results['environment'] > 0 and min(results['peaks'].values()) > 1e9
-  assert list(results['systems']) == ['dreamerv2+jit=True', 'mssm']
+  assert list(results['systems']) == ['dreamerv2+jit=True', 'mssm_nce']
   for found in results['systems'].values():
     assert len(found['updates']) == 2
     assert 0 < min(min(x) for x in found['updates']) < found['first']
