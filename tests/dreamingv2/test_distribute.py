@@ -101,7 +101,10 @@ def assert_same(lhs, rhs):
     ['dreamerv2', 'replay_reward_norm.momentum=0.9',
      'reward_norm.momentum=0.9', 'actor_grad=both'],
     ['dreamerv2', 'jit=True'],
-    ['dreamer'], ['byol'], ['blast_kl'],
+    ['dreamer'], ['blast_kl'],
+    # Constant noise makes samples of categoricals all alike, and what is
+    # normalised over the batch then is rounding.
+    ['byol', 'rssm.latent=gaussian'],
     ['dreamingv2', *ALONE],
 ])
 def test_two_mirrored_replicas_learn_what_one_learns(tmp_path, args):
