@@ -77,7 +77,6 @@ class Replay:
     self._sampled_eps = []  # Those of them that are long enough, also.
     self._ongoing_eps = {}  # worker -> Episode
     self._unwritten = []  # Complete ones that the disk has refused.
-    self._repeats = False  # Whether a batch had to repeat sequences.
     self._dropped = []  # Files that a checkpoint may still need.
     self._loaded_steps = 0
     self._loaded_bytes = 0
@@ -153,7 +152,6 @@ class Replay:
           x for x in self._ongoing_eps.values() if x.steps >= self._minlen]
     if not episodes:
       raise TooShort(self._too_short())
-    self._warn_of_repetition(batch)
     sequences = {
         k: np.empty((batch, length, *shape), dtype)
         for k, (shape, dtype) in self._signature.items()}
@@ -168,16 +166,6 @@ class Replay:
         sequences['is_first'][row, begin] = True
         begin += size
     return sequences
-
-  def _warn_of_repetition(self, batch):
-    held = self._loaded_steps + self._ongoing * sum(
-        x.steps for x in self._ongoing_eps.values())
-    if batch > held and not self._repeats:
-      self._repeats = True
-      warnings.warn(
-          f'The replay holds {held} steps, so a batch of {batch} sequences '
-          f'repeats some. Lower dataset.batch or raise prefill.',
-          stacklevel=2)
 
   def dataset(self, batch, length):
     """Yields samples for ever; warns if there is less than a batch of them."""

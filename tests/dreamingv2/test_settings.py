@@ -63,8 +63,6 @@ def test_unknown_name_is_refused_with_the_flags(key, value, near):
 
 
 @pytest.mark.parametrize('key, value, words', [
-    ('dataset.batch', '600000', 'batch is 600000, but the replay will hold '
-     '500000 steps at most; lower --dataset.batch'),
     ('keep', '0', r'keep is 0, but must lie in 1\.\.1e\+09; set --keep'),
     ('discount', '1.5', 'discount is 1.5')])
 def test_number_out_of_its_range_is_refused(key, value, words):
