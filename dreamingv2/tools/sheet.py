@@ -3,8 +3,8 @@
 dreamingv2 sheet --out docs/tasks.png
 dreamingv2 sheet --renderer igibson --tasks Lift Door PegInHole
 
-Each task has two pictures after the same random actions: 64 x 64 pixels,
-enlarged, and the same view drawn larger. A table in Markdown gives the
+Each task has two pictures of the first moment of an episode: 64 x 64 pixels,
+enlarged, and the scene drawn larger. A table in Markdown gives the
 milliseconds of a control step, with its frame of 64 x 64, and of such a frame
 alone: CPU time of the process (all its threads), and wall time.
 """
@@ -26,6 +26,9 @@ COLUMNS = 3
 LARGE = 192  # Pixels to each side.
 SMALL = 64
 TEXT = 14  # Pixels above each task.
+# Suite to options for the larger picture: the agent's camera looks at the
+# table, where little is seen of the robot.
+WHOLE = {'robosuite': {'camera': 'frontview'}}
 WARM_UP = 3  # Steps that are not timed: they compile.
 
 
@@ -37,16 +40,16 @@ class Stage:
     self._random = np.random.default_rng(0)
 
   def play(self, steps, frames):
-    """Returns the last image, and the time of a step and of a frame.
+    """Returns the first image, and the time of a step and of a frame.
 
     Returns:
       Image; (CPU ms, wall ms) of a step and of a frame alone.
     """
-    self._env.reset()
+    image = self._env.reset()['image']
     self._act(WARM_UP)
     step = self._time(self._act, steps)
     frame = self._time(self._draw, frames)
-    return self._draw(1)['image'], step, frame
+    return image, step, frame
 
   def close(self):
     self._env.close()
@@ -59,8 +62,7 @@ class Stage:
 
   def _draw(self, times):
     for _ in range(times):
-      images = self._env.images()
-    return images
+      self._env.images()
 
   def _time(self, function, times):
     begin = time.process_time(), time.perf_counter()
@@ -104,10 +106,10 @@ def shoot(preset, renderer, quality, steps):
       '--configs', preset['block'], '--task', preset['task'],
       '--renderer', renderer, r'--.*\.render', quality])
   make, environ = suites.constructor(config)
+  whole = functools.partial(make, **WHOLE.get(config.suite, {}))
   shots = []
-  for size, frames in ((SMALL, steps), (LARGE, 1)):
-    host = worker.Process(
-        functools.partial(Stage, make, size), environ)
+  for env, size, frames in ((make, SMALL, steps), (whole, LARGE, 1)):
+    host = worker.Process(functools.partial(Stage, env, size), environ)
     try:
       shots.append(host.call('play', steps, frames)())
     finally:
