@@ -12,9 +12,14 @@ import setuptools
 ROOT = pathlib.Path(__file__).resolve().parent
 
 
+def read(name):
+  """Returns the text of a file of the checkout."""
+  return (ROOT / name).read_text(encoding='utf-8')
+
+
 def version():
   """Returns the version without importing the package."""
-  text = (ROOT / 'dreamingv2' / '__init__.py').read_text(encoding='utf-8')
+  text = read('dreamingv2/__init__.py')
   return re.search(r"^__version__ = '(.+)'$", text, re.M)[1]
 
 
@@ -22,7 +27,22 @@ setuptools.setup(
     name='dreamingv2',
     version=version(),
     description='DreamingV2 (Okada & Taniguchi, IROS 2022) for TensorFlow',
+    long_description=read('README.md'),
+    long_description_content_type='text/markdown',
     license='MIT',
+    license_files=['LICENSE'],
+    keywords=[
+        'contrastive learning', 'dreamer', 'model-based', 'pixels',
+        'reinforcement learning', 'robotics', 'tensorflow', 'world models'],
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed'],
     python_requires='>=3.11,<3.13',
     packages=setuptools.find_packages(
         include=['dreamingv2', 'dreamingv2.*']),

@@ -86,7 +86,8 @@ def wheel(tmp_path_factory):
     shutil.copytree(
         ROOT / name, temp / 'copy' / name, ignore=ignore, symlinks=True)
   for name in (
-      'LICENSE', 'configs.yaml', 'pyproject.toml', 'setup.py', 'train.py'):
+      'LICENSE', 'README.md', 'configs.yaml', 'pyproject.toml', 'setup.py',
+      'train.py'):
     shutil.copy(ROOT / name, temp / 'copy')
   done = subprocess.run(
       [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--quiet',
@@ -111,6 +112,15 @@ def test_wheel_holds_every_module_and_one_top_level_name(wheel):
         in (ROOT / 'dreamingv2').rglob('*')
         if path.suffix in ('.py', '.yaml', '.typed'))}
   assert there == expected
+
+
+def test_wheel_tells_what_it_is(wheel):
+  info, = wheel.glob('*.dist-info')
+  text = (info / 'METADATA').read_text()
+  assert (ROOT / 'README.md').read_text().strip() in text
+  assert '\nLicense: MIT\n' in text and '\nKeywords: ' in text
+  assert '\nClassifier: Programming Language :: Python :: 3.11\n' in text
+  assert [x.name for x in info.rglob('LICENSE')]
 
 
 def test_wheel_and_checkout_give_the_same_names_from_anywhere(wheel):
