@@ -171,7 +171,7 @@ def is_flag(word, tool_sources):
     return True
   except configs.UnknownKey:
     return (
-        flag in ('--configs', '--help', '--list')
+        flag in ('--configs', '--help', '--key', '--list')
         or f"'{flag}'" in tool_sources)
 
 
