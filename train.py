@@ -18,6 +18,7 @@ import dreamingv2
 from dreamingv2 import console
 from dreamingv2 import resume
 from dreamingv2 import settings
+from dreamingv2.common import command
 from dreamingv2.common import counter
 from dreamingv2.common import driver as drivers
 from dreamingv2.common import guards
@@ -31,16 +32,20 @@ from dreamingv2.common import when
 from dreamingv2.common import worker
 
 
+@command.entry()
 def main(argv=None):
-  """Trains as the command line says.
+  """Trains as the command line says; see --help.
 
   Exit codes: 0 done; 1 an error of ours, with a traceback; 2 something to
   mend, in one line; 3 the run gave up (environments that keep failing,
   updates that are not finite, another process of the run that is gone); 128 +
   n stopped by signal n, after saving.
   """
-  if '--list' in (sys.argv if argv is None else argv):
-    return print(settings.table())
+  argv = sys.argv[1:] if argv is None else argv
+  with guards.user_errors():
+    text = settings.answer(argv)
+  if text:
+    return print(text)
   warnings.formatwarning = lambda text, *args: f'Warning: {text}\n'
   with guards.user_errors():
     config = settings.load_config(argv)
@@ -68,8 +73,6 @@ def train(config, logdir, train_envs, eval_envs):
       run = Run(config, logdir, train_envs, eval_envs)
     with guards.user_errors(replays.TooShort):
       run.train()
-  except KeyboardInterrupt:
-    sys.exit(130)
   except guards.Stopped as stop:
     sys.exit(128 + stop.number)
   except (guards.NotFinite, worker.GaveUp) as error:

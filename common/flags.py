@@ -1,8 +1,12 @@
 """Command-line flags for the keys of a Config."""
 
 import sys
+import textwrap
 
+from . import command
 from . import config as configlib
+
+WIDTH = 76  # Of paragraphs in a help.
 
 
 class Flags:
@@ -46,15 +50,37 @@ class Flags:
     return (config, remaining) if known_only else config
 
   def help(self):
-    """Returns a line for each key: its flag, type and default."""
-    rows = [
-        (f'--{key}', configlib.describe(value), _show(value))
-        for key, value in self._config.flat.items()]
-    flags, types, _ = (max(map(len, column)) for column in zip(
-        *rows, strict=True))
-    return '\n'.join(
-        f'{flag:<{flags}}  {kind:<{types}}  {default}'
-        for flag, kind, default in rows)
+    """Returns each key's flag, type and default."""
+    parser = command.Parser('train', usage='[--KEY VALUE ...]', add_help=False)
+    self.document(parser)
+    return parser.format_help()
+
+  def document(self, parser, comments=None):
+    """Adds every key to the help of a parser.
+
+    Args:
+      parser: command.Parser.
+      comments: {dotted key: (heading, comment)}, see comments.read. A key
+        without a comment has that of the first key with its last name.
+    """
+    comments, groups, shared = comments or {}, {}, {}
+    for key, value in self._config.flat.items():
+      parent, _, last = key.rpartition('.')
+      heading, text = comments.get(key, ('Flags', ''))
+      if text:
+        shared.setdefault(last, text)
+      group = comments.get(parent, ('', ''))[1]
+      title, _, more = (f'{parent}. {group}' if group else heading).partition(
+          '. ')
+      if title not in groups:
+        groups[title] = parser.add_argument_group(
+            title, textwrap.fill(more, WIDTH) or None)
+      text = text or shared.get(last, '')
+      if not text.endswith('...'):
+        text = text.removesuffix('.')
+      text = f'{text} (default: {_show(value)})'.lstrip()
+      groups[title].add_argument(
+          f'--{key}', metavar=_kind(value), help=text.replace('%', '%%'))
 
 
 def _groups(argv):
@@ -94,7 +120,13 @@ def _set(config, words):
   return config
 
 
-def _show(value):
+def _kind(value):
+  """Returns the type of a value as a help shows it."""
   if isinstance(value, tuple):
-    return ' '.join(map(str, value))
-  return repr(value) if isinstance(value, str) else str(value)
+    return f'{_kind(value[0])} ...' if value else 'string ...'
+  return configlib.describe(value)
+
+
+def _show(value):
+  words = value if isinstance(value, tuple) else [value]
+  return ' '.join(map(str, words)) or "''"

@@ -13,6 +13,7 @@ import warnings
 
 import numpy as np
 
+from . import command
 from .checkpoint import write_npz
 from .files import write_atomic
 
@@ -82,10 +83,13 @@ def user_errors(kinds=(ImportError, OSError, RuntimeError, ValueError)):
   """Turns what a user can cause into one line and exit code 2."""
   try:
     yield
+  except BrokenPipeError:
+    raise  # The reader of our output may go, see command.entry.
   except kinds as error:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    print(f'Error: {lines[0]}', *lines[1:], sep='\n', file=sys.stderr)
-    sys.exit(2)
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, OSError) and error.filename and error.strerror:
+      text = f'{error.filename}: {error.strerror}'
+    command.fail(text)
 
 
 class Signals:

@@ -1,10 +1,10 @@
 """One command for everything: dreamingv2 train, evaluate, tables, ..."""
 
 import importlib
+import shlex
 import sys
 
-from .common import guards
-from .common.config import known
+from .common import command
 
 # Command -> module with main(argv), and what it does.
 COMMANDS = {
@@ -19,15 +19,24 @@ COMMANDS = {
 }
 
 
+@command.entry()
 def main(argv=None):
   """Runs the command that comes first in `argv`; see --help."""
-  name, *rest = (sys.argv[1:] if argv is None else argv) or ['--help']
-  if name in ('-h', '--help'):
+  words = sys.argv[1:] if argv is None else list(argv)
+  if not words or words[0] in ('-h', '--help'):
     return print(usage())
-  if name == '--list':
-    name, rest = 'train', ['--list']
-  with guards.user_errors():
+  if words == ['--list']:
+    words = ['train', '--list']
+  from .common.config import known  # Late, so that SIGINT is handled.
+  name, *rest = words
+  try:
+    if name.startswith('-'):
+      raise ValueError(
+          f'{name} comes without a command; did you mean: '
+          f'dreamingv2 train {shlex.join(words)}')
     known('command', name, COMMANDS)
+  except ValueError as error:
+    command.fail(error)
   module, _ = COMMANDS[name]
   importlib.import_module(module, 'dreamingv2').main(rest)
 
@@ -35,8 +44,13 @@ def main(argv=None):
 def usage():
   """Returns the commands, one line each."""
   return '\n'.join([
-      'usage: dreamingv2 COMMAND [--help] ...', '',
-      *(f'  {name:<10} {text}' for name, (_, text) in COMMANDS.items())])
+      'usage: dreamingv2 COMMAND [--help] ...', '', 'Commands:',
+      *(f'  {name:<10} {text}' for name, (_, text) in COMMANDS.items()), '',
+      'Examples:',
+      '  dreamingv2 train --configs robosuite small --task Lift',
+      '  dreamingv2 train --help  # Every block, task and flag.',
+      '  dreamingv2 --list        # The tasks of the paper.',
+      '  dreamingv2 tables --indir logdir'])
 
 
 if __name__ == '__main__':

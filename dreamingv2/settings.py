@@ -5,8 +5,12 @@ imports the script. Nothing here loads TensorFlow or a simulator.
 """
 
 import functools
+import itertools
 import pathlib
+import textwrap
 
+from .common import command
+from .common import comments as commentlib
 from .common import config as configs
 from .common import flags
 from .common import outputs
@@ -23,6 +27,12 @@ CHOICES = {
 }
 # Names that the blocks of configs.yaml use; each has one that selects it.
 NAMED_BY_BLOCKS = ('objective', 'rssm.latent')
+
+EXAMPLES = '''\
+dreamingv2 train --configs robosuite small --task Lift
+dreamingv2 train --configs dreamerv2 --task Reacher-hard --seed 1
+dreamingv2 train --configs dmc_vision --task dmc_hopper_hop --rssm.deter 600
+dreamingv2 train --help --configs small  # Its defaults.'''
 
 # Key -> least and greatest value.
 RANGES = {
@@ -103,29 +113,45 @@ def methods():
       k for k, v in blocks().items() if k != 'defaults' and 'method' in v]
 
 
-def load_config(argv=None):
+@functools.lru_cache(None)
+def comments():
+  """Maps blocks, and keys of defaults, to (heading, comment)."""
+  found = commentlib.read(FOLDER / 'configs.yaml')
+  return {k.removeprefix('defaults.'): v for k, v in found.items()}
+
+
+def load_config(argv):
   """Returns the config that blocks and flags select.
 
   Args:
-    argv: Words of the command line, by default those of this process.
+    argv: Words of the command line.
 
   Raises:
     ValueError: Unknown block or key, wrong type or size of a value, or a flag
       for another system.
   """
+  selected, remaining = _select(argv)
+  config = flags.Flags(selected).parse(remaining, help_exists=False)
+  # Patterns may match keys of all systems.
+  named = {x[2:].partition('=')[0] for x in remaining if x.startswith('--')}
+  check_readers(config, named & set(config.diff(selected)))
+  check(config)
+  return config
+
+
+def _select(argv):
+  """Returns the config of --configs and --task, and the other words."""
+  for word, following in itertools.pairwise([*argv, '--']):
+    if word in ('--configs', '--configs=') and following.startswith('--'):
+      raise ValueError(
+          f'--configs needs the name of a block\n{list_blocks()}')
   chosen, remaining = flags.Flags(configs=['defaults'], task='').parse(
       argv, known_only=True)
   task, names = expand(chosen.task, chosen.configs)
-  blocks_only = defaults()
+  config = defaults()
   for name in order(names):
-    blocks_only = blocks_only.update(blocks()[name])
-  config = flags.Flags(blocks_only).parse(remaining)
-  # Patterns may match keys of all systems.
-  named = {x[2:].partition('=')[0] for x in remaining if x.startswith('--')}
-  check_readers(config, named & set(config.diff(blocks_only)))
-  config = config.update({'task': task or config.task})
-  check(config)
-  return config
+    config = config.update(blocks()[name])
+  return config.update({'task': task or config.task}), remaining
 
 
 def expand(task, names):
@@ -224,6 +250,58 @@ def _values(key):
       block = block.get(part) if isinstance(block, dict) else None
     found |= {block} - {None}
   return found
+
+
+def answer(argv):
+  """Returns what a command line asks to read instead of training, or ''.
+
+  Raises:
+    ValueError: The help is asked for with an unknown block.
+  """
+  words = [x for x in argv if x not in ('-h', '--help')]
+  if len(words) < len(argv):
+    return manual(words)
+  return table() if '--list' in argv else ''
+
+
+def manual(argv=()):
+  """Returns the help of train: blocks, tasks, and flags by headings.
+
+  Args:
+    argv: Words of the command line; the defaults are those after the blocks
+      and the task that it names.
+
+  Raises:
+    ValueError: An unknown block.
+  """
+  intro = [
+      textwrap.fill(x, flags.WIDTH)
+      for x in comments()['defaults'][0].split('\n\n')]
+  parser = command.Parser(
+      'dreamingv2 train', '\n\n'.join([
+          'Trains an agent, or resumes the run in its logdir; the same as '
+          'python train.py.', *intro, list_blocks(),
+          f"The paper's tasks, for --task:\n{table()}", EXAMPLES]),
+      usage='dreamingv2 train [--configs BLOCK ...] [--task TASK] '
+      '[--KEY VALUE ...]')
+  parser.add_argument(
+      '--configs', metavar='BLOCK ...', help='blocks to apply, see above')
+  parser.add_argument(
+      '--list', action='store_true', help="print the paper's tasks and end")
+  flags.Flags(_select(argv)[0]).document(parser, comments())
+  return parser.format_help()
+
+
+def list_blocks():
+  """Lists the blocks for --configs under their headings, one line each."""
+  lines, before = ['Blocks, for --configs:'], None
+  for name in blocks():
+    heading, comment = comments()[name]
+    if name != 'defaults':
+      lines += [f"  {heading.partition('. ')[0]}"] * (heading != before)
+      lines.append(f'    {name:<13} {comment}')
+      before = heading
+  return '\n'.join(lines)
 
 
 def table():

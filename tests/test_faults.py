@@ -18,6 +18,7 @@ import pytest
 from dreamingv2 import settings
 from dreamingv2 import train
 from dreamingv2.common import checkpoint as checkpoints
+from dreamingv2.common import command
 from dreamingv2.common import config as configlib
 from dreamingv2.common import guards
 from dreamingv2.common import logdir as logdirs
@@ -143,7 +144,7 @@ def test_exit_code_says_how_a_run_ended(error, code, monkeypatch):
     def train(self):
       raise error
   monkeypatch.setattr(train, 'Run', Run)
-  with pytest.raises(SystemExit) as ending:
+  with pytest.raises(SystemExit) as ending, command.entry():
     train.train(None, None, [], [])
   assert ending.value.code == code
 

@@ -16,8 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A module imports from its own floor and from those below it.
 FLOORS = [
     ['dreamingv2', 'dreamingv2.common'],
-    ['common.config', 'common.counter', 'common.files', 'common.flags',
-     'common.forecast', 'common.when'],
+    ['common.command', 'common.comments', 'common.config', 'common.counter',
+     'common.files', 'common.flags', 'common.forecast', 'common.when'],
     ['common.distribute', 'common.envs', 'common.logger', 'common.machine',
      'common.outputs', 'common.plot', 'common.tfutils', 'common.worker'],
     ['common.augment', 'common.dists', 'common.losses'],
@@ -42,9 +42,10 @@ OBJECTIVES = 7
 TENSORFLOW = {'keras', 'tensorflow', 'tensorflow_probability', 'tf_keras'}
 SIMULATORS = {'dm_control', 'gym', 'mujoco', 'robosuite'}
 NO_TENSORFLOW = [
-    'checkpoint', 'config', 'counter', 'driver', 'envs', 'episodes', 'files',
-    'flags', 'guards', 'logdir', 'logger', 'machine', 'outputs', 'renderers',
-    'renderers.*', 'replay', 'suites', 'suites.*', 'when', 'worker']
+    'checkpoint', 'command', 'comments', 'config', 'counter', 'driver',
+    'envs', 'episodes', 'files', 'flags', 'guards', 'logdir', 'logger',
+    'machine', 'outputs', 'renderers', 'renderers.*', 'replay', 'suites',
+    'suites.*', 'when', 'worker']
 
 METHODS = sorted(
     name for name, block in configlib.read_yaml(

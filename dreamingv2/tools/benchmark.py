@@ -27,7 +27,9 @@ import time
 import dreamingv2
 
 from .. import settings
+from ..common import command
 from ..common import envs
+from ..common import guards
 from ..common import machine
 from ..common import suites
 
@@ -39,40 +41,45 @@ PARTS = ('augment', 'encoder', 'rssm', 'objective', 'actor', 'critic',
 STEPS = 20  # Of policy and environment in a row, as one is over too soon.
 
 
+@command.entry()
 def main(argv=None):
   """Times what the command line names; see --help."""
-  args = _parser().parse_args(argv)
-  try:
+  args = make_parser().parse_args(argv)
+  with guards.user_errors():
     configs = {x: load(x, args.configs, args.precision) for x in args.methods}
     if args.rounds < 1:
       raise ValueError(f'--rounds is {args.rounds}; it must be >= 1')
     env = args.task and suites.constructor(settings.load_config([
         '--configs', *(args.configs or ['defaults']), '--task', args.task]))
-  except (ImportError, OSError, RuntimeError, ValueError) as error:
-    sys.exit(f'Error: {error}')
+    if args.out:
+      args.out.parent.mkdir(parents=True, exist_ok=True)
   results = {
       'machine': machine.versions(dreamingv2.__version__, settings.ROOT),
       'options': vars(args), **measure(configs, args.rounds, args.parts, env)}
   print(table(results))
   if args.out:
-    pathlib.Path(args.out).write_text(json.dumps(results, indent=2) + '\n')
+    args.out.write_text(json.dumps(results, indent=2, default=str) + '\n')
 
 
-def _parser():
-  parser = argparse.ArgumentParser(
-      prog='dreamingv2 benchmark',
-      description='Times one update of each system, and its parts.')
+def make_parser():
+  """Returns the parser of the command line."""
+  parser = command.Parser('dreamingv2 benchmark', __doc__)
   add = parser.add_argument
-  add('--configs', nargs='*', default=[], help='blocks of configs.yaml')
+  add('--configs', nargs='*', default=[], metavar='BLOCK',
+      help="blocks of configs.yaml (default: the paper's size)")
   add('--methods', nargs='+', default=['dreamerv2', 'dreamingv2'],
-      help='blocks with settings, as in dreamingv2+contrastive.horizon=0; '
-      'the first is what the others are divided by')
-  add('--rounds', type=int, default=7, help='timed updates of each method')
-  add('--precision', default='auto', help='16, bf16 or 32')
+      metavar='METHOD', help='blocks with settings, as in '
+      'dreamingv2+contrastive.horizon=0; the first is what the others are '
+      'divided by')
+  add('--rounds', type=int, default=7, metavar='N',
+      help='timed updates of each method')
+  add('--precision', default='auto',
+      help='16, bf16 or 32; auto: 16 on a GPU, 32 on a CPU')
   add('--parts', action=argparse.BooleanOptionalAction, default=True,
-      help='time the parts of an update, too')
-  add('--task', default='', help='time steps of this environment, too')
-  add('--out', default='', help='JSON file for all that was measured')
+      help='time the parts of an update, too (default: yes)')
+  add('--task', help='time steps of this environment, too')
+  add('--out', metavar='FILE', type=pathlib.Path,
+      help='JSON file for all that was measured')
   return parser
 
 
@@ -237,7 +244,8 @@ class _Peaks:
   """Computes large products."""
 
   def __init__(self):
-    import tensorflow as tf
+    with machine.quiet():
+      import tensorflow as tf
     from . import operations
     from ..common import tfutils
     conv = lambda x, kernel: tf.nn.conv2d(x, kernel, 2, 'VALID')
@@ -265,8 +273,9 @@ class _System:
   """Trains an agent on one random batch."""
 
   def __init__(self, config):
-    import tensorflow as tf
-    from ..agent import Agent
+    with machine.quiet():
+      import tensorflow as tf
+      from ..agent import Agent
     from ..common import counter
     from . import operations
     from ..common import tfutils
@@ -306,8 +315,9 @@ class _System:
         k: self._graph(v) for k, v in self._tensor_parts().items()}
     found = {k: self._count(fn) for k, fn in self._parts.items()}
     self._parts.update(self._host_parts())
-    for part in PARTS:
-      self.part(part)
+    with machine.quiet():  # TensorFlow warns of loops that it leaves alone.
+      for part in PARTS:
+        self.part(part)
     return {
         k: {'times': [], 'operations': found.get(k, {})} for k in PARTS}
 

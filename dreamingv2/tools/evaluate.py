@@ -9,15 +9,14 @@ that a damaged checkpoint is set aside. An exported policy acts by itself: no
 agent is made.
 """
 
-import argparse
 import json
 import pathlib
-import sys
 
 import numpy as np
 
 from .. import settings
 from ..common import checkpoint as checkpoints
+from ..common import command
 from ..common import config as configs
 from ..common import counter
 from ..common import driver as drivers
@@ -37,9 +36,10 @@ COLUMNS = 4  # Episodes side by side in a video.
 SCALE = 2  # Of its frames.
 
 
+@command.entry()
 def main(argv=None):
   """Evaluates as the command line says; see --help."""
-  args = _parse(argv)
+  args = make_parser().parse_args(argv)
   with guards.user_errors():
     check(args)
     config = load_config(args.logdir or args.policy)
@@ -70,31 +70,35 @@ def main(argv=None):
     export_policy(agent, args, origin, found[0]['episode'])
 
 
-def _parse(argv):
-  parser = argparse.ArgumentParser(
-      prog='dreamingv2 evaluate',
-      description='Runs a saved agent.')
+def make_parser():
+  """Returns the parser of the command line."""
+  parser = command.Parser('dreamingv2 evaluate', __doc__)
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument(
-      '--logdir', type=pathlib.Path, help='folder of the run')
+      '--logdir', type=pathlib.Path, metavar='FOLDER',
+      help='folder of the run')
   source.add_argument(
-      '--policy', type=pathlib.Path, help='folder that --export has written')
+      '--policy', type=pathlib.Path, metavar='FOLDER',
+      help='folder that --export has written')
   parser.add_argument(
       '--best', action='store_true',
       help='take the checkpoint of the best evaluation, not the newest')
-  parser.add_argument('--episodes', type=int, default=10)
   parser.add_argument(
-      '--seed', type=int, default=0,
-      help='of the environment and the agent; an exported policy has its own')
+      '--episodes', type=int, default=10, metavar='N',
+      help='episodes to play, by the mode of the policy')
   parser.add_argument(
-      '--video', type=pathlib.Path,
+      '--seed', type=int, default=0, metavar='N',
+      help='seed of environment and agent; an exported policy has its own')
+  parser.add_argument(
+      '--video', type=pathlib.Path, metavar='FILE',
       help=f'GIF file to write: the first {COLUMNS} episodes')
   parser.add_argument(
-      '--export', type=pathlib.Path,
+      '--export', type=pathlib.Path, metavar='FOLDER',
       help='new folder for the policy as a SavedModel')
   parser.add_argument(
-      '--out', type=pathlib.Path, help='JSON file to write: all numbers')
-  return parser.parse_args(argv)
+      '--out', type=pathlib.Path, metavar='FILE',
+      help='JSON file to write: all numbers')
+  return parser
 
 
 def check(args):
@@ -117,6 +121,19 @@ def check(args):
       path.parent.mkdir(parents=True, exist_ok=True)
 
 
+def find_config(logdir):
+  """Returns the path of the config.yaml of a run, or of a policy.
+
+  Raises:
+    ValueError: There is none.
+  """
+  path = logdir / 'config.yaml'
+  if not path.exists():
+    raise ValueError(
+        f'{logdir} is no logdir and no export of one: it has no config.yaml')
+  return path
+
+
 def load_config(logdir):
   """Returns the config of a run, or of the run that a policy is from.
 
@@ -125,10 +142,7 @@ def load_config(logdir):
   Raises:
     ValueError: There is none, or it has keys that this code does not know.
   """
-  path = logdir / 'config.yaml'
-  if not path.exists():
-    raise ValueError(
-        f'{logdir} is no logdir and no export of one: it has no config.yaml')
+  path = find_config(logdir)
   defaults = settings.defaults()
   found = configs.Config.load(path).flat
   unknown = [k for k in found if k not in defaults.flat]
@@ -364,4 +378,4 @@ def spaces(episode):
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

@@ -11,16 +11,17 @@ what a model sees use the episodes and the checkpoint in its logdir; they need
 no simulator.
 """
 
-import argparse
 import pathlib
-import sys
 
 import numpy as np
 
+from . import evaluate
 from . import results
 from . import scores
 from . import tables
+from ..common import command
 from ..common import guards
+from ..common import machine
 from ..common import plot as plots
 
 BAND = (5, 95)  # Percentiles.
@@ -29,18 +30,10 @@ FAR = 2.5  # Limits that many times above all returns would flatten them.
 MARKS = 12  # Of a line about; more would hide it.
 
 
+@command.entry()
 def main(argv=None):
   """Draws what the command line says; see --help."""
-  parser = argparse.ArgumentParser(
-      prog='dreamingv2 figures',
-      description="Draws the paper's figures from runs.")
-  kinds = parser.add_subparsers(dest='kind', required=True)
-  for name, draw in KINDS.items():
-    sub = kinds.add_parser(name, help=draw.__doc__.splitlines()[0])
-    for flag, options in FLAGS[name].items():
-      sub.add_argument(flag, **options)
-    sub.add_argument('--out', type=pathlib.Path, required=True)
-  args = parser.parse_args(argv)
+  args = make_parser().parse_args(argv)
   with guards.user_errors((ImportError, OSError, ValueError)):
     plots.check(args.out, ('html',) if args.kind == 'dashboard' else ())
     for note in KINDS[args.kind](args):
@@ -48,9 +41,31 @@ def main(argv=None):
   print(args.out)
 
 
+def make_parser():
+  """Returns the parser of the command line, with one for each figure."""
+  parser = command.Parser(
+      'dreamingv2 figures', __doc__,
+      usage='dreamingv2 figures FIGURE [--help] ...')
+  kinds = parser.add_subparsers(
+      dest='kind', required=True, title='figures', metavar='FIGURE')
+  for name, draw in KINDS.items():
+    prog = f'dreamingv2 figures {name}'
+    examples = [x for x in __doc__.splitlines() if x.startswith(f'{prog} ')]
+    about = draw.__doc__.splitlines()[0]
+    sub = kinds.add_parser(
+        name, prog=prog, help=about[0].lower() + about[1:].rstrip('.'),
+        text='\n\n'.join([about, *examples]))
+    for flag, options in FLAGS[name].items():
+      sub.add_argument(flag, **options)
+    sub.add_argument(
+        '--out', type=pathlib.Path, required=True, metavar='FILE',
+        help='HTML file to write' if name == 'dashboard' else
+        'picture to write: its ending is .png, .pdf or .svg')
+  return parser
+
+
 def curves(args):
-  """Draws learning curves: median, 5 to 95 percentiles, upper limit (Fig. 3).
-  """
+  """Draws learning curves: median, 5 to 95 percentiles, limit (Fig. 3)."""
   found, notes = results.read(args.indir, args.scores)
   plots.save(draw_curves(results.choose(found, args.methods), notes), args.out)
   return notes
@@ -229,14 +244,19 @@ def shares(curves, steps):
 
 def reconstructions(args):
   """Draws observations beside what decoders make of features (Fig. 4)."""
-  from . import views
+  for logdir in args.logdir:
+    evaluate.find_config(logdir)
+  with machine.quiet():
+    from . import views
   return views.reconstructions(
       args.logdir, args.out, args.frames, args.fit, args.best)
 
 
 def latents(args):
   """Draws the categoricals that switch with an episode's phases (Fig. 5)."""
-  from . import views
+  evaluate.find_config(args.logdir)
+  with machine.quiet():
+    from . import views
   return views.latents(
       args.logdir, args.out, args.episodes, args.phases, args.by, args.best)
 
@@ -251,13 +271,16 @@ KINDS = {
     'curves': curves, 'dashboard': dashboard, 'latents': latents,
     'profiles': profiles, 'reconstructions': reconstructions}
 INDIR = {'--indir': dict(
-    nargs='*', default=[], type=pathlib.Path,
+    nargs='*', default=[], type=pathlib.Path, metavar='FOLDER',
     help='folders in which to look for runs, at any depth')}
 CURVES = {
     **INDIR,
     'scores': dict(
-        nargs='*', type=pathlib.Path, help='JSON files with curves'),
-    '--methods': dict(nargs='*', default=[], help='only these')}
+        nargs='*', type=pathlib.Path, metavar='FILE',
+        help='JSON files with curves, as scores writes them'),
+    '--methods': dict(
+        nargs='*', default=[], metavar='METHOD',
+        help='only these, as the runs name them (default: all)')}
 BEST = {'--best': dict(
     action='store_true',
     help='take the checkpoint of the best evaluation, not the newest')}
@@ -265,10 +288,14 @@ FLAGS = {
     'curves': CURVES,
     'dashboard': INDIR,
     'latents': {
-        '--logdir': dict(type=pathlib.Path, required=True), **BEST,
+        '--logdir': dict(
+            type=pathlib.Path, required=True, metavar='FOLDER',
+            help='folder of the run'), **BEST,
         '--episodes': dict(
-            type=int, default=10, help='newest ones to choose by'),
-        '--phases': dict(type=int, default=3, help='number of phases'),
+            type=int, default=10, metavar='N',
+            help='newest episodes, by which categoricals are chosen'),
+        '--phases': dict(
+            type=int, default=3, metavar='N', help='phases of an episode'),
         '--by': dict(
             default='reward', choices=('reward', 'time'),
             help='what tells the phases of an episode apart')},
@@ -276,11 +303,15 @@ FLAGS = {
         **CURVES,
         '--steps': dict(
             default=str(results.PAPER_STEPS), type=tables.parse_steps,
-            help='environment steps, or "common"')},
+            help='environment steps after which runs are compared, or '
+            '"common": those that all runs of a task have reached')},
     'reconstructions': {
-        '--logdir': dict(type=pathlib.Path, required=True, nargs='+'), **BEST,
+        '--logdir': dict(
+            type=pathlib.Path, required=True, nargs='+', metavar='FOLDER',
+            help='folders of runs'), **BEST,
         '--frames': dict(
-            type=int, default=6, help='of the newest episode'),
+            type=int, default=6, metavar='N',
+            help='frames of the newest episode to draw'),
         '--fit': dict(
             type=int, default=0, metavar='UPDATES',
             help='where a run has no decoder, train one on its frozen '
@@ -289,4 +320,4 @@ FLAGS = {
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

@@ -1,6 +1,7 @@
 """Collects the learning curves of runs, as JSON.
 
 dreamingv2 scores --indir logdir --out scores/small.json
+dreamingv2 scores --scores a.json b.json --indir logdir --out all.json
 
 A curve is what DreamerV2 and its peers ship: a dict with `task`, `method`,
 `seed`, `xs` (environment steps) and `ys` (mean return of an evaluation). Ours
@@ -10,19 +11,19 @@ also tell `returns` (of each episode behind a y), `command`, `commit`,
 before training make a curve of their own, whose method is 'random'.
 """
 
-import argparse
 import collections
 import functools
 import json
 import pathlib
 import re
 import shlex
-import sys
 
 import numpy as np
 
+from ..common import command as commands
 from ..common import config as configs
 from ..common import files
+from ..common import guards
 from ..common import logdir as logdirs
 from ..common import suites
 
@@ -36,20 +37,11 @@ IGNORED = (
     *logdirs.RESUMABLE, 'method', 'probe', 'seed', 'suite', 'task')
 
 
+@commands.entry()
 def main(argv=None):
   """Collects and saves as the command line says; see --help."""
-  parser = argparse.ArgumentParser(
-      prog='dreamingv2 scores',
-      description='Collects the learning curves of runs.')
-  parser.add_argument(
-      '--indir', nargs='*', default=[], type=pathlib.Path,
-      help='folders in which to look for runs, at any depth')
-  parser.add_argument(
-      '--scores', nargs='*', default=[], type=pathlib.Path,
-      help='JSON files with curves to add')
-  parser.add_argument('--out', type=pathlib.Path, help='JSON file to write')
-  args = parser.parse_args(argv)
-  try:
+  args = make_parser().parse_args(argv)
+  with guards.user_errors():
     curves = [c for path in args.scores for c in load(path)]
     curves += [c for path in args.indir for c in collect(path)]
     if not curves:
@@ -57,9 +49,22 @@ def main(argv=None):
                        'a JSON file by --scores')
     if args.out:
       save(curves, args.out)
-  except (OSError, ValueError) as error:
-    sys.exit(f'Error: {error}')
   print(table(curves))
+
+
+def make_parser():
+  """Returns the parser of the command line."""
+  parser = commands.Parser('dreamingv2 scores', __doc__)
+  parser.add_argument(
+      '--indir', nargs='*', default=[], type=pathlib.Path, metavar='FOLDER',
+      help='folders in which to look for runs, at any depth')
+  parser.add_argument(
+      '--scores', nargs='*', default=[], type=pathlib.Path, metavar='FILE',
+      help='JSON files with curves to add')
+  parser.add_argument(
+      '--out', type=pathlib.Path, metavar='FILE',
+      help='JSON file to write (default: only print a table)')
+  return parser
 
 
 def collect(folder, notes=None):

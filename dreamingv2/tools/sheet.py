@@ -9,9 +9,7 @@ milliseconds of a control step, with its frame of 64 x 64, and of such a frame
 alone: CPU time of the process (all its threads), and wall time.
 """
 
-import argparse
 import functools
-import sys
 import time
 
 import numpy as np
@@ -19,6 +17,8 @@ import PIL.Image
 import PIL.ImageDraw
 
 from .. import settings
+from ..common import command
+from ..common import guards
 from ..common import suites
 from ..common import worker
 
@@ -71,29 +71,38 @@ class Stage:
     return [1000 * (y - x) / times for x, y in zip(begin, end, strict=True)]
 
 
+@command.entry()
 def main(argv=None):
   """Draws what the command line names; see --help."""
-  parser = argparse.ArgumentParser(
-      prog='dreamingv2 sheet',
-      description='Draws tasks of the paper and times them.')
+  args = make_parser().parse_args(argv)
   names = settings.presets()
-  parser.add_argument(
-      '--tasks', nargs='+', default=list(names), choices=list(names),
-      metavar='TASK', help='names of train.py --list')
-  parser.add_argument('--renderer', default='mujoco')
-  parser.add_argument('--render', default='full', help='full, medium, light')
-  parser.add_argument('--steps', type=int, default=20, help='timed steps')
-  parser.add_argument('--out', default='tasks.png', help='PNG file')
-  args = parser.parse_args(argv)
-  try:
+  with guards.user_errors():
     shots = {
         name: shoot(names[name], args.renderer, args.render, args.steps)
         for name in args.tasks}
     draw({k: [x[0] for x in v] for k, v in shots.items()}).save(
         args.out, optimize=True)
-  except (ImportError, OSError, RuntimeError, ValueError) as error:
-    sys.exit(f'Error: {error}')
   print(table({name: small[1:] for name, (small, _) in shots.items()}))
+
+
+def make_parser():
+  """Returns the parser of the command line."""
+  parser = command.Parser('dreamingv2 sheet', __doc__)
+  names = list(settings.presets())
+  parser.add_argument(
+      '--tasks', nargs='+', default=names, choices=names, metavar='TASK',
+      help='names of dreamingv2 --list (default: all)')
+  parser.add_argument(
+      '--renderer', default='mujoco', help='mujoco, igibson or filament')
+  parser.add_argument(
+      '--render', default='full', metavar='QUALITY',
+      help='full, medium or light')
+  parser.add_argument(
+      '--steps', type=int, default=20, metavar='N',
+      help='environment steps to time')
+  parser.add_argument(
+      '--out', default='tasks.png', metavar='FILE', help='PNG file to write')
+  return parser
 
 
 def shoot(preset, renderer, quality, steps):

@@ -31,6 +31,7 @@ import rich.table
 from . import engines
 from .. import settings
 from ..common import checkpoint
+from ..common import command
 from ..common import config as configs
 from ..common import flags as flaglib
 from ..common import guards
@@ -46,11 +47,12 @@ TAIL = 2 ** 16  # Bytes read from the end of a log.
 GIB = 2 ** 30
 
 
+@command.entry()
 def main(argv=None):
   """Trains what the command line names; see --help."""
-  args = _parser().parse_args(argv)
+  args = make_parser().parse_args(argv)
   with guards.user_errors():
-    _check_numbers(args)
+    _check(args)
     jobs = plan(
         args.methods, args.tasks, args.seeds, args.indir, args.flags,
         args.cpus)
@@ -71,33 +73,43 @@ def main(argv=None):
   sys.exit(1 if sweep.failed else 0)
 
 
-def _parser():
-  parser = argparse.ArgumentParser(
-      prog='dreamingv2 sweep', usage='%(prog)s [options] [-- FLAGS]',
-      description='Trains methods x tasks x seeds. What follows -- goes to '
-      'train.py.')
+def make_parser():
+  """Returns the parser of the command line."""
+  parser = command.Parser(
+      'dreamingv2 sweep', __doc__, usage='dreamingv2 sweep --methods METHOD '
+      '... --tasks TASK ... [...] [-- FLAGS]')
   add = parser.add_argument
-  add('--methods', nargs='+', required=True, help='blocks of configs.yaml')
-  add('--tasks', nargs='+', required=True, help='as train.py --task')
-  add('--seeds', type=int, default=1, help='runs of each, from seed 0 on')
-  add('--indir', type=pathlib.Path, default='logdir', help='of all runs')
-  add('--cpus', type=float, default=1, help='cores that a run gets')
-  add('--gpus', type=float,
-      help='GPUs that a run gets, may be a part; default: 1 where Ray finds '
-      'one, else 0')
-  add('--retries', type=int, default=2, help='further attempts of a run')
-  add('--address', default='', help='of a Ray cluster; default: this machine')
+  add('--methods', nargs='+', required=True, metavar='METHOD',
+      help='blocks of configs.yaml; dreamingv2 train --help lists them')
+  add('--tasks', nargs='+', required=True, metavar='TASK',
+      help='as --task of train')
+  add('--seeds', type=int, default=1, metavar='N',
+      help='runs of each, from seed 0 on')
+  add('--indir', type=pathlib.Path, default='logdir', metavar='FOLDER',
+      help='folder of all runs')
+  add('--cpus', type=float, default=1, metavar='N',
+      help='cores that a run gets')
+  add('--gpus', type=float, metavar='N',
+      help='GPUs that a run gets, may be a part (default: 1 where Ray finds '
+      'one, else 0)')
+  add('--retries', type=int, default=2, metavar='N',
+      help='further attempts of a run that fails')
+  add('--address', default='',
+      help='address of a Ray cluster (default: this machine)')
   add('--slurm', nargs='*', metavar='KEY=VALUE',
       help='use Slurm, with options as submitit names them: partition=gpu '
-      'time=1440 mem=16GB array_parallelism=32')
-  add('--dry', action='store_true', help='print the plan and its cost only')
-  add('--fps', type=float, default=0,
+      'time=1440 (minutes) mem=16GB array_parallelism=32')
+  add('--dry', action='store_true',
+      help='only print the plan, its hours and its disk')
+  add('--fps', type=float, default=0, metavar='N',
       help='with --dry: environment steps per second where none was measured')
   add('flags', nargs='*', help=argparse.SUPPRESS)
   return parser
 
 
-def _check_numbers(args):
+def _check(args):
+  if args.indir.exists() and not args.indir.is_dir():
+    raise ValueError(f'--indir {args.indir} is no folder')
   for name, least in {
       'seeds': 1, 'cpus': 1e-3, 'gpus': 0, 'retries': 0, 'fps': 0}.items():
     value = getattr(args, name)

@@ -14,11 +14,12 @@ import io
 import math
 import pathlib
 import re
-import sys
 
 from . import results
 from . import scores
+from ..common import command
 from ..common import files
+from ..common import guards
 
 STATISTICS = {
     'mean': results.mean, 'median': results.median, 'IQM': results.iqm}
@@ -49,36 +50,43 @@ class Table:
   caption: str
 
 
+@command.entry()
 def main(argv=None):
   """Prints tables as the command line says; see --help."""
-  parser = argparse.ArgumentParser(
-      prog='dreamingv2 tables',
-      description='Prints the tables of the paper from runs.')
-  parser.add_argument(
-      'scores', nargs='*', type=pathlib.Path, help='JSON files with curves')
-  parser.add_argument(
-      '--indir', nargs='*', default=[], type=pathlib.Path,
-      help='folders in which to look for runs, at any depth')
-  parser.add_argument(
-      '--methods', nargs='*', default=[],
-      help='only these, as the runs name them; all by default')
-  parser.add_argument(
-      '--steps', default=str(results.PAPER_STEPS), type=parse_steps,
-      help='environment steps after which runs are compared, or "common": '
-      'those that all runs of a task have reached')
-  parser.add_argument('--format', default='markdown', choices=sorted(FORMATS))
-  parser.add_argument('--out', type=pathlib.Path, help='file to write')
-  args = parser.parse_args(argv)
-  try:
+  args = make_parser().parse_args(argv)
+  with guards.user_errors():
     curves, notes = results.read(args.indir, args.scores)
     curves = results.choose(curves, args.methods)
     text = FORMATS[args.format](*build(curves, args.steps, notes))
     if args.out:
       args.out.parent.mkdir(parents=True, exist_ok=True)
       files.write_text(args.out, text)
-  except (OSError, ValueError) as error:
-    sys.exit(f'Error: {error}')
   print(text, end='')
+
+
+def make_parser():
+  """Returns the parser of the command line."""
+  parser = command.Parser('dreamingv2 tables', __doc__)
+  parser.add_argument(
+      'scores', nargs='*', type=pathlib.Path, metavar='FILE',
+      help='JSON files with curves, as scores writes them')
+  parser.add_argument(
+      '--indir', nargs='*', default=[], type=pathlib.Path, metavar='FOLDER',
+      help='folders in which to look for runs, at any depth')
+  parser.add_argument(
+      '--methods', nargs='*', default=[], metavar='METHOD',
+      help='only these, as the runs name them (default: all)')
+  parser.add_argument(
+      '--steps', default=str(results.PAPER_STEPS), type=parse_steps,
+      help='environment steps after which runs are compared, or "common": '
+      'those that all runs of a task have reached')
+  parser.add_argument(
+      '--format', default='markdown', choices=sorted(FORMATS),
+      help='language of the tables')
+  parser.add_argument(
+      '--out', type=pathlib.Path, metavar='FILE',
+      help='file to write, too (default: only print)')
+  return parser
 
 
 def parse_steps(text):

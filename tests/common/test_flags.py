@@ -1,5 +1,6 @@
 import pytest
 
+from dreamingv2.common import command
 from dreamingv2.common.config import Config
 from dreamingv2.common.flags import Flags
 
@@ -83,12 +84,12 @@ def test_parse_reads_the_command_line_of_the_process(monkeypatch):
 def test_help_prints_every_key_with_type_and_default_and_ends(capsys, argv):
   with pytest.raises(SystemExit) as ending:
     FLAGS.parse(argv)
-  lines = capsys.readouterr().out.splitlines()
+  lines = [' '.join(x.split()) for x in capsys.readouterr().out.split('\n')]
   assert ending.value.code == 0
-  assert [line.split()[0] for line in lines] == [
-      f'--{key}' for key in FLAGS.parse([]).flat]
-  (line,) = [line for line in lines if line.startswith('--opt.wd')]
-  assert '1e-06' in line and 'float' in line
+  flags = [line.split()[0] for line in lines if line[:2] == '--']
+  assert flags == [f'--{key}' for key in FLAGS.parse([]).flat]
+  assert '--opt.wd float (default: 1e-06)' in lines
+  assert '--encoder.layers int ... (default: 400 400)' in lines
 
 
 def test_parse_flags_of_a_config_sets_values_in_a_new_one():
@@ -97,3 +98,17 @@ def test_parse_flags_of_a_config_sets_values_in_a_new_one():
   assert config.opt.lr == 1e-4
   parsed, remaining = config.parse_flags(['--logdir', 'x'], known_only=True)
   assert parsed == config and remaining == ['--logdir', 'x']
+
+
+def test_document_adds_headings_comments_and_defaults():
+  parser = command.Parser('tool')
+  Flags({'a': '', 'b': {'lr': 1, 'x': 1.5}, 'c': {'lr': 2}, 'd': ('%',)}
+        ).document(parser, {
+            'a': ('Run. How it runs.', 'A name.'), 'b': ('Run', 'Of b.'),
+            'b.lr': ('Run', 'Rate...'), 'b.x': ('Run', '50%.'),
+            'c.lr': ('More', ''), 'd': ('More', '')})
+  text = ' '.join(parser.format_help().split())
+  assert text.endswith(
+      "Run: How it runs. --a string A name (default: '') b: Of b. "
+      '--b.lr int Rate... (default: 1) --b.x float 50% (default: 1.5) '
+      'More: --c.lr int Rate... (default: 2) --d string ... (default: %)')

@@ -1,5 +1,8 @@
 """Blocks, the paper's tasks, and values that are checked before any start."""
 
+import re
+import shlex
+
 import pytest
 
 from dreamingv2 import settings
@@ -43,6 +46,113 @@ def test_list_names_every_preset_and_trains_nothing(capsys):
   text = capsys.readouterr().out
   assert all(name in text for name in settings.presets())
   assert len(settings.presets()) == 15
+
+
+@pytest.fixture
+def helped(monkeypatch, capsys):
+  """Returns the help of train for some words, wide enough for any line."""
+  monkeypatch.setenv('COLUMNS', '500')
+
+  def ask(*argv):
+    train.main(argv)
+    return capsys.readouterr().out
+  return ask
+
+
+def flag_lines(text):
+  """Returns {key: the rest of its line} of the flags in a help."""
+  text = re.sub(r'\n {15,}', '  ', text)  # Of names that are long.
+  found = re.findall(r'^  --(\S+) (.*)$', text, re.M)
+  return {key: rest for key, rest in found if key in settings.defaults().flat}
+
+
+@pytest.mark.parametrize('argv', [
+    ['--help'], ['-h'], ['--help', '--configs', 'small', 'dreamer'],
+    ['--configs', 'dmc_proprio', '-h'], ['--task', 'Reacher-easy', '--help'],
+    ['--help', '--nonsense', '3', '--steps', 'x']])
+def test_help_has_every_key_with_type_default_and_comment(argv, helped):
+  words = [x for x in argv if x not in ('-h', '--help')]
+  config = settings.load_config(words[:4 * ('--nonsense' not in words)])
+  lines = flag_lines(helped(*argv))
+  assert list(lines) and lines.keys() == config.flat.keys()
+  for key, value in config.flat.items():
+    values = value if isinstance(value, tuple) else [value]
+    kind = {bool: 'True/False', int: 'int', float: 'float', str: 'string'}[
+        type(values[0])] + ' ...' * isinstance(value, tuple)
+    default = ' '.join(map(str, values)) or "''"
+    found = re.fullmatch(
+        rf'{kind} +(.+) \(default: {re.escape(default)}\)', lines[key])
+    assert found, (key, lines[key])
+    comment = settings.comments()[key][1].removesuffix('.')
+    assert found[1].startswith(comment)
+
+
+def test_key_without_a_comment_has_that_of_the_first_with_its_name(helped):
+  lines = flag_lines(helped('--help'))
+  assert 'Learning rate' in lines['model_opt.lr']
+  assert 'Learning rate' in lines['expl_opt.lr']
+  for key in settings.defaults().flat:
+    heading, comment = settings.comments()[key]
+    parent, _, last = key.rpartition('.')
+    if not comment:  # Of groups that are alike.
+      first = next(
+          x for x in settings.defaults().flat
+          if x.rpartition('.')[2] == last and settings.comments()[x][1])
+      assert parent and '.' in first, key
+
+
+def test_help_lists_blocks_by_kind_tasks_and_examples(helped):
+  text = helped('--help')
+  assert text.startswith('usage: dreamingv2 train [--configs BLOCK ...]')
+  assert settings.list_blocks() in text and settings.table() in text
+  assert all(x in text for x in settings.EXAMPLES.splitlines())
+  headings = [
+      'Run', 'Environment', 'Replay', 'World model', 'Objective', 'Behaviour',
+      'Exploration']
+  assert [x for x in re.findall(r'^(\S.*):$', text, re.M) if x in headings
+          ] == headings
+
+
+def test_blocks_are_listed_by_kind_with_a_line_each():
+  lines = settings.list_blocks().splitlines()[1:]
+  kind, found = '', {}
+  for line in lines:
+    assert len(line) < 80
+    if line.startswith('    '):
+      name, text = line.split(None, 1)
+      found[name] = kind
+      assert len(text) > 10
+    else:
+      kind = line.strip()
+  assert found.keys() == settings.blocks().keys() - {'defaults'}
+  assert [x for x, kind in found.items() if kind.startswith('Methods')
+          ] == settings.methods()
+  for name, kind in found.items():
+    assert (kind == 'Suites') == ('suite' in settings.blocks()[name])
+    assert kind in ('Sizes', 'Suites') or 'method' in settings.blocks()[name]
+
+
+@pytest.mark.parametrize('argv', [
+    ['--configs'], ['--configs='], ['--task', 'Lift', '--configs'],
+    ['--configs', '--task', 'Lift'], ['--help', '--configs']])
+def test_configs_without_a_name_lists_the_blocks(argv, capsys):
+  with pytest.raises(SystemExit) as ending:
+    train.main(argv)
+  out, err = capsys.readouterr()
+  assert ending.value.code == 2 and not out
+  assert err == (
+      'Error: --configs needs the name of a block\n'
+      f'{settings.list_blocks()}\n')
+
+
+def test_examples_of_the_help_are_understood():
+  for line in settings.EXAMPLES.splitlines():
+    program, name, *words = shlex.split(line, comments=True)
+    assert (program, name) == ('dreamingv2', 'train')
+    if '--help' in words:
+      assert settings.answer(words)
+    else:
+      settings.load_config(words)
 
 
 def test_choices_are_those_of_the_tables():

@@ -1,8 +1,10 @@
 """Draws figures of curves made by hand and of a short run."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -255,6 +257,17 @@ def test_latents_are_drawn_above_the_reward(logdirs, tmp_path, capsys):
   assert out.splitlines()[-1] == str(path)
 
 
+def test_drawing_from_a_checkpoint_hides_what_tensorflow_says(
+    logdirs, tmp_path):
+  env = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
+  done = subprocess.run(
+      [sys.executable, '-m', 'dreamingv2', 'figures', 'latents', '--logdir',
+       str(logdirs / 'probe'), '--episodes', '2', '--phases', '2', '--out',
+       str(tmp_path / 'a.png')],
+      cwd=settings.ROOT, env=env, capture_output=True, text=True)
+  assert (done.returncode, done.stderr) == (0, '')
+
+
 def test_dashboard_is_one_file_with_every_run(logdirs, tmp_path, capsys):
   test_scores.write_run(logdirs / 'odd', lines=test_scores.LINES)
   path = logdirs / 'odd' / 'metrics.jsonl'
@@ -277,17 +290,21 @@ def test_dashboard_is_one_file_with_every_run(logdirs, tmp_path, capsys):
     (['curves', 'a.json', '--methods', 'x', '--out', 'a.png'], "method 'x'"),
     (['profiles', 'a.json', '--steps', '9', '--out', 'a.png'],
      'no run has a score there: Lift, dreamingv2: seed 0 has no evaluation'),
-    (['dashboard', '--indir', '.', '--out', 'a.html'], 'no run found'),
+    (['dashboard', '--indir', 'empty', '--out', 'a.html'], 'no run found'),
     (['dashboard', '--out', 'a.png'], 'ending must be one of html'),
-    (['latents', '--logdir', 'nowhere', '--out', 'a.png'], 'has 0 episodes'),
-    (['latents', '--logdir', '.', '--phases', '1', '--out', 'a.png'],
+    (['latents', '--logdir', 'nowhere', '--out', 'a.png'], 'is no logdir'),
+    (['latents', '--logdir', 'run', '--out', 'a.png'], 'has 0 episodes'),
+    (['latents', '--logdir', 'run', '--phases', '1', '--out', 'a.png'],
      '--phases is 1'),
-    (['reconstructions', '--logdir', '.', '--frames', '0', '--out', 'a.png'],
+    (['reconstructions', '--logdir', 'run', '--frames', '0', '--out', 'a.png'],
      '--frames is 0')])
 def test_bad_input_ends_in_one_line(
     argv, words, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   write(tmp_path / 'a.json', [make_curve()])
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'config.yaml').touch()
   with pytest.raises(SystemExit) as error:
     figures.main(argv)
   line, = capsys.readouterr().err.splitlines()

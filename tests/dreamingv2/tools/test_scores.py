@@ -146,7 +146,7 @@ def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
     (['--indir', 'broken'], 'metrics.jsonl:1 is no JSON'),
     (['--indir', 'old'], 'does not say by which commit'),
 ])
-def test_bad_input_is_named(argv, text, tmp_path, monkeypatch):
+def test_bad_input_is_named(argv, text, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'bad.json').write_text('3')
   (tmp_path / 'poor.json').write_text(
@@ -160,4 +160,5 @@ def test_bad_input_is_named(argv, text, tmp_path, monkeypatch):
       'method: a\nseed: 0\ntask: toy_reach\n')
   with pytest.raises(SystemExit) as error:
     scores.main(argv)
-  assert text in str(error.value)
+  line, = capsys.readouterr().err.splitlines()
+  assert error.value.code == 2 and text in line

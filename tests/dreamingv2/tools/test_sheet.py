@@ -35,7 +35,8 @@ def test_table_has_a_row_for_each_task():
 @pytest.mark.parametrize('arguments, text', [
     (['--renderer', 'best'], "Error: Unknown renderer 'best'; known: "),
     (['--render', 'best'], "Error: Unknown dmc.render 'best'; known: ")])
-def test_bad_arguments_end_in_one_line(arguments, text):
+def test_bad_arguments_end_in_one_line(arguments, text, capsys):
   with pytest.raises(SystemExit) as info:
     sheet.main(['--tasks', 'Reacher-easy', *arguments])
-  assert str(info.value).startswith(text) and '\n' not in str(info.value)
+  line, = capsys.readouterr().err.splitlines()
+  assert info.value.code == 2 and line.startswith(text)

@@ -157,7 +157,8 @@ def test_bad_input_ends_in_one_line(
       json.dumps([make_curve(method='dreamer', command='a')]))
   with pytest.raises(SystemExit) as error:
     tables.main(argv)
-  assert words in str(error.value) + capsys.readouterr().err
+  line, = capsys.readouterr().err.splitlines()
+  assert error.value.code == 2 and words in line
 
 
 def test_published_files_of_other_repositories_stand_beside_ours():

@@ -1,0 +1,125 @@
+"""Help and mistakes of a parser, and how programs end."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dreamingv2.common import command
+
+ROOT = pathlib.Path(__file__).parents[2]
+TEXT = """Does a thing.
+
+More about it.
+
+tool make --size 3 \\
+    --name x
+tool make
+"""
+PROGRAM = '''
+import os, sys, time
+from dreamingv2.common import command
+@command.entry()
+def main():
+  {}
+main()
+'''
+
+
+def make_parser():
+  parser = command.Parser('tool make', TEXT)
+  parser.add_argument('--size', type=int, default=4, help='metres')
+  parser.add_argument('--share', default='9%', help='of all')
+  parser.add_argument('--zero', type=float, default=0, help='none')
+  parser.add_argument('--names', nargs='*', default=['a', 'b'], help='words')
+  parser.add_argument('--all', nargs='*', default=[], help='(default: all)')
+  parser.add_argument('--fast', action='store_true', help='no care')
+  parser.add_argument('--out', help='a file')
+  return parser
+
+
+def run(body, **kwargs):
+  """Runs a program whose main has that body; returns code and errors."""
+  done = subprocess.run(
+      [sys.executable, '-c', PROGRAM.format(body)], cwd=ROOT,
+      stderr=subprocess.PIPE, text=True, **kwargs)
+  return done.returncode, done.stderr
+
+
+@pytest.fixture
+def deserted():
+  """The writing end of a pipe that nobody reads."""
+  theirs, ours = os.pipe()
+  os.close(theirs)
+  yield ours
+  os.close(ours)
+
+
+def test_docstring_is_the_help_with_its_examples_last():
+  text = make_parser().format_help()
+  assert '\n\nDoes a thing.\n\nMore about it.\n\noptions:' in text
+  assert text.endswith(
+      '\nExamples:\n  tool make --size 3 \\\n      --name x\n  tool make\n')
+
+
+def test_defaults_are_shown_where_they_say_something(monkeypatch):
+  monkeypatch.setenv('COLUMNS', '200')
+  text = make_parser().format_help()
+  found = [' '.join(x.split()) for x in text.splitlines()]
+  for line in (
+      '--size SIZE metres (default: 4)', '--share SHARE of all (default: 9%)',
+      '--zero ZERO none (default: 0)', '--all [ALL ...] (default: all)',
+      '--names [NAMES ...] words (default: a b)', '--fast no care',
+      '--out OUT a file'):
+    assert line in found
+
+
+@pytest.mark.parametrize('argv, words', [
+    ('--sise 3', "Unknown flag '--sise'; known: --size, "),
+    ('--siz=3', "Unknown flag '--siz'; known: --size, "),
+    ('--size x', "argument --size: invalid int value: 'x'"),
+    ('more', "unexpected argument 'more'")])
+def test_mistake_is_one_line_that_names_the_help(argv, words, capsys):
+  with pytest.raises(SystemExit) as ending:
+    make_parser().parse_args(argv.split())
+  out, err = capsys.readouterr()
+  line, = err.splitlines()
+  assert ending.value.code == 2 and not out
+  assert line.startswith('Error: ') and words in line
+  assert line.endswith('; see tool make --help')
+
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+@pytest.mark.parametrize('body', [
+    'print("a")', 'print("a" * 10 ** 6)', 'print("a"); sys.exit(0)',
+    '[print("a" * 99) for _ in range(9999)]'])
+def test_program_ends_quietly_where_nobody_reads(body, unbuffered, deserted):
+  env = {**os.environ, 'PYTHONUNBUFFERED': unbuffered}
+  assert run(body, stdout=deserted, env=env) == (0, '')
+
+
+def test_exit_code_of_an_error_stays_where_nobody_reads(deserted):
+  code, err = run('print("a"); command.fail("b")', stdout=deserted, env={
+      **os.environ, 'PYTHONUNBUFFERED': ''})
+  assert (code, err) == (2, 'Error: b\n')
+
+
+def test_other_broken_pipes_are_not_hidden(deserted):
+  code, err = run(
+      f'os.write({deserted}, b"a")', pass_fds=[deserted],
+      stdout=subprocess.PIPE)
+  assert code == 1 and 'BrokenPipeError' in err
+
+
+def test_sigint_ends_a_program_with_one_line():
+  process = subprocess.Popen(
+      [sys.executable, '-c', PROGRAM.format(
+          'print("a", flush=True); time.sleep(60)')],
+      cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  process.stdout.readline()
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=60)
+  assert (process.returncode, err) == (130, 'Stopped by SIGINT.\n')
