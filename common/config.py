@@ -10,7 +10,12 @@ import sys
 
 from ruamel import yaml as ruamel_yaml
 
+from .files import read_bytes
 from .files import write_text
+
+FILE_BYTES = 2 ** 24  # Of a YAML file, with comments.
+YAML_SIZE = 2 ** 17  # Characters without comments; 10 KB may take a second.
+YAML_DEPTH = 32  # Brackets within brackets.
 
 
 class UnknownKey(ValueError, KeyError):
@@ -191,31 +196,79 @@ def known(kind, name, names):
   raise ValueError(f'Unknown {kind} {name!r}; known: {names}.')
 
 
-def read_yaml(path):
+def read_yaml(path, within=None):
   """Returns the mapping in a YAML file.
 
+  Aliases are refused, as a few of them can stand for any amount of data.
+
+  Args:
+    path: File.
+    within: Folder that a link must not lead out of, if any.
+
   Raises:
-    ValueError: The file is no YAML, has a key twice or holds no mapping.
+    OSError: The file cannot be opened.
+    ValueError: The file is no YAML, has a key twice, holds no mapping, is too
+      large or too deep, or is no regular file.
   """
+  data = read_bytes(pathlib.Path(path), FILE_BYTES, within)
   try:
-    data = _yaml().load(pathlib.Path(path).read_text(encoding='utf-8'))
+    text = data.decode()
+  except UnicodeDecodeError:
+    raise ValueError(f'{path}: not UTF-8.') from None
+  _check_size(path, text)
+  try:
+    data = _yaml().load(text)
   except ruamel_yaml.error.YAMLError as error:
     mark = getattr(error, 'problem_mark', None)
     where = f'{path}:{mark.line + 1}' if mark else path
     what = getattr(error, 'problem', None) or 'not YAML'
     raise ValueError(f'{where}: {what.splitlines()[0]}.') from None
+  except RecursionError:
+    raise ValueError(f'{path}: too deeply nested.') from None
+  # Of values that look like a number, a date or bytes, and are none.
+  except (ArithmeticError, AttributeError, LookupError, TypeError,
+          ValueError) as error:
+    raise ValueError(f'{path}: {str(error)[:80]}.') from None
   if not isinstance(data, dict):
     raise ValueError(f'{path}: expected a mapping of keys to values.')
   return data
 
 
+def _check_size(path, text):
+  lines = [x for x in text.splitlines() if not x.startswith('#')]
+  size = sum(map(len, lines))
+  if size > YAML_SIZE:
+    raise ValueError(
+        f'{path}: {size:,} characters of YAML; at most {YAML_SIZE:,} are '
+        f'read.')
+  depth = deepest = 0
+  for bracket in re.findall(r'[][{}]', '\n'.join(lines)):
+    depth += 1 if bracket in '[{' else -1
+    deepest = max(deepest, depth)
+  if deepest > YAML_DEPTH:
+    raise ValueError(f'{path}: too deeply nested.')
+
+
 def _yaml():
   yaml = ruamel_yaml.YAML(typ='safe', pure=True)
+  yaml.Composer = _Composer
   yaml.Representer = _Representer
   # Folded and non-ASCII strings do not all come back as they were.
   yaml.allow_unicode = False
   yaml.width = sys.maxsize
   return yaml
+
+
+class _Composer(ruamel_yaml.composer.Composer):
+  """Refuses aliases."""
+
+  def compose_node(self, parent, index):
+    if self.parser.check_event(ruamel_yaml.events.AliasEvent):
+      event = self.parser.peek_event()
+      raise ruamel_yaml.composer.ComposerError(
+          None, None, f'aliases such as *{event.anchor[:20]} are not read',
+          event.start_mark)
+    return super().compose_node(parent, index)
 
 
 class _Representer(ruamel_yaml.representer.SafeRepresenter):

@@ -1,15 +1,36 @@
-"""Writes the files of a run so that no crash leaves half of one.
+"""Reads and writes small files: never half of one, never something else.
 
 Whatever a run writes goes through here, except what only grows at its end.
 """
 
+import contextlib
 import os
 import shutil
 import socket
+import stat
 import time
 import warnings
 
 DAY = 24 * 60 * 60  # seconds
+KINDS = {
+    stat.S_IFBLK: 'a device', stat.S_IFCHR: 'a device',
+    stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a pipe',
+    stat.S_IFLNK: 'a link', stat.S_IFSOCK: 'a socket'}
+
+
+def check(path):
+  """Checks that a path is free, or an ordinary file that may be replaced.
+
+  Raises:
+    FileExistsError: It is a device, a folder, a link or the like.
+  """
+  try:
+    kind = stat.S_IFMT(os.lstat(path).st_mode)
+  except FileNotFoundError:
+    return
+  if kind != stat.S_IFREG:
+    raise FileExistsError(
+        f'{path} is {KINDS[kind]} and will not be replaced; name a file')
 
 
 def write_atomic(path, write):
@@ -18,7 +39,12 @@ def write_atomic(path, write):
   Args:
     path: Where the file shall be.
     write: Function that fills the binary file which it gets.
+
+  Raises:
+    OSError: The disk refuses, or the path is no ordinary file.
   """
+  check(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
   name = f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp'
   temporary = path.with_name(name)
   try:
@@ -33,9 +59,54 @@ def write_atomic(path, write):
   _sync_directory(path.parent)
 
 
+def write_bytes(path, data):
+  """Creates or replaces a file, see `write_atomic`."""
+  write_atomic(path, lambda file: file.write(data))
+
+
 def write_text(path, text):
   """Creates or replaces a text file in UTF-8, see `write_atomic`."""
-  write_atomic(path, lambda file: file.write(text.encode()))
+  write_bytes(path, text.encode())
+
+
+@contextlib.contextmanager
+def open_regular(path, most, within=None):
+  """Opens a file for reading bytes, after a look at what it is.
+
+  Args:
+    path: File.
+    most: Bytes that it may have.
+    within: Folder that links must not lead out of.
+
+  Raises:
+    OSError: It cannot be opened.
+    ValueError: It is no regular file, too large, or lies elsewhere.
+  """
+  if within is not None:
+    place, folder = os.path.realpath(path), os.path.realpath(within)
+    if os.path.commonpath([place, folder]) != folder:
+      raise ValueError(f'{path} is a link that leads out of {within}')
+  _check_regular(path, os.stat(path), most)
+  # Whoever swaps the file now for a FIFO shall not make us wait.
+  with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb') as file:
+    _check_regular(path, os.fstat(file.fileno()), most)
+    yield file
+
+
+def read_bytes(path, most, within=None):
+  """Returns the bytes of a file, see `open_regular`."""
+  with open_regular(path, most, within) as file:
+    return file.read(most)
+
+
+def _check_regular(path, status, most):
+  kind = stat.S_IFMT(status.st_mode)
+  if kind != stat.S_IFREG:
+    raise ValueError(
+        f"{path} is {KINDS.get(kind, 'something else')}, not a file to read")
+  if status.st_size > most:
+    raise ValueError(
+        f'{path} has {status.st_size:,} bytes; at most {most:,} are read')
 
 
 def link(path, target):

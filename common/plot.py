@@ -6,6 +6,8 @@ Matplotlib is imported when something is drawn.
 import itertools
 import math
 
+from . import files
+
 # Wong 2011, Nature Methods 8:441: told apart by all kinds of colour vision.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 # Beside colours, so that lines stay apart in grey too.
@@ -97,17 +99,20 @@ def legend(fig, columns=4):
 def save(fig, path):
   """Writes a figure; the ending says how, see `check`."""
   check(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  fig.savefig(path)
+  kind = path.suffix[1:].lower()
+  files.write_atomic(path, lambda file: fig.savefig(file, format=kind))
 
 
 def check(path, kinds=()):
-  """Raises ValueError for a file whose ending is none of `kinds`.
+  """Checks that a picture, or what has one of `kinds`, can be written.
 
-  By default those that pictures may have.
+  Raises:
+    FileExistsError: What stands there is no ordinary file.
+    ValueError: The ending is none of `kinds`, or of those of pictures.
   """
   kinds = kinds or ('pdf', 'png', 'svg')
   if path.suffix[1:].lower() not in kinds:
     raise ValueError(
         f'{path} cannot be written: its ending must be one of '
         f'{", ".join(kinds)}')
+  files.check(path)

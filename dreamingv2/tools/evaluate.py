@@ -22,6 +22,7 @@ from ..common import counter
 from ..common import driver as drivers
 from ..common import envs
 from ..common import episodes as episodelib
+from ..common import files
 from ..common import guards
 from ..common import logdir as logdirs
 from ..common import logger
@@ -118,6 +119,7 @@ def check(args):
         f'--logdir DIR --export {args.policy} writes one')
   for path in (args.video, args.out, args.export):
     if path:
+      files.check(path)
       path.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -266,8 +268,12 @@ def play(agent, env, episodes, seed=0):
   driver.on_reset(lambda transition, worker: marks.clear())
   driver.on_step(note)
   driver.on_episode(finish)
-  driver(
-      lambda obs, state: agent.policy(obs, state, 'eval'), episodes=episodes)
+  policy = lambda obs, state: agent.policy(obs, state, 'eval')
+  with logger.Progress(episodes, 0, 'evaluating', 'episodes') as bar:
+    for number in range(1, episodes + 1):
+      bar.describe(f'episode {number} of {episodes}')
+      driver(policy, episodes=1)
+      bar.update(1)
   return found
 
 
@@ -309,7 +315,7 @@ def write_video(found, path):
       np.concatenate([x, np.repeat(x[-1:], length - len(x), 0)])
       for x in videos]
   video = np.concatenate(padded, 2).repeat(SCALE, 1).repeat(SCALE, 2)
-  path.write_bytes(logger.encode_gif(video, fps=20))
+  files.write_bytes(path, logger.encode_gif(video, fps=20))
   print(f'{path}: {len(videos)} episodes side by side')
 
 
@@ -323,7 +329,7 @@ def export_policy(agent, args, origin, episode):
   from . import export
   difference = export.save(agent, args.export, episode)
   text = (args.logdir / 'config.yaml').read_text()
-  (args.export / 'config.yaml').write_text(f'# {origin}\n{text}')
+  files.write_text(args.export / 'config.yaml', f'# {origin}\n{text}')
   print(
       f'{args.export}: over {len(episode["reward"])} steps its actions '
       f"differ from the agent's by {difference:.2g} at most.")
@@ -338,7 +344,7 @@ def write_json(found, args, snapshot, origin):
       **source, 'seed': args.seed, **summary(found),
       **{key: [x[key] for x in found]
          for key in ('return', 'length', 'success')}}
-  args.out.write_text(json.dumps(data, indent=1) + '\n')
+  files.write_text(args.out, json.dumps(data, indent=1) + '\n')
 
 
 def read_episodes(logdir, count, skip=0):

@@ -180,3 +180,34 @@ def test_diff_names_keys_that_differ_and_that_one_lacks(config):
 def test_config_survives_pickle_and_deepcopy(config):
   for other in (pickle.loads(pickle.dumps(config)), copy.deepcopy(config)):
     assert other == config and other.rssm.deter == 200
+
+
+@pytest.mark.parametrize('text, words', [
+    ('a: &a [x]\nb: [*a, *a]', '2: aliases such as .a are not read'),
+    ('a: &a {x: 1}\nb: {<<: *a}', 'aliases'),
+    ('a: ' + '[' * 90_000, 'too deeply nested'),
+    ('- ' * 9000, 'too deeply nested'),
+    ('a: ' + 'x' * 200_000, '200,003 characters of YAML; at most 131,072'),
+    ('a: 2020-99-99', 'month must be in 1..12'),
+    ('a: ' + '1' * 9000, '4300 digits'),
+    ('a: !!python/object:os.system x', 'could not determine a constructor'),
+    (b'\xff', 'not UTF-8')])
+def test_yaml_that_would_cost_too_much_or_is_odd_is_refused(
+    text, words, tmp_path):
+  path = tmp_path / 'config.yaml'
+  path.write_bytes(text if isinstance(text, bytes) else text.encode())
+  with pytest.raises(ValueError, match=words) as error:
+    configlib.read_yaml(path)
+  assert str(error.value).startswith(str(path))
+
+
+def test_comments_of_many_resumes_make_no_config_too_large(tmp_path):
+  path = tmp_path / 'config.yaml'
+  path.write_text('# train.py --steps 7\n' * 50_000 + 'a: 1\n')
+  assert configlib.read_yaml(path) == {'a': 1}
+
+
+def test_config_is_read_from_regular_files_only(tmp_path):
+  (tmp_path / 'config.yaml').mkdir()
+  with pytest.raises(ValueError, match='is a folder'):
+    configlib.read_yaml(tmp_path / 'config.yaml')

@@ -1,10 +1,12 @@
 """Evaluates and exports agents of short runs on the toy task."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import PIL.Image
@@ -195,6 +197,23 @@ def test_play_counts_a_success_at_any_step():
   assert evaluate.summary([found])['success_rate'] is None
 
 
+def test_progress_tells_the_episode_on_a_terminal_only(monkeypatch, capsys):
+
+  class Terminal(io.StringIO):
+
+    def isatty(self):
+      return True
+
+  agent = types.SimpleNamespace(policy=lambda obs, state, mode: (
+      {'action': np.zeros((1, 2), np.float32)}, None))
+  monkeypatch.setenv('COLUMNS', '80')
+  for stream in (Terminal(), io.StringIO()):
+    monkeypatch.setattr(sys, 'stderr', stream)
+    assert len(evaluate.play(agent, suites.make('toy', 'reach'), 3)) == 3
+    assert ('episode 2 of 3' in stream.getvalue()) == stream.isatty()
+  assert not capsys.readouterr().out
+
+
 def test_success_reaches_through_a_process_and_is_optional():
   for task, kinds in {'reach': (bool,), 'dummy': (type(None),)}.items():
     env = envs.Async(lambda task=task: suites.make('toy', task))
@@ -239,6 +258,8 @@ def test_older_config_is_completed_with_a_warning(logdir, tmp_path, capsys):
     ('logdir', ['--episodes', '0'], '--episodes is 0'),
     ('logdir', ['--video', 'a.mp4'], 'its ending must be .gif'),
     ('logdir', ['--export', '.'], '--export . exists'),
+    ('logdir', ['--out', '/dev/null'], '/dev/null is a device and will not'),
+    ('logdir', ['--video', 'a.gif', '--out', '.'], '. is a folder and will n'),
     (None, ['--policy', '.', '--best'], 'give --logdir instead of --policy'),
     (None, ['--policy', '.'], '. is no exported policy: it has no saved_mod'),
     ('nowhere', [], 'nowhere is no logdir'),
