@@ -1,139 +1,174 @@
 """Writes an overview of runs as one HTML file that needs nothing else."""
 
 import base64
+import contextlib
 import html
 import io
 import re
 
 import numpy as np
 
+from . import formats
 from . import results
-from . import scores
-from ..common import config as configs
+from . import text
 from ..common import files
 from ..common import plot as plots
 
 POINTS = 400  # Most of a line; more would not be seen.
-GROUPS = {  # Title of a panel: names of its metrics.
-    'returns': r'(train|random)_return|eval_return_mean',
-    'model losses': r'(?!(expl_)?(actor|critic)_)\w+_loss',
-    'behaviour losses': r'(expl_)?(actor|critic)_loss',
-    'entropy (nats)': r'(prior|post|actor)_ent',
-    'gradient norms': r'\w+_grad_norm',
+GROUPS = {  # Title of a panel: names of its metrics, DreamerV3's with slashes.
+    'returns': r'(train|random)_return|eval_return(_mean)?|\w*episode/score',
+    'model losses': r'(?!(expl_)?(actor|critic)_)\w+_loss|'
+                    r'train/loss/(?!policy|value|repval)\w+',
+    'behaviour losses': r'(expl_)?(actor|critic)_loss|'
+                        r'train/loss/(policy|value|repval)',
+    'entropy (nats)': r'(prior|post|actor)_ent|train/(dyn|rep)_ent',
+    'gradient norms': r'\w+_grad_norm|train/opt/grad_norm',
     'updates skipped': r'\w+_skipped',
     'share of the time': r'share_.*',
-    'environment steps per second': r'fps',
+    'environment steps per second': r'fps|fps/policy',
 }
 SCALES = {'gradient norms': 'log', 'model losses': 'symlog'}
 VIDEOS = 2  # Newest of each run, by name.
 SCALE = 2  # Of their pixels.
+HEADS = (
+    'run', 'task', 'method', 'seed', 'last evaluation', 'steps', 'of',
+    'updates', 'hours', 'steps/s')
+LINES = 12  # Of a panel; more could not be told apart.
+CONFIG_BYTES = 2 ** 20
+VIDEO_BYTES = 2 ** 24
+# All columns of the table fit a window of 1300 pixels.
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; padding: 0 1em;
-  max-width: 68em; color: #222; background: #fff; }
+  max-width: 80em; color: #222; background: #fff; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; } th, td { padding: .25em .6em;
-  text-align: right; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25em .5em; text-align: right; vertical-align: top;
+  border-bottom: 1px solid #ddd; }
+td:nth-child(-n+3), th:nth-child(-n+3) { text-align: left;
+  overflow-wrap: break-word; max-width: 20em; }
+td:first-child { min-width: 12em; overflow-wrap: anywhere; }
+td:nth-child(5) { font-weight: 600; }
 img { max-width: 100%; } pre { overflow-x: auto; background: #f5f5f5;
   padding: .6em; } .video { image-rendering: pixelated; }
-.note { color: #a33; } summary { cursor: pointer; }
+.note { color: #a33; overflow-wrap: anywhere; } summary { cursor: pointer; }
 """
 
 
-def write(folders, path, draw):
-  """Writes the overview of all runs below some folders.
+def write(folders, paths, page, draw):
+  """Writes the overview of all runs below some folders, and of score files.
 
   Args:
-    folders: Paths.
-    path: HTML file to write.
+    folders: Paths in which to look for runs.
+    paths: Score files; their curves have a row each in the table.
+    page: HTML file to write.
     draw: Function from curves and a list of notes to a figure of them all.
 
   Returns:
     Notes on what is wrong with runs; they stand in the file, too.
 
   Raises:
-    ValueError: There is no such folder, or no run in it.
+    ValueError: There is no run and no curve in all of them.
   """
-  runs, notes = [], []
-  curves = []
+  rows, sections, notes, curves = [], [], [], []
   for folder in folders:
-    curves += [
-        {**c, 'task': results.canonical(c['task'])}
-        for c in scores.collect(folder, notes)]
-    for metrics in sorted(folder.rglob('metrics.jsonl')):
+    for run in formats.open_runs(folder, notes):
+      mine = run.curves(notes)
+      curves += mine
       try:
-        runs.append(_read(metrics.parent))
-      except (KeyError, OSError, ValueError):
-        continue  # Noted by collect.
-  if not runs:
+        series = _series(run)
+        sections.append(_section(len(sections), run, series))
+      except (OSError, ValueError) as error:
+        notes.append(text.line(f'{run.logdir} cannot be drawn: {error}'))
+      else:
+        rows.append(_run_row(len(sections) - 1, run, series, mine))
+  found = results.read_files(paths, notes)
+  rows += [_curve_row(*x) for x in found if x[1]['method'] != 'random']
+  if not rows:
     raise ValueError('; '.join(notes) or 'no run found; name a folder of '
-                     'runs by --indir')
+                     'runs by --indir, or JSON files')
+  curves = results.place(curves + [c for _, c in found], notes)
   parts = [
-      '<h1>Runs</h1>', _table(runs),
+      '<h1>Runs</h1>', _table(rows),
       _inline(draw(curves, notes)) if curves else '',
-      *(f'<p class="note">{html.escape(x)}</p>' for x in notes),
-      *(_section(i, run) for i, run in enumerate(runs))]
-  text = (
+      *(f'<p class="note">{html.escape(x)}</p>' for x in notes), *sections]
+  page.parent.mkdir(parents=True, exist_ok=True)
+  files.write_text(page, (
       f'<!doctype html><html lang="en"><meta charset="utf-8">'
-      f'<title>Runs</title><style>{STYLE}</style>{"".join(parts)}</html>\n')
-  path.parent.mkdir(parents=True, exist_ok=True)
-  files.write_text(path, text)
+      f'<title>Runs</title><style>{STYLE}</style>{"".join(parts)}</html>\n'))
   return notes
 
 
-def _read(logdir):
-  """Returns what the overview shows of a run."""
-  config = configs.Config(configs.read_yaml(logdir / 'config.yaml')).flat
-  series = {}
-  for values in scores.lines(logdir / 'metrics.jsonl', []):
+def _series(run):
+  """Returns {metric: [(step, value)]} of a run."""
+  found = {}
+  for values in run.lines([]):
+    step = values.pop('step')
     for key, value in values.items():
-      if key != 'step' and isinstance(value, (int, float)):
-        series.setdefault(key, []).append((values['step'], value))
+      found.setdefault(key, []).append((step, value))
+  return found
+
+
+def _run_row(index, run, series, curves):
+  """Returns a run's cells of the table, as HTML, by their heads."""
+  last = {key: x[-1][1] for key, x in series.items()}
+  ends = [_end(c) for c in curves if c['method'] != 'random']
+  return _row(
+      f'<a href="#run{index}">{_html(run.logdir)}</a>', vars(run),
+      ends[0] if ends else '–',
+      max((x[-1][0] for x in series.values()), default=0), last)
+
+
+def _curve_row(path, curve):
+  """Returns the cells of a score file's curve, see `_run_row`."""
+  return _row(_html(path), curve, _end(curve), curve['xs'][-1], curve)
+
+
+def _row(link, names, end, steps, last):
+  """Formats the cells of a row; `last` holds numbers by metric."""
+  text = lambda values, key, form, unit=1: (
+      '–' if values.get(key) is None else form.format(values[key] / unit))
   return {
-      'logdir': logdir, 'config': config, 'series': series,
-      'step': max((x[-1][0] for x in series.values()), default=0)}
+      'run': link, **{
+          x: _html(names[x]) for x in ('task', 'method', 'seed')},
+      'last evaluation': end, 'steps': f'{steps:,}',
+      'of': text(names, 'budget', '{:,.0f}'),
+      'updates': text(last, 'updates', '{:,.0f}'),
+      'hours': text(last, 'seconds', '{:.2f}', 3600),
+      'steps/s': text(last, 'fps', '{:.1f}')}
 
 
-def _last(run, key, text='{:.1f}'):
-  found = run['series'].get(key)
-  return text.format(found[-1][1]) if found else '–'
+def _end(curve):
+  """Returns the last evaluation; of logged single episodes, ten of them."""
+  single = all(len(x) == 1 for x in curve.get('returns', ((), )))
+  return f"{np.mean(curve['ys'][-10 if single else -1:]):.1f}"
 
 
-def _table(runs):
-  heads = (
-      'run', 'task', 'method', 'seed', 'steps', 'of', 'updates', 'hours',
-      'steps per s', 'last evaluation')
-  rows = []
-  for index, run in enumerate(runs):
-    config = run['config']
-    seconds = run['series'].get('seconds')
-    cells = [
-        f'<a href="#run{index}">{html.escape(str(run["logdir"]))}</a>',
-        *(html.escape(str(config.get(k, '–')))
-          for k in ('task', 'method', 'seed')),
-        f'{run["step"]:,}', f'{config.get("steps", 0):,.0f}',
-        _last(run, 'updates', '{:,.0f}'),
-        f'{seconds[-1][1] / 3600:.2f}' if seconds else '–',
-        _last(run, 'fps'), _last(run, 'eval_return_mean')]
-    rows.append('<tr>' + ''.join(f'<td>{x}</td>' for x in cells) + '</tr>')
-  head = ''.join(f'<th>{x}</th>' for x in heads)
+def _html(value):
+  return html.escape(text.printable(value))
+
+
+def _table(rows):
+  head = ''.join(f'<th>{x}</th>' for x in HEADS)
+  lines = ''.join(
+      '<tr>' + ''.join(f'<td>{row[x]}</td>' for x in HEADS) + '</tr>'
+      for row in rows)
+  return f'<div class="wide"><table><tr>{head}</tr>{lines}</table></div>'
+
+
+def _section(index, run, series):
+  path = run.logdir / 'config.yaml'
+  config = files.read_bytes(path, CONFIG_BYTES, run.logdir).decode(
+      errors='replace') if path.exists() else 'There is none.'
   return (
-      f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>')
+      f'<h2 id="run{index}">{_html(run.logdir)}</h2>{_picture(series)}'
+      f'{_videos(run.logdir)}<details><summary>config.yaml</summary><pre>'
+      f'{html.escape(config)}</pre></details>')
 
 
-def _section(index, run):
-  title = html.escape(str(run['logdir']))
-  text = (run['logdir'] / 'config.yaml').read_text(errors='replace')
-  return (
-      f'<h2 id="run{index}">{title}</h2>{_picture(run)}{_videos(run)}'
-      f'<details><summary>config.yaml</summary><pre>{html.escape(text)}'
-      f'</pre></details>')
-
-
-def _picture(run):
+def _picture(series):
   """Draws a run's metrics as an inline PNG."""
   groups = {
-      title: sorted(x for x in run['series'] if re.fullmatch(pattern, x))
+      title: sorted(x for x in series if re.fullmatch(pattern, x))[:LINES]
       for title, pattern in GROUPS.items()}
   groups = {title: names for title, names in groups.items() if names}
   if not groups:
@@ -142,10 +177,11 @@ def _picture(run):
   for ax, (title, names) in zip(axes, groups.items(), strict=True):
     styles = plots.palette(names)
     for name in names:
-      xs, ys = np.array(run['series'][name], float).T
+      xs, ys = np.array(series[name], float).T
       every = -(-len(xs) // POINTS)
       style = {**styles[name], 'marker': '.' if len(xs) < 30 else ''}
-      ax.plot(xs[::every], ys[::every], label=_short(name), **style)
+      ax.plot(xs[::every], ys[::every], label=text.plot(_short(name)),
+          **style)
     ax.set(title=title, xlabel='environment steps')
     ax.set_yscale(SCALES.get(title, 'linear'))
     if title == 'updates skipped':
@@ -161,21 +197,26 @@ def _inline(fig):
 
 
 def _short(name):
-  return re.sub(r'^share_|_(loss|grad_norm|skipped)$', '', name)
+  return re.sub(
+      r'^share_|_(loss|grad_norm|skipped)$|^train/(loss/)?', '', name)
 
 
-def _videos(run):
-  """Returns the newest videos of a run, inline."""
+def _videos(logdir):
+  """Returns the newest videos of a run, inline; odd ones are left out."""
   newest = {}
-  for path in (run['logdir'] / 'videos').glob('*.gif'):
+  for path in (logdir / 'videos').glob('*.gif'):
     found = re.fullmatch(r'(.+)_(\d+)', path.stem)
     if found:
       key = int(found[2])
       newest[found[1]] = max(newest.get(found[1], (-1, path)), (key, path))
-  return ''.join(
-      f'<p>{html.escape(path.name)}<br>'
-      + _image(path.read_bytes(), 'gif', path.stem, 'video') + '</p>'
-      for _, (_, path) in sorted(newest.items())[:VIDEOS])
+  parts = []
+  for _, (_, path) in sorted(newest.items())[:VIDEOS]:
+    with contextlib.suppress(OSError, ValueError):
+      data = files.read_bytes(path, VIDEO_BYTES, logdir)
+      if data[:4] == b'GIF8':
+        parts.append(f'<p>{_html(path.name)}<br>' + _image(
+            data, 'gif', text.printable(path.stem), 'video') + '</p>')
+  return ''.join(parts)
 
 
 def _image(data, kind, label, css=''):

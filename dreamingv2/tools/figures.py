@@ -4,7 +4,7 @@ dreamingv2 figures curves --indir logdir --out fig3.png
 dreamingv2 figures reconstructions --logdir A B --out fig4.png
 dreamingv2 figures latents --logdir A --out fig5.png
 dreamingv2 figures profiles --indir logdir --out profiles.png
-dreamingv2 figures dashboard --indir logdir --out runs.html
+dreamingv2 figures dashboard scores/small.json --indir logdir --out runs.html
 
 Pictures are PNG, PDF or SVG, as the ending of the file says. The figures of
 what a model sees use the episodes and the checkpoint in its logdir; they need
@@ -19,6 +19,7 @@ from . import evaluate
 from . import results
 from . import scores
 from . import tables
+from . import text
 from ..common import command
 from ..common import guards
 from ..common import machine
@@ -28,6 +29,9 @@ BAND = (5, 95)  # Percentiles.
 THRESHOLDS = 41  # Of a performance profile.
 FAR = 2.5  # Limits that many times above all returns would flatten them.
 MARKS = 12  # Of a line about; more would hide it.
+POINTS = 200  # Of a line at most; runs that log each episode have many more.
+MOST_PANELS = 60
+MOST_LINES = 40  # Methods in one figure.
 
 
 @command.entry()
@@ -73,7 +77,15 @@ def curves(args):
 
 def draw_curves(found, notes):
   """Returns the figure of curves, one panel per task; adds to the notes."""
-  tasks = sorted({c['task'] for c in found}, key=_rank)
+  tasks = _first(
+      sorted({c['task'] for c in found}, key=_rank), MOST_PANELS, 'tasks',
+      notes)
+  methods = _first(
+      sorted({c['method'] for c in found}, key=lambda x: (x != 'random', x)),
+      MOST_LINES, 'methods', notes)
+  found = [
+      c for c in found if c['task'] in tasks and c['method'] in methods]
+  tasks = [x for x in tasks if x in {c['task'] for c in found}]
   groups = {}
   for name in sorted({(c['task'], c['method']) for c in found}):
     mine = [c for c in found if (c['task'], c['method']) == name]
@@ -96,6 +108,14 @@ def draw_curves(found, notes):
   return fig
 
 
+def _first(names, most, kind, notes):
+  if len(names) > most:
+    notes.append(
+        f'{len(names)} {kind} do not fit into one figure; drawn are the '
+        f'first {most}')
+  return names[:most]
+
+
 def _rank(task):
   names = list(results.published()['tables']['I']['rows'])
   return (names.index(task) if task in names else len(names), task)
@@ -104,24 +124,28 @@ def _rank(task):
 def _panel(ax, task, groups, styles):
   """Draws one task; yields notes."""
   ax.set(
-      title=task, xlabel='environment steps', ylabel='return', ymargin=0.12)
+      title=text.plot(task), xlabel='environment steps', ylabel='return',
+      ymargin=0.12)
   for label, group in groups.items():
     if label == 'random':
-      returns = [y for c in group for y in c['ys']]
+      returns = [y for c in group for y in c['ys'] if np.isfinite(y)] or [0]
       ax.axhspan(
           *np.percentile(returns, BAND), color='0.88', lw=0,
           label='random, 5 to 95%')
       ax.axhline(np.mean(returns), color='0.6', lw=1, ls=':')
       if len(groups) == 1:  # Bands know no steps.
-        ax.set_xlim(0, max(c['xs'][-1] for c in group))
+        ax.set_xlim(0, max(1, *(c['xs'][-1] for c in group)))
       continue
     xs, values = binned(group)
+    if not len(xs):
+      yield f'{task}, {label}: none of its returns is finite'
+      continue
     whole = np.isfinite(values).all(0)
     low, mid, high = np.nanpercentile(values, [BAND[0], 50, BAND[1]], axis=0)
     style = styles[label]
     ax.plot(
-        xs[whole], mid[whole], label=label, **style,
-        markevery=-(-whole.sum() // MARKS))
+        xs[whole], mid[whole], label=text.plot(label), **style,
+        markevery=max(1, -(-whole.sum() // MARKS)))
     if len(group) > 1:
       ax.fill_between(xs, low, high, color=style['color'], alpha=0.2, lw=0)
     if not whole.all():
@@ -143,15 +167,19 @@ def binned(curves):
   runs which evaluate at different steps can be compared.
   """
   gaps = [np.median(np.diff(c['xs'])) for c in curves if len(c['xs']) > 1]
-  width = max([*gaps, 1])
-  index = [np.round(np.array(c['xs']) / width).astype(int) for c in curves]
+  spans = [(c['xs'][-1] - c['xs'][0]) / POINTS for c in curves]
+  width = max([*gaps, *spans, 1])
+  index = [
+      np.round(np.array(c['xs'], float) / width).astype(int) for c in curves]
   bins = np.unique(np.concatenate(index))
   values = np.full((len(curves), len(bins)), np.nan)
   for row, curve, where in zip(values, curves, index, strict=True):
-    for column, number in enumerate(bins):
-      if (where == number).any():
-        row[column] = np.mean(np.array(curve['ys'])[where == number])
-  return bins * width, values
+    column = np.searchsorted(bins, where)
+    counts = np.bincount(column, minlength=len(bins))
+    sums = np.bincount(column, np.array(curve['ys'], float), len(bins))
+    row[counts > 0] = sums[counts > 0] / counts[counts > 0]
+  some = np.isfinite(values).any(0)
+  return bins[some] * width, values[:, some]
 
 
 def _draw_limit(ax, groups):
@@ -186,7 +214,10 @@ def profiles(args):
   found = [
       c for c in results.choose(found, args.methods)
       if c['method'] != 'random']
-  samples, missing = shares(found, args.steps)
+  methods = _first(
+      sorted({c['method'] for c in found}), MOST_LINES, 'methods', notes)
+  samples, missing = shares(
+      [c for c in found if c['method'] in methods], args.steps)
   if not samples:
     raise ValueError(
         'no run has a score there: ' + '; '.join((missing + notes)[:3]))
@@ -200,7 +231,7 @@ def profiles(args):
     style = {**styles[method], 'marker': ''}
     ax.step(
         taus, values, where='post', **style,
-        label=f'{method} ({sum(map(len, found))})')
+        label=text.plot(f'{method} ({sum(map(len, found))})'))
     bands = [results.interval(found, above(tau)) for tau in taus]
     if all(bands):
       ax.fill_between(
@@ -264,7 +295,7 @@ def latents(args):
 def dashboard(args):
   """Writes an overview of runs as one HTML file without outside parts."""
   from . import dashboard as pages
-  return pages.write(args.indir, args.out, draw_curves)
+  return pages.write(args.indir, args.scores, args.out, draw_curves)
 
 
 KINDS = {
@@ -273,11 +304,13 @@ KINDS = {
 INDIR = {'--indir': dict(
     nargs='*', default=[], type=pathlib.Path, metavar='FOLDER',
     help='folders in which to look for runs, at any depth')}
-CURVES = {
+FILES = {
     **INDIR,
     'scores': dict(
         nargs='*', type=pathlib.Path, metavar='FILE',
-        help='JSON files with curves, as scores writes them'),
+        help='JSON files with curves, as scores writes them')}
+CURVES = {
+    **FILES,
     '--methods': dict(
         nargs='*', default=[], metavar='METHOD',
         help='only these, as the runs name them (default: all)')}
@@ -286,7 +319,7 @@ BEST = {'--best': dict(
     help='take the checkpoint of the best evaluation, not the newest')}
 FLAGS = {
     'curves': CURVES,
-    'dashboard': INDIR,
+    'dashboard': FILES,
     'latents': {
         '--logdir': dict(
             type=pathlib.Path, required=True, metavar='FOLDER',

@@ -4,7 +4,7 @@ A score is the mean of a curve's evaluations within 2.5% of a step, never a
 maximum over training. Runs whose settings differ are never averaged.
 """
 
-import collections
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -13,6 +13,7 @@ import shlex
 import numpy as np
 from scipy import stats
 
+from . import formats
 from . import scores
 from .. import settings
 from ..common import config as configs
@@ -61,25 +62,40 @@ def published():
   return configs.read_yaml(path)
 
 
-def read(folders, files):
+def read(folders, paths):
   """Returns the curves of logdirs and score files, and notes on them.
 
   Tasks get the paper's names where they have one. Curves that do not tell
   how they were made, as those of other repositories, carry the file's name
   in their method.
 
+  Args:
+    folders: Paths in which to look for runs.
+    paths: Score files.
+
   Raises:
-    ValueError: There is no such folder or file, or no curve in all of them.
+    ValueError: There is no curve in all of them.
   """
-  notes, curves = [], []
-  for folder in folders:
-    curves += scores.collect(folder, notes)
-  stems = collections.Counter(path.stem for path in files)
-  for path in files:
-    found = scores.load(path)
+  notes = []
+  curves = [c for path in folders for c in scores.collect(path, notes)]
+  curves += [c for _, c in read_files(paths, notes)]
+  if not curves:
+    raise ValueError('; '.join(notes) or (
+        'no curve found; name a folder of runs by --indir, or JSON files'))
+  return place(curves, notes), notes
+
+
+def read_files(paths, notes):
+  """Returns pairs of a path and a curve of score files, as `read` does."""
+  names = [path.name.removesuffix('.gz').removesuffix('.json')
+           for path in paths]
+  curves = []
+  for path, name in zip(paths, names, strict=True):
+    if names.count(name) > 1:
+      name = path.with_name(name)
+    found = scores.load(path, notes)
     others = [
         c for c in found if 'command' not in c and 'settings' not in c]
-    name = path.stem if stems[path.stem] < 2 else path.with_suffix('')
     for curve in others:
       curve['method'] = f"{curve['method']} ({name})"
     if others:
@@ -88,12 +104,14 @@ def read(folders, files):
           f'those of other repositories; their values, of evaluations or of '
           f'training, are taken as they stand, under names that end in '
           f'({name})')
-    curves += found
-  if not curves:
-    raise ValueError('; '.join(notes) or (
-        'no curve found; name a folder of runs by --indir, or JSON files'))
+    curves += [(path, c) for c in found]
+  return curves
+
+
+def place(curves, notes):
+  """Returns curves with the paper's names of tasks, each curve once."""
   curves = [{**c, 'task': canonical(c['task'])} for c in curves]
-  return _without_copies(curves, notes), notes
+  return _without_copies(curves, notes)
 
 
 def canonical(task):
@@ -205,6 +223,8 @@ def differences(one, two):
   Keys that only one has, as the other's code is older, say nothing. Curves
   without settings are told apart by their commands.
   """
+  if one.get('format') != two.get('format'):
+    return {'format': (one.get('format'), two.get('format'))}
   if 'settings' in one and 'settings' in two:
     one, two = one['settings'], two['settings']
     return {  # Older code wrote some numbers where now are strings.
@@ -237,7 +257,7 @@ def _flags(curve):
   if 'configs' in found:
     found['configs'] = sorted(set(found['configs']) - {'defaults'})
   return {
-      k: ' '.join(v) for k, v in found.items() if k not in scores.IGNORED}
+      k: ' '.join(v) for k, v in found.items() if k not in formats.IGNORED}
 
 
 def setting(curve, key):
@@ -247,7 +267,8 @@ def setting(curve, key):
   defaults = settings.defaults()
   if 'command' in curve and key in defaults.flat:
     value = _flags(curve).get(key, defaults[key])
-    return configs.convert(key, value, defaults[key])
+    with contextlib.suppress(ValueError):  # Another version's.
+      return configs.convert(key, value, defaults[key])
   return None
 
 
@@ -277,10 +298,12 @@ def limit(curve):
     suite, task = suites.parse('', preset['task'] if preset else curve['task'])
   except ValueError:
     return None
-  horizon = setting(curve, f'{suite}.horizon')
+  horizon, cut, repeat = (
+      x if formats.is_number(x) and x > 0 else 0 for x in (
+          setting(curve, k) for k in (
+              f'{suite}.horizon', 'time_limit', 'action_repeat')))
   most = suites.limit(suite, task, **({'horizon': horizon} if horizon else {}))
-  cut = (setting(curve, 'time_limit') or 0) * (
-      setting(curve, 'action_repeat') or 1)
+  cut *= repeat or 1
   return min(most, cut) if most and cut else most
 
 

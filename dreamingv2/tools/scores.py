@@ -8,47 +8,51 @@ A curve is what DreamerV2 and its peers ship: a dict with `task`, `method`,
 also tell `returns` (of each episode behind a y), `command`, `commit`,
 `machine`, `updates` and `seconds` (wall time), `budget` (steps wanted), `at`
 (steps done) and `settings` (those that make a result). A run's random steps
-before training make a curve of their own, whose method is 'random'.
+before training make a curve of their own, whose method is 'random'. Runs of
+DreamerV2 and DreamerV3 are read as well, see formats.py; their curves tell
+their `format`, and their methods end in '(upstream)'.
 """
 
 import collections
-import functools
+import gzip
+import io
 import json
+import math
 import pathlib
-import re
 import shlex
+import sys
+import zlib
 
 import numpy as np
 
+from . import formats
+from . import text
 from ..common import command as commands
-from ..common import config as configs
 from ..common import files
 from ..common import guards
-from ..common import logdir as logdirs
-from ..common import suites
 
-# Names of metrics in older runs, as patterns, and what they are called now.
-RENAMED = {
-    r'episodes': 'train_total_episodes',
-    r'train_(?!return$|length$|total_|loaded_|damaged_|bytes$)(\w+)': r'\1',
-}
-# Keys that change no result, or that a curve tells elsewhere.
-IGNORED = (
-    *logdirs.RESUMABLE, 'method', 'probe', 'seed', 'suite', 'task')
+FILE_BYTES = 2 ** 26  # Of a score file, also when unpacked.
+MOST_CURVES = 2000  # Of a score file.
+GZIP = b'\x1f\x8b'  # First bytes.
 
 
 @commands.entry()
 def main(argv=None):
   """Collects and saves as the command line says; see --help."""
   args = make_parser().parse_args(argv)
+  notes = []
   with guards.user_errors():
-    curves = [c for path in args.scores for c in load(path)]
-    curves += [c for path in args.indir for c in collect(path)]
+    if args.out:
+      files.check(args.out)
+    curves = [c for path in args.scores for c in load(path, notes)]
+    curves += [c for path in args.indir for c in collect(path, notes)]
     if not curves:
-      raise ValueError('no curve found; name a folder of runs by --indir, or '
-                       'a JSON file by --scores')
+      raise ValueError('; '.join(notes) or 'no curve found; name a folder of '
+                       'runs by --indir, or a JSON file by --scores')
     if args.out:
       save(curves, args.out)
+  for note in notes:
+    print(f'Note: {note}', file=sys.stderr)
   print(table(curves))
 
 
@@ -67,175 +71,97 @@ def make_parser():
   return parser
 
 
-def collect(folder, notes=None):
+def collect(folder, notes):
   """Returns the curves of all runs below a folder.
 
   Args:
     folder: Path.
-    notes: List to which is added, in words, what is wrong with a run, which
-      is then read as far as that goes. Without it that raises.
-
-  Raises:
-    ValueError: There is no such folder, or a run in it that cannot be read.
+    notes: List of lines in words; gets one for each run that cannot be read,
+      and for what is wrong with others, which are read as far as they go.
   """
-  if not folder.is_dir():
-    raise ValueError(f'there is no folder {folder}')
-  curves = []
-  for path in sorted(folder.rglob('metrics.jsonl')):
-    try:
-      curves += read_run(path.parent, notes)
-    except (KeyError, OSError, ValueError) as error:
-      if notes is None:
-        raise
-      notes.append(f'{path.parent} cannot be read: {error}')
-  if notes is not None:
-    notes += [
-        f'{x.parent} has no metrics yet' for x in folder.rglob('config.yaml')
-        if not (x.parent / 'metrics.jsonl').exists()]
-  return curves
+  return [
+      curve for run in formats.open_runs(folder, notes)
+      for curve in run.curves(notes)]
 
 
-def read_run(logdir, notes=None):
-  """Returns the curves of one run: evaluations, and random actions.
-
-  Steps that were run twice, after a resume, count as they were last. A y is
-  the mean that the run logged; with `notes`, an evaluation with a damaged
-  line is still counted if that mean is whole.
-
-  Args:
-    logdir: Path.
-    notes: As of `collect`.
-
-  Raises:
-    ValueError: A line is no JSON, or the config names no commit.
-  """
-  config = configs.Config(configs.read_yaml(logdir / 'config.yaml')).flat
-  evals, means, randoms, last = collections.defaultdict(list), {}, {}, {}
-  for values in lines(logdir / 'metrics.jsonl', notes):
-    step = last['at'] = values['step']
-    if 'random_return' in values:
-      randoms[step] = values['random_return']
-    if 'eval_return' in values:
-      evals[step] = [] if step in means else evals[step]
-      means.pop(step, None)
-      evals[step].append(values['eval_return'])
-    if 'eval_return_mean' in values:
-      means[step] = float(values['eval_return_mean'])
-    last.update({k: values[k] for k in ('updates', 'seconds') if k in values})
-  if notes is not None:
-    notes += [f'{logdir}: {x}' for x in _gaps(evals, means, config, last)]
-  others = {*suites.SUITES} - {config.get('suite'), *config['task'].split('_')}
-  settings = {
-      k: list(v) if isinstance(v, tuple) else v
-      for k, v in config.items()
-      if k not in IGNORED and k.split('.')[0] not in others}
-  common = {'task': config['task'], 'seed': config['seed'], **_origin(logdir)}
-  curves = [{
-      **common, 'method': config['method'], 'xs': sorted(means),
-      'ys': [means[x] for x in sorted(means)],
-      'returns': [evals[x] for x in sorted(means)], **last,
-      'budget': config.get('steps'), 'settings': settings}, {
-      **common, 'method': 'random', 'xs': sorted(randoms),
-      'ys': [randoms[x] for x in sorted(randoms)],
-      'settings': {  # Of the task; random actions know no others.
-          k: v for k, v in settings.items()
-          if k.split('.')[0] in logdirs.DATA}}]
-  return [c for c in curves if c['xs']]
-
-
-def lines(path, notes=None):
-  """Yields the lines of a metrics.jsonl as dicts, by present names.
+def load(path, notes):
+  """Returns the curves of a JSON file, which may be packed by gzip.
 
   Args:
     path: File.
-    notes: As of `collect`.
-  """
-  damaged = []
-  text = path.read_text(errors='replace')
-  for number, line in enumerate(text.splitlines(), 1):
-    try:
-      values = json.loads(line)
-      if not isinstance(values, dict) or not isinstance(
-          values.get('step'), int):
-        raise ValueError(f'no step in {line[:40]!r}')
-    except ValueError as error:
-      if notes is None:
-        raise ValueError(f'{path}:{number} is no JSON: {error}') from error
-      damaged.append(number)
-    else:
-      yield {rename(name): value for name, value in values.items()}
-  if damaged:
-    notes.append(
-        f'{path}: {len(damaged)} damaged line{"s"[:len(damaged) > 1]} left '
-        f'out, the first at {damaged[0]}')
-
-
-@functools.lru_cache(None)
-def rename(name):
-  """Returns the present name of a metric, see RENAMED."""
-  for pattern, present in RENAMED.items():
-    if match := re.fullmatch(pattern, name):
-      return match.expand(present)
-  return name
-
-
-def _gaps(evals, means, config, last):
-  """Yields in words what a run's evaluations lack."""
-  for step in sorted({*evals, *means}):
-    if step not in means:
-      yield f'the evaluation at {step:,} has no mean and was left out'
-    elif not np.isfinite(means[step]):
-      yield f'the evaluation at {step:,} is not finite'
-    elif evals[step] and not np.isclose(
-        np.mean(evals[step]), means[step], 1e-4, 1e-4):
-      yield (
-          f'the returns of the evaluation at {step:,} are not those of its '
-          f'mean, which counts')
-  if not means:
-    yield (
-        f"no evaluation yet, after {last.get('at', 0):,} of "
-        f"{config.get('steps', 0):,.0f} steps")
-
-
-def _origin(logdir):
-  """Returns who ran it and how, from the comments that train.py writes."""
-  path = logdir / 'config.yaml'
-  heads = [x[2:] for x in path.read_text().splitlines() if x[:2] == '# ']
-  found = re.search(
-      r'commit (.+?), (.+?), python', heads[-2] if len(heads) > 1 else '')
-  if not found:
-    raise ValueError(f'{path} does not say by which commit it was run')
-  return {
-      'command': command(heads[-1]), 'commit': found[1], 'machine': found[2]}
-
-
-def command(line):
-  """Returns a command line without the folder it wrote to."""
-  words = shlex.split(line)
-  while '--logdir' in words:
-    index = words.index('--logdir')
-    del words[index: index + 2]
-  return shlex.join(['python', *words])
-
-
-def load(path):
-  """Reads curves from a JSON file.
-
-  Raises:
-    ValueError: It is none, or a curve lacks a key.
+    notes: List of lines in words; gets one if the file cannot be read, which
+      then has no curves.
   """
   try:
-    curves = json.loads(path.read_text())
-    for curve in curves:
-      for key in ('task', 'method', 'seed'):
-        curve[key]
-      curve['xs'] = [int(x) for x in curve['xs']]  # Others write 30000.0.
-      curve['ys'] = [float(y) for y in curve['ys']]
-      if len(curve['xs']) != len(curve['ys']) or not curve['xs']:
-        raise ValueError(f"{len(curve['xs'])} xs, {len(curve['ys'])} ys")
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(f'{path} holds no list of curves: {error!r}') from error
-  return curves
+    data = files.read_bytes(path, FILE_BYTES)
+    curves = json.loads(_unpack(data) if data[:2] == GZIP else data)
+    if not isinstance(curves, list) or len(curves) > MOST_CURVES:
+      raise ValueError(f'it has no list of up to {MOST_CURVES:,} curves')
+    return [_check(curve) for curve in curves]
+  except RecursionError:
+    reason = 'it is too deeply nested'
+  except (EOFError, KeyError, OSError, TypeError, ValueError,
+          zlib.error) as error:
+    reason = repr(error) if isinstance(error, KeyError) else error
+  notes.append(text.line(f'{path} holds no list of curves: {reason}'))
+  return []
+
+
+def _unpack(data):
+  with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+    found = file.read(FILE_BYTES + 1)
+  if len(found) > FILE_BYTES:
+    raise ValueError(f'it unpacks to more than {FILE_BYTES:,} bytes')
+  return found
+
+
+def _check(curve):
+  """Returns a curve whose parts all have the kinds that they should have.
+
+  Raises:
+    KeyError, TypeError, ValueError: One has not, or is missing.
+  """
+  names = {
+      k: text.printable(curve[k]) if isinstance(curve[k], str) else curve[k]
+      for k in ('task', 'method', 'seed')}
+  formats.check_names(**names)
+  if len(curve['xs']) != len(curve['ys']) or not curve['xs']:
+    raise ValueError(f"{len(curve['xs'])} xs, {len(curve['ys'])} ys")
+  points = sorted(
+      ((_step(x), _value(y)) for x, y in zip(
+          curve['xs'], curve['ys'], strict=True)), key=lambda point: point[0])
+  found = {k: curve[k] for k in ('at', 'budget', 'seconds', 'updates')
+           if formats.is_number(curve.get(k))}
+  for key in ('command', 'commit', 'format', 'machine'):
+    if key in curve:
+      found[key] = text.printable(_word(curve[key]))
+  shlex.split(found.get('command', ''))
+  if 'settings' in curve:
+    found['settings'] = formats.flatten(dict(curve['settings']))
+  if 'returns' in curve:
+    found['returns'] = [[_value(y) for y in ys] for ys in curve['returns']]
+  return {**names, 'xs': [x for x, _ in points], 'ys': [
+      y for _, y in points], **found}
+
+
+def _step(value):
+  if not formats.is_number(value, formats.MOST_STEPS) or value < 0:
+    raise ValueError(f'{str(value)[:40]!r} is no number of steps')
+  return int(value)  # Others write 30000.0.
+
+
+def _value(value):
+  if formats.is_number(value):
+    return float(value)
+  if isinstance(value, float) or value is None:
+    return math.nan
+  raise ValueError(f'{str(value)[:40]!r} is no return')
+
+
+def _word(value):
+  if not isinstance(value, str):
+    raise ValueError(f'{str(value)[:40]!r} is no text')
+  return value
 
 
 def save(curves, path):
@@ -264,7 +190,8 @@ def table(curves):
         for c in group]
     spread = f' +- {np.std(ends):.1f}' if len(ends) > 1 else ''
     rows.append(
-        f'| {task} | {method} | {len(group)} | {steps} | '
+        f'| {text.markdown(task)} | {text.markdown(method)} | '
+        f'{len(group)} | {steps} | '
         f'{np.mean(ends):.1f}{spread} | '
         f'{" ".join(f"{x:.1f}" for x in ends)} |')
   return '\n'.join(rows)

@@ -17,10 +17,12 @@ import re
 
 from . import results
 from . import scores
+from . import text as texts
 from ..common import command
 from ..common import files
 from ..common import guards
 
+MOST_COLUMNS = 40  # Of methods that the paper does not have.
 STATISTICS = {
     'mean': results.mean, 'median': results.median, 'IQM': results.iqm}
 
@@ -55,6 +57,8 @@ def main(argv=None):
   """Prints tables as the command line says; see --help."""
   args = make_parser().parse_args(argv)
   with guards.user_errors():
+    if args.out:
+      files.check(args.out)
     curves, notes = results.read(args.indir, args.scores)
     curves = results.choose(curves, args.methods)
     text = FORMATS[args.format](*build(curves, args.steps, notes))
@@ -121,7 +125,7 @@ def build(curves, steps, notes=()):
   for name, spec in results.published()['tables'].items():
     columns = dict(spec['columns'])
     if name == 'I':
-      columns.update(_others(curves))
+      columns.update(_others(curves, notes))
     cells[name] = {
         (task, label): results.cell(found, task, label, at(task))
         for label, column in columns.items()
@@ -134,15 +138,18 @@ def build(curves, steps, notes=()):
   return tables, footnotes, notes + _commands(curves)
 
 
-def _others(curves):
+def _others(curves, notes):
   """Returns columns for the methods that the paper's tables do not have."""
   known = {
       x['method'] for x in results.published()['tables']['I'][
           'columns'].values()}
-  found = {c['method'] for c in curves} - known
-  return {
-      x: {'method': x} for x in sorted(found, key=lambda x: (x == 'random', x))
-  }
+  names = sorted(
+      {c['method'] for c in curves} - known, key=lambda x: (x == 'random', x))
+  if len(names) > MOST_COLUMNS:
+    notes.append(
+        f'{len(names) - MOST_COLUMNS} of {len(names)} methods that the paper '
+        f'does not have are left out; choose some by --methods')
+  return {x: {'method': x} for x in names[:MOST_COLUMNS]}
 
 
 def _by_task(curves, column):
@@ -337,7 +344,7 @@ def markdown(tables, footnotes, notes):
   lines = []
   for table in tables:
     lines += [f'### {table.name}: {table.title}', '']
-    heads = ['', 'from', 'steps', *table.columns]
+    heads = ['', 'from', 'steps', *map(texts.markdown, table.columns)]
     lines += ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
     before = None
     for name, source, steps, entries in table.rows:
@@ -345,12 +352,13 @@ def markdown(tables, footnotes, notes):
           marks[x.mark].format(_text(x)) + f' ({x.runs})' * bool(x.runs)
           + f' [{x.note}]' * bool(x.note) for x in entries]
       lines.append('| ' + ' | '.join([
-          name if name != before else '', source,
+          texts.markdown(name) if name != before else '', source,
           f'{steps:,}' if steps else '', *found]) + ' |')
       before = name
     lines += ['', table.caption, '']
-  lines += [f'[{i}] {x}  ' for i, x in enumerate(footnotes, 1)]
-  lines += [''] * bool(footnotes) + [f'- {x}' for x in notes]
+  lines += [f'[{i}] {texts.markdown(x)}  ' for i, x in enumerate(footnotes, 1)]
+  lines += [''] * bool(footnotes) + [
+      f'- {texts.markdown(x)}' for x in notes]
   return '\n'.join(lines).rstrip() + '\n'
 
 
@@ -363,39 +371,35 @@ def latex(tables, footnotes, notes):
   for table in tables:
     lines += [
         r'\begin{table*}', r'\centering',
-        rf'\caption{{{_tex(table.title)}. {_tex(table.caption)}}}',
+        rf"\caption{{{texts.latex(f'{table.title}. {table.caption}')}}}",
         rf"\begin{{tabular}}{{ll{'r' * (1 + len(table.columns))}}}",
         r'\toprule',
-        ' & '.join(['', 'from', 'steps', *map(_tex, table.columns)]) + r' \\',
+        ' & '.join(['', 'from', 'steps', *map(
+            texts.latex, table.columns)]) + r' \\',
         r'\midrule']
     before = None
     for name, source, steps, entries in table.rows:
       found = [
-          marks[x.mark].format(_tex(_text(x))) + f' ({x.runs})' * bool(x.runs)
+          marks[x.mark].format(texts.latex(_text(x)))
+          + f' ({x.runs})' * bool(x.runs)
           + rf'$^{{{x.note}}}$' * bool(x.note) for x in entries]
       lines.append(' & '.join([
-          _tex(name) if name != before else '', _tex(source),
+          texts.latex(name) if name != before else '', texts.latex(source),
           f'{steps:,}' if steps else '', *found]) + r' \\')
       before = name
     lines += [r'\bottomrule', r'\end{tabular}', r'\end{table*}', '']
   lines += [
-      rf'$^{{{i}}}${_tex(x)}\\' for i, x in enumerate(footnotes, 1)]
-  lines += [rf'{_tex(x)}\\' for x in notes]
+      rf'$^{{{i}}}${texts.latex(x)}\\' for i, x in enumerate(footnotes, 1)]
+  lines += [rf'{texts.latex(x)}\\' for x in notes]
   return '\n'.join(lines) + '\n'
-
-
-def _tex(text):
-  table = {
-      '\\': r'\textbackslash{}', '±': r'$\pm$', '–': '--', '~': r'\~{}',
-      '^': r'\^{}', **{x: rf'\{x}' for x in '&%$#_{}'}}
-  return ''.join(table.get(x, x) for x in text)
 
 
 def to_csv(tables, footnotes, notes):
   """Formats one line per number, and one per note."""
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
-  writer.writerow([
+  write = lambda row: writer.writerow([texts.cell(x) for x in row])
+  write([
       'table', 'row', 'from', 'steps', 'column', 'mean', 'std', 'runs', 'low',
       'high', 'mark', 'note'])
   for table in tables:
@@ -405,12 +409,12 @@ def to_csv(tables, footnotes, notes):
           numbers = [
               y if math.isfinite(y) else ''
               for y in (x.mean, x.std, x.runs, x.low, x.high)]
-          writer.writerow([
+          write([
               table.name, name, source, steps or '', column, *numbers, x.mark,
               footnotes[x.note - 1] if x.note else ''])
-    writer.writerow([table.name, 'caption', *[''] * 9, table.caption])
+    write([table.name, 'caption', *[''] * 9, table.caption])
   for note in notes:
-    writer.writerow(['', 'note', *[''] * 9, note])
+    write(['', 'note', *[''] * 9, note])
   return buffer.getvalue()
 
 

@@ -7,7 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from . import evaluate
+from . import formats
+from . import text
 from .. import probe as probes
+from ..common import logger
 from ..common import plot as plots
 from ..common import tfutils
 
@@ -45,18 +48,22 @@ def reconstructions(logdirs, path, frames=6, updates=0, best=False):
   index = np.linspace(1, length - 1, min(frames, length - 1)).astype(int)
   truth = episode['image'][index] / 255.0
   rows, notes = {'observation': truth}, []
-  for logdir in logdirs:
-    agent = load(logdir, episode, best)
-    decoder = _decoder(agent, logdir, updates)
-    feat = observer(agent)(episode)[1]
-    image = decoder(tf.gather(feat, index))['image']
-    image = np.clip(tfutils.to_arrays(image.mode()) + 0.5, 0, 1)
-    name = _name(agent, logdir, rows)
-    rows[name] = image
-    rows[f'{name}: error'] = np.abs(image - truth)
-    notes.append(
-        f'{name} ({logdir}): mean squared error '
-        f'{np.mean((image - truth) ** 2):.5f} on these frames, pixels in 0..1')
+  with logger.Progress(len(logdirs), 0, 'reading', 'runs') as bar:
+    for logdir in logdirs:
+      bar.describe(formats.reading(logdir))
+      agent = load(logdir, episode, best)
+      decoder = _decoder(agent, logdir, updates)
+      feat = observer(agent)(episode)[1]
+      image = decoder(tf.gather(feat, index))['image']
+      image = np.clip(tfutils.to_arrays(image.mode()) + 0.5, 0, 1)
+      name = _name(agent, logdir, rows)
+      rows[name] = image
+      rows[f'{name}: error'] = np.abs(image - truth)
+      notes.append(
+          f'{name} ({logdir}): mean squared error '
+          f'{np.mean((image - truth) ** 2):.5f} on these frames, pixels in '
+          f'0..1')
+      bar.update(1)
   _draw_rows(rows, index, path)
   return notes
 
@@ -143,8 +150,10 @@ def fit(agent, logdir, updates):
   draw = lambda: tf.constant(rng.integers(0, len(feats), FRAMES))
   probe.build(batch(draw()))
   step = tfutils.compile(lambda index: probe.train(batch(index)))
-  for _ in range(updates):
-    step(draw())
+  with logger.Progress(updates, 0, 'fitting a decoder', 'updates') as bar:
+    for _ in range(updates):
+      step(draw())
+      bar.update(1)
   return probe
 
 
@@ -161,8 +170,8 @@ def _draw_rows(rows, index, path):
       for spine in ax.spines.values():
         spine.set_visible(False)
     line[0].set_ylabel(
-        name.replace(', ', '\n').replace(': ', '\n'), rotation=0, ha='right',
-        va='center', fontsize='small')
+        '\n'.join(map(text.plot, name.replace(': ', ', ').split(', '))),
+        rotation=0, ha='right', va='center', fontsize='small')
   for ax, number in zip(axes[0], index, strict=True):
     ax.set_title(f'step {number}', fontsize='small')
   plots.save(fig, path)
@@ -200,8 +209,13 @@ def latents(
         f'{logdir} has rssm.latent {kind}, which has no categoricals')
   # What the reset shows earned nothing.
   observe = observer(agent)
-  classes = [
-      tf.argmax(observe(x)[0]['logit'], -1).numpy()[1:] for x in found]
+  classes = []
+  with logger.Progress(len(found), 0, 'inferring', 'episodes') as bar:
+    for number, episode in enumerate(found, 1):
+      bar.describe(f'episode {number} of {len(found)}')
+      classes.append(
+          tf.argmax(observe(episode)[0]['logit'], -1).numpy()[1:])
+      bar.update(1)
   rewards = [x['reward'][1:] for x in found]
   labels = split(rewards, phases, by)
   chosen = choose(classes, labels)
