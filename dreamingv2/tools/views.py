@@ -10,6 +10,7 @@ from . import evaluate
 from . import formats
 from . import text
 from .. import probe as probes
+from ..common import envs
 from ..common import logger
 from ..common import plot as plots
 from ..common import tfutils
@@ -102,7 +103,10 @@ def load(logdir, episode, best=False):
       raise ValueError(
           f'{logdir} has {key} of shape {value.shape[1:]}, the episode to '
           f'draw has {shape}: the runs are of different tasks')
-  return evaluate.load_agent(config, snapshot, *evaluate.spaces(own))
+  obs_space, act_space = evaluate.spaces(own)
+  if not any(x.startswith('wm/heads/discount/') for x in snapshot.arrays):
+    obs_space.update(envs.ENDLESS)  # Episodes do not tell; the model does.
+  return evaluate.load_agent(config, snapshot, obs_space, act_space)
 
 
 def observer(agent):
