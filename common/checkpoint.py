@@ -69,7 +69,6 @@ class Checkpoint:
     members = {f'arrays/{k}': _storable(k, v) for k, v in arrays.items()}
     state = {'step': int(step), 'meta': _encode(meta or {}, 'meta', members)}
     members['meta.json'] = json.dumps(state).encode()
-    self._directory.mkdir(parents=True, exist_ok=True)
     path = self._directory / f'{int(step):012d}.npz'
     write_atomic(path, lambda file: write_npz(file, members))
     if best:

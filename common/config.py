@@ -67,7 +67,7 @@ class Config(collections.abc.Mapping):
 
   def save(self, path):
     """Writes YAML that `load` reads back to an equal Config."""
-    write_text(pathlib.Path(path), self.dumps())
+    write_text(path, self.dumps())
 
   @classmethod
   def load(cls, path):

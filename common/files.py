@@ -1,10 +1,12 @@
 """Reads and writes small files: never half of one, never something else.
 
-Whatever a run writes goes through here, except what only grows at its end.
+Whatever this package writes goes through here, except what only grows at its
+end: metrics.jsonl, TensorBoard's events and the log of a sweep's job.
 """
 
 import contextlib
 import os
+import pathlib
 import shutil
 import socket
 import stat
@@ -36,6 +38,8 @@ def check(path):
 def write_atomic(path, write):
   """Creates or replaces a file so that a crash leaves the old or the new one.
 
+  Folders above it are made. Only ordinary files are replaced.
+
   Args:
     path: Where the file shall be.
     write: Function that fills the binary file which it gets.
@@ -43,12 +47,12 @@ def write_atomic(path, write):
   Raises:
     OSError: The disk refuses, or the path is no ordinary file.
   """
+  path = pathlib.Path(path)
   check(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  name = f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp'
-  temporary = path.with_name(name)
+  temporary = _temporary(path)
   try:
-    with temporary.open('wb') as file:
+    with temporary.open('xb') as file:
       write(file)
       file.flush()
       os.fsync(file.fileno())
@@ -56,7 +60,7 @@ def write_atomic(path, write):
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
-  _sync_directory(path.parent)
+  _sync(path.parent)
 
 
 def write_bytes(path, data):
@@ -109,11 +113,37 @@ def _check_regular(path, status, most):
         f'{path} has {status.st_size:,} bytes; at most {most:,} are read')
 
 
+@contextlib.contextmanager
+def write_folder(path):
+  """Creates a folder with all that is in it, or nothing.
+
+  Used in a with statement, whose body fills the temporary folder that it
+  gets.
+
+  Raises:
+    OSError: The disk refuses, or the path exists.
+  """
+  if os.path.lexists(path):
+    raise FileExistsError(f'{path} exists; name a new folder')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = _temporary(path)
+  temporary.mkdir()
+  try:
+    yield temporary
+    for folder, _, names in os.walk(temporary):
+      for name in (*names, '.'):
+        _sync(os.path.join(folder, name))
+    os.rename(temporary, path)
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+  _sync(path.parent)
+
+
 def link(path, target):
   """Lets target be the same file as path, in one step."""
-  name = f'{target.name}.{socket.gethostname()}.{os.getpid()}.tmp'
-  temporary = target.with_name(name)
-  temporary.unlink(missing_ok=True)
+  check(target)
+  temporary = _temporary(target)
   try:
     os.link(path, temporary)
   except OSError:  # A file system without hard links.
@@ -123,10 +153,10 @@ def link(path, target):
 
 
 def remove_stale(directory):
-  """Removes temporary files of write_atomic whose writer is gone."""
+  """Removes temporary files and folders whose writer is gone."""
   for path in directory.glob('*.tmp'):
     if _stale(path):
-      path.unlink(missing_ok=True)
+      _remove(path)
 
 
 def set_aside(path, reason):
@@ -141,13 +171,28 @@ def set_aside(path, reason):
   warnings.warn(f'Damaged file {path} ({outcome}): {reason}', stacklevel=2)
 
 
+def _temporary(path):
+  """Returns a free path beside one, which tells of its process."""
+  path = path.with_name(
+      f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
+  _remove(path)
+  return path
+
+
+def _remove(path):
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
+
+
 def _stale(path):
   *_, pid, _ = path.name.rsplit('.', 2)
   if not pid.isdigit():
     return False
   if path.name.endswith(f'.{socket.gethostname()}.{pid}.tmp'):
     return int(pid) == os.getpid() or not _alive(int(pid))
-  return time.time() - path.stat().st_mtime > DAY
+  return time.time() - path.lstat().st_mtime > DAY
 
 
 def _alive(pid):
@@ -160,8 +205,9 @@ def _alive(pid):
   return True
 
 
-def _sync_directory(directory):
-  handle = os.open(directory, os.O_RDONLY)
+def _sync(path):
+  """Waits until a file, or the names in a folder, are on the disk."""
+  handle = os.open(path, os.O_RDONLY)
   try:
     os.fsync(handle)
   finally:

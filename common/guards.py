@@ -297,7 +297,6 @@ class Skips:
         **{f'state/{k}': v for k, v in state.items()}}
     members = {k: np.asarray(v) for k, v in members.items()}
     try:
-      self._folder.mkdir(parents=True, exist_ok=True)
       write_atomic(path, lambda file: write_npz(file, members, level=1))
     except OSError as error:
       return f'batch and state could not be written: {error}'

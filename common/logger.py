@@ -12,6 +12,8 @@ import numpy as np
 import PIL.Image
 import tqdm
 
+from .files import write_bytes
+
 # Scalars shown on the terminal; all of them are in metrics.jsonl.
 TERMINAL = (
     r'(train|eval)_(return|length|return_mean|return_std)|fps|updates|'
@@ -310,9 +312,8 @@ class GIFOutput:
     for name, value in entries:
       if np.ndim(value) == 4:
         stem = re.sub(r'[^A-Za-z0-9_.-]', '_', name)
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f'{stem}_{step}.gif'
-        path.write_bytes(encode_gif(value, self._fps))
+        write_bytes(path, encode_gif(value, self._fps))
         self._remove_oldest(stem)
 
   def _remove_oldest(self, stem):

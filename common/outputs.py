@@ -16,6 +16,7 @@ import PIL.Image
 
 from . import logger as loggers
 from .config import known
+from .files import write_atomic, write_bytes
 
 
 class Service:
@@ -192,10 +193,11 @@ class MLflowOutput:
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder) / f'{step}.png'
       if np.ndim(value) == 3:
-        PIL.Image.fromarray(np.squeeze(value)).save(path)
+        image = PIL.Image.fromarray(np.squeeze(value))
+        write_atomic(path, lambda file, image=image: image.save(file, 'png'))
       else:
         path = path.with_suffix('.gif')
-        path.write_bytes(loggers.encode_gif(value, self._fps))
+        write_bytes(path, loggers.encode_gif(value, self._fps))
       self._client.log_artifact(self.run, str(path), name)
 
 

@@ -5,6 +5,7 @@ import fnmatch
 import io
 import itertools
 import pathlib
+import re
 import tokenize
 
 import pytest
@@ -46,6 +47,27 @@ NO_TENSORFLOW = [
     'envs', 'episodes', 'files', 'flags', 'guards', 'logdir', 'logger',
     'machine', 'outputs', 'renderers', 'renderers.*', 'replay', 'suites',
     'suites.*', 'when', 'worker']
+
+# Methods that write to a path they are given, and whose own `save` does not.
+WRITERS = {
+    'copy2', 'copyfile', 'copytree', 'create_file_writer', 'dump',
+    'extractall', 'hardlink_to', 'imsave', 'imwrite', 'memmap', 'mimsave',
+    'move', 'save', 'savefig', 'savetxt', 'savez', 'savez_compressed',
+    'symlink_to', 'to_csv', 'tofile', 'touch', 'write_bytes', 'write_text'}
+OWN_WRITERS = {'save': ['_checkpoint', '_state', 'agent', 'export', 'plots']}
+# Functions that write themselves, and why common.files does not.
+WRITES = {
+    'dreamingv2.common.checkpoint:write_npz': 'fills an open file',
+    'dreamingv2.common.files:link': 'is the writer',
+    'dreamingv2.common.files:write_atomic': 'is the writer',
+    'dreamingv2.common.guards:Lock.__init__': 'a lock is one file for all',
+    'dreamingv2.common.logger:JSONLOutput.__call__': 'grows at its end',
+    'dreamingv2.common.logger:JSONLOutput.restore': 'cuts off its end',
+    'dreamingv2.common.logger:TensorBoardOutput.__call__': 'grows at its end',
+    'dreamingv2.common.machine:quiet': 'the null device',
+    'dreamingv2.tools.export:save': 'fills the folder of write_folder',
+    'dreamingv2.tools.sweep:Job.__call__': 'grows at its end',
+}
 
 METHODS = sorted(
     name for name, block in configlib.read_yaml(
@@ -186,6 +208,60 @@ def test_only_flags_and_train_read_the_command_line():
           'dreamingv2.__main__', 'dreamingv2.common.flags',
           'dreamingv2.train')]
   assert not wrong
+
+
+def walk_functions(node, name=''):
+  """Yields (dotted name of the function around a call, call)."""
+  for child in ast.iter_child_nodes(node):
+    inner = name
+    if isinstance(child, (ast.ClassDef, ast.FunctionDef)):
+      inner = f'{name}.{child.name}' if name else child.name
+    if isinstance(child, ast.Call):
+      yield name, child
+    yield from walk_functions(child, inner)
+
+
+def is_write(call):
+  """Says whether a call may write to a file that it opens itself."""
+  if not isinstance(call.func, ast.Attribute):
+    name, owner = getattr(call.func, 'id', ''), ''
+  else:
+    name = call.func.attr
+    owner = ast.unparse(call.func.value).rpartition('.')[2]
+  values = [*call.args, *(x.value for x in call.keywords)]
+  if name in ('fdopen', 'open'):
+    text = ' '.join(map(ast.unparse, values))
+    return any(
+        isinstance(x, ast.Constant) and isinstance(x.value, str)
+        and re.fullmatch('[rbt]*[wax+][rwaxbt+]*', x.value) for x in values
+    ) or bool(re.search('O_(APPEND|CREAT|RDWR|WRONLY)', text))
+  opened = any(getattr(x, 'id', '') in ('buffer', 'file') for x in values)
+  if opened or not owner or owner in OWN_WRITERS.get(name, ['files']):
+    return False
+  return name in WRITERS and bool(values)
+
+
+@pytest.mark.parametrize('line, expected', [
+    ("open('x', 'w')", True), ("path.open('ab+')", True),
+    ("open('x', mode='x')", True), ("path.open('rb')", False),
+    ('open(path)', False), ('os.open(x, os.O_CREAT)', True),
+    ('os.open(x, os.O_RDONLY)', False), ('path.write_text(x)', True),
+    ('files.write_text(path, x)', False), ('np.save(path, x)', True),
+    ('np.savez(file, x=x)', False), ('fig.savefig(path)', True),
+    ('fig.savefig(buffer)', False), ('image.save(path)', True),
+    ('draw(x).save(path)', True), ('agent.save()', False),
+    ('json.dump(x, y)', True), ('json.dumps(x)', False),
+    ('shutil.copyfile(a, b)', True), ('archive.extractall(x)', True)])
+def test_calls_that_write_are_told_from_others(line, expected):
+  (_, call), *_ = walk_functions(ast.parse(line))
+  assert is_write(call) == expected
+
+
+def test_files_writes_all_files_but_those_that_grow():
+  found = {
+      f'{name}:{function}' for name, tree in TREES.items()
+      for function, call in walk_functions(tree) if is_write(call)}
+  assert found == set(WRITES)
 
 
 def test_lines_are_at_most_79_columns():

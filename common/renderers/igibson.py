@@ -8,7 +8,6 @@ import collections
 import collections.abc
 import importlib.util
 import os
-import pathlib
 import tempfile
 
 import numpy as np
@@ -17,6 +16,7 @@ import PIL.Image
 from . import base
 from . import mujoco
 from . import scene
+from ..files import write_atomic, write_bytes
 
 QUALITIES = scene.QUALITIES
 
@@ -153,7 +153,8 @@ class Renderer(base.Renderer):
     if key not in self._textures:
       with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'texture.png')
-        PIL.Image.fromarray(picture).save(path)
+        image = PIL.Image.fromarray(picture)
+        write_atomic(path, lambda file: image.save(file, 'png'))
         self._textures[key] = self._renderer.r.loadTexture(path, 1.0, '')
     return self._textures[key]
 
@@ -186,8 +187,8 @@ def write_hdr(path, image):
   pixels = np.concatenate([
       image * scale[..., None], (exponent + 128)[..., None]], -1)
   header = '#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y {} +X {}\n'
-  pathlib.Path(path).write_bytes(
-      header.format(*image.shape[:2]).encode()
+  write_bytes(
+      path, header.format(*image.shape[:2]).encode()
       + pixels.clip(0, 255).astype(np.uint8).tobytes())
 
 

@@ -14,6 +14,7 @@ import zipfile
 import numpy as np
 
 from ..config import known
+from ..files import write_atomic
 
 SECTORS = 24  # Around what is round.
 CREASE = np.cos(np.radians(40))  # Sharper edges are not shaded smoothly.
@@ -283,11 +284,7 @@ def simplify(vertices, faces, most):
   area = lambda points: np.linalg.norm(_cross(points), axis=-1).sum()
   # Meshes of many loose pieces would get holes.
   points = small if area(small) > KEPT * area(points) else points
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{key}.{os.getpid()}.tmp')
-  with partial.open('wb') as file:
-    np.savez_compressed(file, points=points)
-  partial.replace(path)
+  write_atomic(path, lambda file: np.savez_compressed(file, points=points))
   return points
 
 

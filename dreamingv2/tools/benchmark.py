@@ -29,6 +29,7 @@ import dreamingv2
 from .. import settings
 from ..common import command
 from ..common import envs
+from ..common import files
 from ..common import guards
 from ..common import machine
 from ..common import suites
@@ -47,6 +48,8 @@ def main(argv=None):
   args = make_parser().parse_args(argv)
   with guards.user_errors():
     configs = {x: load(x, args.configs, args.precision) for x in args.methods}
+    if args.out:
+      files.check(args.out)
     if args.rounds < 1:
       raise ValueError(f'--rounds is {args.rounds}; it must be >= 1')
     env = args.task and suites.constructor(settings.load_config([
@@ -58,7 +61,8 @@ def main(argv=None):
       'options': vars(args), **measure(configs, args.rounds, args.parts, env)}
   print(table(results))
   if args.out:
-    args.out.write_text(json.dumps(results, indent=2, default=str) + '\n')
+    files.write_text(
+        args.out, json.dumps(results, indent=2, default=str) + '\n')
 
 
 def make_parser():

@@ -117,10 +117,9 @@ def check(args):
     raise ValueError(
         f'{args.policy} is no exported policy: it has no saved_model.pb; '
         f'--logdir DIR --export {args.policy} writes one')
-  for path in (args.video, args.out, args.export):
+  for path in (args.video, args.out):
     if path:
       files.check(path)
-      path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def find_config(logdir):
@@ -327,9 +326,10 @@ def describe(snapshot):
 def export_policy(agent, args, origin, episode):
   """Exports an agent with the config of its run, and says how well."""
   from . import export
-  difference = export.save(agent, args.export, episode)
   text = (args.logdir / 'config.yaml').read_text()
-  files.write_text(args.export / 'config.yaml', f'# {origin}\n{text}')
+  with files.write_folder(args.export) as folder:
+    difference = export.save(agent, folder, episode)
+    files.write_text(folder / 'config.yaml', f'# {origin}\n{text}')
   print(
       f'{args.export}: over {len(episode["reward"])} steps its actions '
       f"differ from the agent's by {difference:.2g} at most.")

@@ -167,7 +167,6 @@ def _word(value):
 def save(curves, path):
   """Writes curves to a JSON file, one per line."""
   lines = ',\n'.join(json.dumps(curve) for curve in curves)
-  path.parent.mkdir(parents=True, exist_ok=True)
   files.write_text(path, f'[\n{lines}\n]\n')
 
 

@@ -10,6 +10,7 @@ alone: CPU time of the process (all its threads), and wall time.
 """
 
 import functools
+import pathlib
 import time
 
 import numpy as np
@@ -18,7 +19,9 @@ import PIL.ImageDraw
 
 from .. import settings
 from ..common import command
+from ..common import files
 from ..common import guards
+from ..common import plot as plots
 from ..common import suites
 from ..common import worker
 
@@ -77,11 +80,13 @@ def main(argv=None):
   args = make_parser().parse_args(argv)
   names = settings.presets()
   with guards.user_errors():
+    plots.check(args.out, ('png',))
     shots = {
         name: shoot(names[name], args.renderer, args.render, args.steps)
         for name in args.tasks}
-    draw({k: [x[0] for x in v] for k, v in shots.items()}).save(
-        args.out, optimize=True)
+    picture = draw({k: [x[0] for x in v] for k, v in shots.items()})
+    files.write_atomic(
+        args.out, lambda file: picture.save(file, 'png', optimize=True))
   print(table({name: small[1:] for name, (small, _) in shots.items()}))
 
 
@@ -101,7 +106,8 @@ def make_parser():
       '--steps', type=int, default=20, metavar='N',
       help='environment steps to time')
   parser.add_argument(
-      '--out', default='tasks.png', metavar='FILE', help='PNG file to write')
+      '--out', default='tasks.png', type=pathlib.Path, metavar='FILE',
+      help='PNG file to write')
   return parser
 
 

@@ -63,7 +63,6 @@ def main(argv=None):
     curves = results.choose(curves, args.methods)
     text = FORMATS[args.format](*build(curves, args.steps, notes))
     if args.out:
-      args.out.parent.mkdir(parents=True, exist_ok=True)
       files.write_text(args.out, text)
   print(text, end='')
 
