@@ -109,6 +109,7 @@ class Run:
     np.random.seed(config.seed)
     scope = self._load_libraries()
     spaces = train_envs[0].obs_space, train_envs[0].act_space
+    settings.check_spaces(config, spaces[0])
     self._console.spaces(*spaces)
     self._make_guards(train_envs + eval_envs)
     self._state = resume.State(

@@ -95,7 +95,7 @@ class Config(collections.abc.Mapping):
     """
     flat = self.flat
     for parts, value in _leaves(dict(mapping, **kwargs)):
-      for key in self.match(_join(parts)):
+      for key in _match(_join(parts), flat):
         flat[key] = convert(key, value, flat[key])
     return type(self)(flat)
 
@@ -105,21 +105,7 @@ class Config(collections.abc.Mapping):
     Raises:
       UnknownKey: There are none.
     """
-    flat = self.flat
-    if key in flat:
-      return [key]
-    group = [name for name in flat if name.startswith(f'{key}.')]
-    if group:
-      raise UnknownKey(
-          f"Config key '{key}' is a group: set {', '.join(group)}.")
-    found = []
-    if _is_pattern(key):
-      try:
-        found = [name for name in flat if re.fullmatch(key, name)]
-      except re.error as error:
-        raise ValueError(
-            f"Config key '{key}' is no pattern: {error}.") from None
-    return found or _raise_unknown(key, flat)
+    return _match(key, self.flat)
 
   def diff(self, other):
     """Returns {dotted key: (mine, theirs)} where two differ; None: absent."""
@@ -301,6 +287,24 @@ def _leaves(mapping, prefix=()):
 
 def _is_pattern(key):
   return not re.fullmatch(r'[A-Za-z0-9_.-]+', key)
+
+
+def _match(key, flat):
+  """Returns the keys of a flat dict that a key or a pattern names."""
+  if key in flat:
+    return [key]
+  group = [name for name in flat if name.startswith(f'{key}.')]
+  if group:
+    raise UnknownKey(
+        f"Config key '{key}' is a group: set {', '.join(group)}.")
+  found = []
+  if _is_pattern(key):
+    try:
+      found = [name for name in flat if re.fullmatch(key, name)]
+    except re.error as error:
+      raise ValueError(
+          f"Config key '{key}' is no pattern: {error}.") from None
+  return found or _raise_unknown(key, flat)
 
 
 def _join(parts):

@@ -9,6 +9,7 @@ import itertools
 import pathlib
 import textwrap
 
+from . import ranges
 from .common import command
 from .common import comments as commentlib
 from .common import config as configs
@@ -33,37 +34,6 @@ dreamingv2 train --configs robosuite small --task Lift
 dreamingv2 train --configs dreamerv2 --task Reacher-hard --seed 1
 dreamingv2 train --configs dmc_vision --task dmc_hopper_hop --rssm.deter 600
 dreamingv2 train --help --configs small  # Its defaults.'''
-
-# Key -> least and greatest value.
-RANGES = {
-    'action_repeat': (1, 1e9),
-    'contrastive.momentum': (0, 1),
-    'dataset.batch': (1, 1e9),
-    'dataset.length': (2, 1e9),
-    'disag_models': (1, 1e9),
-    'discount': (0, 1),
-    'discount_lambda': (0, 1),
-    'env_restarts': (0, 1e9),
-    'env_timeout': (0, 1e9),
-    'envs': (1, 1e9),
-    'eval_eps': (0, 1e9),
-    'imag_horizon': (2, 1e9),
-    'keep': (1, 1e9),
-    'kl.balance': (0, 1),
-    'max_skipped': (0, 1e9),
-    'prefill': (0, 1e9),
-    'pretrain': (0, 1e9),
-    'replay.max_gib': (0, 1e9),
-    'rssm.deter': (1, 1e9),
-    'rssm.discrete': (2, 1e9),
-    'rssm.ensemble': (1, 1e9),
-    'rssm.hidden': (1, 1e9),
-    'rssm.stoch': (1, 1e9),
-    'seed': (0, 2 ** 31 - 1),
-    'stall_after': (0, 1e9),
-    'train_every': (1, 1e9),
-    'train_steps': (1, 1e9),
-}
 
 # Keys, or groups of them, that only some objectives read. The longest counts.
 MULTI_STEP = ('barlow_twins', 'byol', 'contrastive')
@@ -216,19 +186,16 @@ def check(config):
   """Checks the values of a config.
 
   Raises:
-    ValueError: A number lies outside of its range, a name is unknown, the
-      image has no two sides, or a batch does not fit into the replay.
+    ValueError: A number lies outside of its range, a pattern does not
+      compile, a name is unknown, the image has no two sides, or a batch does
+      not fit into the replay.
   """
   for key, names in CHOICES.items():
     known(key, config[key], names)
   for key in NAMED_BY_BLOCKS:
     known(key, config[key], _values(key))
   outputs.check(config.outputs)
-  for key, (low, high) in RANGES.items():
-    if not low <= config[key] <= high:
-      raise ValueError(
-          f'{key} is {config[key]}, but must lie in {low:g}..{high:g}; set '
-          f'--{key}')
+  ranges.check(config)
   if len(config.render_size) != 2:
     raise ValueError(
         f'render_size is {config.render_size}, but must be height and width; '
@@ -240,6 +207,17 @@ def check(config):
         f'dataset.length) is larger than the replay of '
         f'{config.replay.capacity:.0f}; set --replay.capacity, 0 for no '
         f'limit, or --dataset.batch')
+
+
+def check_spaces(config, obs_space):
+  """Checks the keys that name observations; that of the defaults may lack.
+
+  Raises:
+    ValueError: There is no such observation.
+  """
+  for key in config.log_keys_video:
+    if key not in defaults().log_keys_video:
+      known('entry of log_keys_video', key, obs_space)
 
 
 def _values(key):

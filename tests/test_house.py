@@ -27,7 +27,7 @@ FLOORS = [
      'common.other', 'common.renderers', 'common.renderers.*',
      'common.replay', 'common.suites', 'common.suites.*'],
     ['common.nets'],
-    ['settings', 'objectives.base', 'objectives.multistep',
+    ['ranges', 'settings', 'objectives.base', 'objectives.multistep',
      'objectives.openloop', 'objectives.overshooting'],
     ['objectives.*'],
     ['objectives'],
@@ -192,9 +192,9 @@ def test_no_module_imports_a_simulator_at_its_top():
 def test_modules_of_environment_processes_do_not_reach_tensorflow():
   wrong = [
       f'{name} reaches {other}' for name in MODULES
-      if name in ('dreamingv2.settings', 'dreamingv2.train') or any(
-          fnmatch.fnmatchcase(name, f'dreamingv2.common.{pattern}')
-          for pattern in NO_TENSORFLOW)
+      if any(fnmatch.fnmatchcase(name, f'dreamingv2.{pattern}') for pattern in
+             ['ranges', 'settings', 'train',
+              *(f'common.{x}' for x in NO_TENSORFLOW)])
       for other in reach_on_import(name)
       if other.split('.')[0] in TENSORFLOW]
   assert not wrong

@@ -35,13 +35,14 @@ def parse(suite, task):
     The suite and the task without its prefix.
 
   Raises:
-    ValueError: neither says a known suite.
+    ValueError: `suite` is unknown, or neither says a suite.
   """
+  if suite:
+    known('suite', suite, SUITES)
   prefix, _, rest = task.partition('_')
   if rest and prefix in SUITES:
     return prefix, rest
   if suite:
-    known('suite', suite, SUITES)
     return suite, task
   raise ValueError(
       f'Task {task!r} does not begin with a suite; use SUITE_TASK or set '

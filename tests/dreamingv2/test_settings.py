@@ -172,6 +172,15 @@ def test_unknown_name_is_refused_with_the_flags(key, value, near):
     settings.load_config([f'--{key}', value])
 
 
+def test_videos_are_of_what_is_observed():
+  space = {'image': None, 'image_side': None, 'reward': None}
+  config = settings.load_config(['--log_keys_video', 'image', 'image_side'])
+  settings.check_spaces(config, space)
+  with pytest.raises(ValueError, match="log_keys_video 'image_side'; known"):
+    settings.check_spaces(config, {'image': None, 'reward': None})
+  settings.check_spaces(settings.defaults(), {'vector': None})
+
+
 @pytest.mark.parametrize('key, value, words', [
     ('keep', '0', r'keep is 0, but must lie in 1\.\.1e\+09; set --keep'),
     ('discount', '1.5', 'discount is 1.5')])
