@@ -193,7 +193,7 @@ def check(config):
   for key, names in CHOICES.items():
     known(key, config[key], names)
   for key in NAMED_BY_BLOCKS:
-    known(key, config[key], _values(key))
+    known(key, config[key], values(key))
   outputs.check(config.outputs)
   ranges.check(config)
   if len(config.render_size) != 2:
@@ -220,7 +220,7 @@ def check_spaces(config, obs_space):
       known('entry of log_keys_video', key, obs_space)
 
 
-def _values(key):
+def values(key):
   """Returns the values that blocks of configs.yaml give a key."""
   found = set()
   for block in blocks().values():

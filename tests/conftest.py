@@ -1,9 +1,49 @@
-"""Makes TensorFlow quiet and small before any test imports it."""
+"""Makes TensorFlow quiet and small, and selects the fast tier."""
 
 import os
+import pathlib
+import sys
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Half the cores belong to the environments' processes.
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '2')
 os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
+
+FOLDER = pathlib.Path(__file__).resolve().parent
+# Test files that load neither TensorFlow nor a simulator, in this process or
+# in others, and are quick: together they take less than a minute.
+FAST = {
+    'common/test_config.py', 'common/test_counter.py',
+    'common/test_driver.py', 'common/test_episodes.py',
+    'common/test_files.py', 'common/test_flags.py', 'common/test_guards.py',
+    'common/test_logdir.py', 'common/test_logger.py',
+    'common/test_machine.py', 'common/test_replay.py', 'common/test_when.py',
+    'common/renderers/test_filament.py', 'common/suites/test_toy.py',
+    'dreamingv2/test_ranges.py', 'dreamingv2/test_resume.py',
+    'dreamingv2/test_settings.py',
+    'dreamingv2/tools/test_results.py', 'dreamingv2/tools/test_scores.py',
+    'dreamingv2/tools/test_tables.py', 'test_configs.py', 'test_house.py'}
+HEAVY = (
+    'dm_control', 'mujoco', 'robosuite', 'tensorflow',
+    'tensorflow_probability', 'tf_keras')
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+      '--fast', action='store_true',
+      help='only the tests that load neither TensorFlow nor a simulator')
+
+
+def pytest_configure(config):
+  """Lets every import fail that the fast tier must not need."""
+  if config.getoption('fast'):
+    sys.modules.update(dict.fromkeys(HEAVY))
+
+
+def pytest_ignore_collect(collection_path, config):
+  """Passes over other files and folders before anything there is imported."""
+  if config.getoption('fast') and collection_path.is_relative_to(FOLDER):
+    return not any((FOLDER / x).is_relative_to(collection_path)
+                   for x in FAST) or None
+  return None

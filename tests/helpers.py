@@ -1,14 +1,15 @@
-"""What several tests need beside fixtures."""
+"""What several tests need beside fixtures.
+
+TensorFlow is imported late: tests of the fast tier import this too.
+"""
 
 import pathlib
 import types
 
 import numpy as np
-import tensorflow as tf
 
 from dreamingv2.common import envs
 from dreamingv2.common import suites
-from dreamingv2.common.tfutils import named_variables
 
 
 def assert_equal(lhs, rhs):
@@ -20,7 +21,9 @@ def assert_equal(lhs, rhs):
 
 def copy(module):
   """Returns the values of a module's variables by path."""
-  return {k: v.numpy().copy() for k, v in named_variables(module).items()}
+  from dreamingv2.common import tfutils
+  variables = tfutils.named_variables(module)
+  return {k: v.numpy().copy() for k, v in variables.items()}
 
 
 def in_worker(function, suite='dmc', **options):
@@ -52,6 +55,7 @@ def scalars(metrics):
 
 def to_tensors(data):
   """Turns a dict of arrays into one of tensors."""
+  import tensorflow as tf
   return {k: tf.convert_to_tensor(v) for k, v in data.items()}
 
 

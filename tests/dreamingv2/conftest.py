@@ -1,20 +1,19 @@
 """Small configs, agents and batches for the tests of the learning code.
 
-The fixtures are functions, so that a test says what it wants.
+The fixtures are functions, so that a test says what it wants. TensorFlow is
+imported late: tests of the fast tier come by here too.
 """
 
 import pathlib
+import sys
 
 import gymnasium
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from dreamingv2 import agent
 from dreamingv2.common import config as configlib
 from dreamingv2.common import counter
 from dreamingv2.common import envs
-from dreamingv2.common import tfutils
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs.yaml'
 A = 2
@@ -33,10 +32,16 @@ def cameras(config):
 
 @pytest.fixture(autouse=True)
 def setup():
-  """Runs every test in float32 from the same seed."""
-  tfutils.setup('32', seed=0)
+  """Runs every test that has loaded TensorFlow in float32, from one seed."""
+  setup_tensorflow()
   yield
-  tfutils.setup('32', seed=0)
+  setup_tensorflow()
+
+
+def setup_tensorflow():
+  if sys.modules.get('tensorflow'):
+    from dreamingv2.common import tfutils
+    tfutils.setup('32', seed=0)
 
 
 @pytest.fixture(scope='session')
@@ -111,6 +116,8 @@ def make_agent(make_spaces):
   """Returns a function that builds an agent, always from the same seed."""
 
   def make(config, discrete=False, seed=0, ends=False):
+    from dreamingv2 import agent
+    from dreamingv2.common import tfutils
     tfutils.setup(config.precision.replace('auto', '32'), seed=seed)
     spaces = make_spaces(discrete, cameras(config), ends)
     return agent.Agent(config, *spaces, counter.Counter(0))
@@ -123,6 +130,8 @@ def grads_of():
   """Returns a function: path to norm of gradient, 0 where there is none."""
 
   def grads(tape, value, module):
+    import tensorflow as tf
+    from dreamingv2.common import tfutils
     variables = tfutils.named_variables(module)
     found = tape.gradient(value, list(variables.values()))
     return {

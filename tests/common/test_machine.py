@@ -1,0 +1,52 @@
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+from dreamingv2.common import machine
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_versions_are_one_line_with_all_that_matters(tmp_path):
+  line = machine.versions('1.2.3', tmp_path)
+  assert line.startswith('dreamingv2 1.2.3, commit unknown, ')
+  assert f'{len(os.sched_getaffinity(0))} x {machine.processor()}, ' in line
+  assert re.search(r'numpy \d+\.\d+', line) and '\n' not in line
+
+
+def test_versions_name_the_commit_of_a_checkout(tmp_path):
+  run = lambda *words: subprocess.run(
+      ['git', '-c', 'user.name=x', '-c', 'user.email=x@y', *words],
+      cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+  run('init')
+  (tmp_path / 'file').write_text('old')
+  run('add', 'file')
+  run('commit', '-m', 'first')
+  commit = run('rev-parse', 'HEAD').strip()
+  assert f'commit {commit},' in machine.versions('1', tmp_path)
+  (tmp_path / 'file').write_text('new')
+  assert f'commit {commit}-dirty,' in machine.versions('1', tmp_path)
+
+
+def test_quiet_hides_what_libraries_print_and_nothing_else():
+  program = '''
+import os, sys
+from dreamingv2.common import machine
+print('before', file=sys.stderr)
+with machine.quiet():
+  os.write(2, b'library')
+  print('loading', file=sys.stderr)
+try:
+  with machine.quiet():
+    raise ValueError
+except ValueError:
+  print('after', file=sys.stderr)
+print(os.environ['TF_CPP_MIN_LOG_LEVEL'])
+'''
+  env = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
+  done = subprocess.run(
+      [sys.executable, '-c', program], capture_output=True, text=True,
+      cwd=ROOT, env=env, check=True)
+  assert done.stderr == 'before\nafter\n' and done.stdout == '3\n'

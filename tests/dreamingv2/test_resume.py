@@ -1,0 +1,90 @@
+"""The parts of a run; whole runs are in test_train and test_faults."""
+
+import random
+import time
+import types
+
+import numpy as np
+
+from dreamingv2 import resume
+from dreamingv2.common import checkpoint
+from dreamingv2.common import counter
+from dreamingv2.common import when
+
+
+def make_agent():
+  agent = types.SimpleNamespace(loaded=None)
+  agent.save = lambda: {'weight': np.arange(3.0)}
+  agent.load = lambda arrays: setattr(agent, 'loaded', arrays)
+  return agent
+
+
+PROCESSES = types.SimpleNamespace(load=lambda checkpoint: checkpoint.load())
+
+
+def test_state_gives_every_part_what_it_had(tmp_path):
+  owner = types.SimpleNamespace(updates=7, due=['log', 'save'])
+  parts = {
+      'step': counter.Counter(40),
+      'updates': resume.Attribute(owner, 'updates'),
+      'due': resume.Attribute(owner, 'due')}
+  resume.State(tmp_path, 2, PROCESSES).save(80, make_agent(), parts)
+  owner.updates, owner.due = 0, []
+  parts['step'].restore(0)
+  agent = make_agent()
+  meta = resume.State(tmp_path, 2, PROCESSES).restore(agent, parts)
+  assert owner.updates == 7 and list(owner.due) == ['log', 'save']
+  assert int(parts['step']) == 40 and meta['updates'] == 7
+  np.testing.assert_array_equal(agent.loaded['weight'], np.arange(3.0))
+
+
+def test_state_without_checkpoint_changes_nothing(tmp_path):
+  owner, agent = types.SimpleNamespace(updates=7), make_agent()
+  state = resume.State(tmp_path, 2, PROCESSES)
+  parts = {'updates': resume.Attribute(owner, 'updates')}
+  assert state.newest is None and state.restore(agent, parts) is None
+  assert owner.updates == 7 and agent.loaded is None
+
+
+def test_parts_that_an_older_version_lacked_stay(tmp_path):
+  checkpoint.Checkpoint(tmp_path, 2).save(80, {}, {'updates': 3})
+  owner = types.SimpleNamespace(updates=0, best=5.0, prefilled=False)
+  parts = {k: resume.Attribute(owner, k) for k in vars(owner)}
+  resume.State(tmp_path, 2, PROCESSES).restore(make_agent(), parts)
+  assert owner.updates == 3 and owner.best == 5.0
+  assert owner.prefilled is True  # There was no earlier checkpoint then.
+
+
+def test_clock_adds_the_seconds_of_earlier_processes(monkeypatch):
+  now = [1000.0]
+  monkeypatch.setattr(time, 'time', lambda: now[0])
+  clock = resume.Clock()
+  now[0] += 5
+  assert clock.state() == 5
+  clock.restore(100)
+  now[0] += 2
+  assert clock.state() == 107
+
+
+def test_generators_go_on_where_they_were():
+  agent = counter.Counter(3)
+  part = resume.Random(agent)
+  state = part.state()
+  draws = random.random(), np.random.rand()
+  agent.restore(9)
+  part.restore(state)
+  assert (random.random(), np.random.rand()) == draws and int(agent) == 3
+
+
+def test_schedules_and_metrics_come_back():
+  schedules = {'log': when.Every(10), 'save': when.Every(5)}
+  for every in schedules.values():
+    every(20)
+  state = resume.Every(schedules).state()
+  fresh = {'log': when.Every(10), 'save': when.Every(5)}
+  resume.Every(fresh).restore(state)
+  assert [fresh[k](26) for k in ('log', 'save')] == [False, True]
+  metrics = {}
+  resume.Metrics(metrics).restore(
+      resume.Metrics({'loss': [np.float32(2), 3]}).state())
+  assert metrics == {'loss': [2.0, 3.0]}
