@@ -11,28 +11,26 @@ os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-# Test files that load neither TensorFlow nor a simulator, in this process or
-# in others, and are quick: together they take less than a minute.
+# Test files that load neither TensorFlow nor a simulator and are quick:
+# together they take less than a minute.
 FAST = {
     'common/test_config.py', 'common/test_counter.py',
     'common/test_driver.py', 'common/test_episodes.py',
     'common/test_files.py', 'common/test_flags.py', 'common/test_guards.py',
     'common/test_logdir.py', 'common/test_logger.py',
     'common/test_machine.py', 'common/test_replay.py', 'common/test_when.py',
-    'common/renderers/test_filament.py', 'common/suites/test_toy.py',
+    'common/renderers/test_filament.py',
     'dreamingv2/test_ranges.py', 'dreamingv2/test_resume.py',
     'dreamingv2/test_settings.py',
     'dreamingv2/tools/test_results.py', 'dreamingv2/tools/test_scores.py',
     'dreamingv2/tools/test_tables.py', 'test_configs.py', 'test_house.py'}
-HEAVY = (
-    'dm_control', 'mujoco', 'robosuite', 'tensorflow',
-    'tensorflow_probability', 'tf_keras')
+HEAVY = ('keras', 'tensorflow', 'tensorflow_probability', 'tf_keras')
 
 
 def pytest_addoption(parser):
   parser.addoption(
       '--fast', action='store_true',
-      help='only the tests that load neither TensorFlow nor a simulator')
+      help='only the quick tests that load no TensorFlow')
 
 
 def pytest_configure(config):

@@ -52,7 +52,7 @@ NO_TENSORFLOW = [
 WRITERS = {
     'copy2', 'copyfile', 'copytree', 'create_file_writer', 'dump',
     'extractall', 'hardlink_to', 'imsave', 'imwrite', 'memmap', 'mimsave',
-    'move', 'save', 'savefig', 'savetxt', 'savez', 'savez_compressed',
+    'save', 'savefig', 'savetxt', 'savez', 'savez_compressed',
     'symlink_to', 'to_csv', 'tofile', 'touch', 'write_bytes', 'write_text'}
 OWN_WRITERS = {'save': ['_checkpoint', '_state', 'agent', 'export', 'plots']}
 # Functions that write themselves, and why common.files does not.

@@ -186,6 +186,7 @@ def test_gif_output_keeps_the_newest_of_each_name(tmp_path):
 
 
 def test_tensorboard_reads_back_scalars_images_and_videos(tmp_path):
+  pytest.importorskip('tensorflow')  # Which the fast tier does without.
   from tensorboard.backend.event_processing import event_accumulator
   from tensorboard.util import tensor_util
   counter = Counter(3)
@@ -207,6 +208,7 @@ def test_tensorboard_reads_back_scalars_images_and_videos(tmp_path):
 
 def test_tensorboard_is_given_no_python_numbers(tmp_path, monkeypatch):
   """TensorFlow keeps a tensor of each for ever, 0.7 KiB."""
+  pytest.importorskip('tensorflow')  # Which the fast tier does without.
   import tensorflow as tf
   seen = []
   monkeypatch.setattr(tf.summary, 'scalar', lambda name, value: seen.extend(
@@ -217,6 +219,7 @@ def test_tensorboard_is_given_no_python_numbers(tmp_path, monkeypatch):
 
 
 def test_bfloat16_and_tensors_are_numbers(recorder):
+  pytest.importorskip('tensorflow')  # Which the fast tier does without.
   import tensorflow as tf
   logger = loggerlib.Logger(Counter(), [recorder])
   logger.scalar('x', tf.constant(1.5, tf.bfloat16))

@@ -53,7 +53,7 @@ def test_number_out_of_range_ends_with_one_line_that_names_it(key, capsys):
 @pytest.mark.parametrize('key', NUMBERS)
 def test_ends_of_a_range_are_allowed(key):
   like = DEFAULTS[key]
-  for value in ranges.find(key):
+  for value in ranges.find(key) or ():
     config = DEFAULTS.update({
         'replay': {'minlen': 1, 'maxlen': 0},
         key: [value] * len(like) if isinstance(like, tuple) else value})
