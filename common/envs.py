@@ -58,26 +58,26 @@ class Wrapper:
   def __init__(self, env):
     self.env = env
 
-  def __getattr__(self, name):
+  def __getattr__(self, name: str):
     if name.startswith('_') or name == 'env':
       raise AttributeError(name)
     return getattr(self.env, name)
 
   @property
-  def obs_space(self):
+  def obs_space(self) -> dict[str, gymnasium.Space]:
     return self.env.obs_space
 
   @property
-  def act_space(self):
+  def act_space(self) -> dict[str, gymnasium.Space]:
     return self.env.act_space
 
-  def step(self, action):
+  def step(self, action: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return self.env.step(action)
 
-  def reset(self):
+  def reset(self) -> dict[str, np.ndarray]:
     return self.env.reset()
 
-  def close(self):
+  def close(self) -> None:
     self.env.close()
 
 

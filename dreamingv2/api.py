@@ -11,6 +11,7 @@ that the command line has the last word on.
 """
 
 import signal
+from collections.abc import Callable
 
 import gymnasium
 import numpy as np
@@ -20,12 +21,13 @@ from . import train as training
 from .common import envs
 from .common import guards
 from .common import logdir as logdirs
+from .common.config import Config
 
 
 defaults = settings.defaults()
 
 
-def load(*names):
+def load(*names: str) -> Config:
   """Returns the config of blocks in configs.yaml over the defaults.
 
   Raises:
@@ -34,7 +36,7 @@ def load(*names):
   return settings.load_config(['--configs', *names] if names else [])
 
 
-def wrap(env, config):
+def wrap(env, config: Config) -> envs.Wrapper:
   """Makes a Gymnasium or old gym environment one that the agent can use.
 
   Images are resized to `render_size`. An environment that observes no image
@@ -66,7 +68,8 @@ def wrap(env, config):
   return envs.ready(env, config.time_limit)
 
 
-def train(env, config, outputs=None, eval_env=None):
+def train(
+    env, config: Config, outputs: list[Callable] | None = None, eval_env=None):
   """Trains on `env` until `config.steps`, or resumes the run in the logdir.
 
   The environment lives in this process, where TensorFlow is loaded too: one

@@ -12,10 +12,12 @@ with `images()` where it has a camera.
 
 import functools
 import importlib
+import typing
+from collections.abc import Callable, Iterable, Sequence
 
 from .. import envs
 from .. import renderers
-from ..config import known
+from ..config import Config, known
 from ..renderers import distractors as distractorlib
 
 SUITES = {
@@ -26,7 +28,7 @@ SUITES = {
 }
 
 
-def parse(suite, task):
+def parse(suite: str, task: str) -> tuple[str, str]:
   """Splits a task name in DreamerV2's manner: `dmc_walker_walk`.
 
   A prefix that names a suite wins over `suite`, which may be empty.
@@ -49,7 +51,7 @@ def parse(suite, task):
       f'--suite to one of: {", ".join(SUITES)}.')
 
 
-def check(config):
+def check(config: Config) -> tuple[str, str]:
   """Checks that a config names a task and options that exist.
 
   No simulator is started.
@@ -66,7 +68,7 @@ def check(config):
   return suite, task
 
 
-def constructor(config):
+def constructor(config: Config) -> tuple[Callable, dict[str, str | None]]:
   """Prepares the making of a config's environments, in whatever process.
 
   Prints one line that says what renders.
@@ -89,7 +91,7 @@ def constructor(config):
       **found), environ
 
 
-def start(config, seeds):
+def start(config: Config, seeds: Iterable[int]) -> list[envs.Async]:
   """Starts environments, each in a process of its own.
 
   Args:
@@ -110,7 +112,7 @@ def start(config, seeds):
       for seed in seeds]
 
 
-def options(suite, config):
+def options(suite: str, config: Config) -> dict[str, typing.Any]:
   """Returns the options of `suite` that a config holds.
 
   The shared ones are left out at their defaults, which all suites can do.
@@ -124,7 +126,7 @@ def options(suite, config):
   return found
 
 
-def validate(suite, task, options):
+def validate(suite: str, task: str, options: dict) -> None:
   """Checks the names of a task and of its options without a simulator.
 
   Raises:
@@ -144,7 +146,7 @@ def validate(suite, task, options):
   module.validate(task, options)
 
 
-def prepare(suite, **options):
+def prepare(suite: str, **options) -> dict[str, str | None]:
   """Returns the environment variables for the processes of `suite`.
 
   Prints one line that says what renders.
@@ -158,8 +160,8 @@ def prepare(suite, **options):
 
 
 def make(
-    suite, task, seed=0, size=(64, 64), action_repeat=1, time_limit=0,
-    **options):
+    suite: str, task: str, seed: int = 0, size: Sequence[int] = (64, 64),
+    action_repeat: int = 1, time_limit: int = 0, **options):
   """Makes an environment that is ready for the driver.
 
   Args:
@@ -181,7 +183,7 @@ def make(
   return envs.ready(env, time_limit)
 
 
-def limit(suite, task, **options):
+def limit(suite: str, task: str, **options) -> float | None:
   """Returns the most return of a whole episode, None where that is unknown.
 
   Args:

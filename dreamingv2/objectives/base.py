@@ -1,8 +1,14 @@
 """What the world model asks of a way to learn representations."""
 
+import typing
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from ..common import tfutils
+from ..common.config import Config
+
+Tensors: typing.TypeAlias = dict[str, tf.Tensor]
 
 
 class Objective(tfutils.Module):
@@ -19,13 +25,14 @@ class Objective(tfutils.Module):
     posterior: The `rssm.posterior` that it needs; '' for any.
   """
 
-  heads = {}
-  modules = ()
-  views = 1
-  latents = ('categorical', 'gaussian', 'hybrid')
-  posterior = ''
+  heads: dict[str, tf.Module] = {}
+  modules: Sequence[tf.Module] = ()
+  views: int = 1
+  latents: tuple[str, ...] = ('categorical', 'gaussian', 'hybrid')
+  posterior: str = ''
 
-  def __init__(self, config, latent, shapes):
+  def __init__(
+      self, config: Config, latent: str, shapes: dict[str, tuple[int, ...]]):
     """Creates the parts.
 
     Args:
@@ -34,11 +41,13 @@ class Objective(tfutils.Module):
       shapes: Observation key to shape.
     """
 
-  def augment(self, data):
+  def augment(self, data: Tensors) -> Tensors:
     """Returns the batch to train on, [B, T, ...]; not used for acting."""
     return data
 
-  def kl_loss(self, wm, data, post, prior):
+  def kl_loss(
+      self, wm, data: Tensors, post: Tensors, prior: Tensors
+  ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the loss between posterior and prior of the same step.
 
     Args:
@@ -52,7 +61,9 @@ class Objective(tfutils.Module):
     """
     return wm.rssm.kl_loss(post, prior, **wm.config.kl)
 
-  def loss(self, wm, data, embed, post, prior):
+  def loss(
+      self, wm, data: Tensors, embed: tf.Tensor, post: Tensors,
+      prior: Tensors) -> tuple[Tensors, Tensors]:
     """Computes `terms`, and measures whether something has collapsed.
 
     Not to be overridden. 'code' is the mean of the posterior's latent state,
@@ -69,7 +80,9 @@ class Objective(tfutils.Module):
         metrics = {**metrics, f'{name}_spread': spread, f'{name}_rank': rank}
     return terms, metrics
 
-  def terms(self, wm, data, embed, post, prior):
+  def terms(
+      self, wm, data: Tensors, embed: tf.Tensor, post: Tensors,
+      prior: Tensors) -> tuple[Tensors, Tensors, tf.Tensor | None]:
     """Computes the losses beyond heads and the one-step divergence.
 
     Args:
@@ -85,10 +98,10 @@ class Objective(tfutils.Module):
     """
     return {}, {}, None
 
-  def update(self, wm):
+  def update(self, wm) -> None:
     """Moves what follows the weights, after the optimiser's step."""
 
-  def report(self, wm, data):
+  def report(self, wm, data: Tensors) -> Tensors:
     """Returns images and videos for the log."""
     return {}
 
