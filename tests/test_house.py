@@ -69,6 +69,13 @@ WRITES = {
     'dreamingv2.tools.sweep:Job.__call__': 'grows at its end',
 }
 
+# Modules whose tests are in the file of another one; none shall come here.
+UNTESTED = {
+    'dreamingv2.__main__', 'dreamingv2.objectives.multistep',
+    'dreamingv2.objectives.openloop', 'dreamingv2.tools.dashboard',
+    'dreamingv2.tools.engines', 'dreamingv2.tools.export',
+    'dreamingv2.tools.views'}
+
 METHODS = sorted(
     name for name, block in configlib.read_yaml(
         ROOT / 'configs.yaml').items()
@@ -326,6 +333,21 @@ def test_what_is_public_has_a_docstring():
       and not fnmatch.fnmatchcase(name, 'dreamingv2.common.suites.*')
       and not node.name.startswith('_') and not ast.get_docstring(node)]
   assert not wrong
+
+
+def test_every_module_has_a_test_file():
+  """That of a package carries the name of the package."""
+  missing = set()
+  for name, path in MODULES.items():
+    parts = ['dreamingv2', *name.split('.')[1:]]
+    if path.name == '__init__.py':
+      parts.append(parts[-1])
+    if parts[1] in ('common', 'train'):
+      parts = parts[1:]
+    if path.read_text().count('\n') > 9:  # Else there is nothing to test.
+      file = pathlib.Path('tests', *parts[:-1], f'test_{parts[-1]}.py')
+      missing |= set() if (ROOT / file).exists() else {name}
+  assert missing == UNTESTED
 
 
 def read_blocks():
