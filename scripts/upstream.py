@@ -19,7 +19,7 @@ from dreamingv2.common import config as configs
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DATA = ROOT / 'docs' / 'upstream'
 PAGE = ROOT / 'docs' / 'upstream.md'
-WIDTH = 99  # Columns of a paragraph.
+WIDTH = 79  # Columns of a paragraph.
 REASONS = configs.read_yaml(DATA / 'reasons.yaml')
 
 

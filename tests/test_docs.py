@@ -3,7 +3,7 @@
 import argparse
 import ast
 import contextlib
-import importlib
+import importlib.util
 import pathlib
 import re
 import shlex
@@ -78,6 +78,9 @@ def parse(words, monkeypatch):
     words = ['dreamingv2', 'train', *words[2:]]
   if words[0] in FOREIGN or words[:3] == ['python', '-m', 'pytest']:
     return
+  if words[:2] == ['python', '-m']:
+    assert importlib.util.find_spec(words[2]), words
+    return
   if words[0] == 'python':
     assert (ROOT / words[1]).is_file(), words
     return
@@ -143,7 +146,8 @@ def test_commands_in_code_blocks_are_understood(path, monkeypatch):
     ('python train.py --task toy_raech', ValueError),
     ('dreamingv2 tables --indirs logdir', SystemExit),
     ('dreamingv2 sweep --methods dreamerv3 --tasks Lift', ValueError),
-    ('dreamer train', AssertionError), ('python absent.py', AssertionError)])
+    ('dreamer train', AssertionError), ('python absent.py', AssertionError),
+    ('python -m dreamingv2.absent', AssertionError)])
 def test_wrong_command_is_found(words, error, monkeypatch):
   """The test above can fail."""
   with pytest.raises(error):
