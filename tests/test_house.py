@@ -58,6 +58,7 @@ OWN_WRITERS = {'save': ['_checkpoint', '_state', 'agent', 'export', 'plots']}
 # Functions that write themselves, and why common.files does not.
 WRITES = {
     'dreamingv2.common.checkpoint:write_npz': 'fills an open file',
+    'dreamingv2.common.command:entry': 'the null device',
     'dreamingv2.common.files:link': 'is the writer',
     'dreamingv2.common.files:write_atomic': 'is the writer',
     'dreamingv2.common.guards:Lock.__init__': 'a lock is one file for all',
