@@ -12,10 +12,9 @@ from dreamingv2.common import config as configlib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BLOCKS = configlib.read_yaml(ROOT / 'configs.yaml')
 DEFAULTS = configlib.Config(BLOCKS['defaults'])
-METHODS = sorted(
-    name for name, block in BLOCKS.items()
-    if name != 'defaults' and 'method' in block)
-SUITES = ['dmc_proprio', 'dmc_vision', 'robosuite', 'ur5']
+METHODS, SUITES = (
+    sorted(k for k, v in BLOCKS.items() if k != 'defaults' and key in v)
+    for key in ('method', 'suite'))
 SIZES = ['debug', 'small']
 
 

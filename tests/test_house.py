@@ -77,11 +77,10 @@ UNTESTED = {
     'dreamingv2.tools.engines', 'dreamingv2.tools.export',
     'dreamingv2.tools.views'}
 
-METHODS = sorted(
-    name for name, block in configlib.read_yaml(
-        ROOT / 'configs.yaml').items()
-    if name != 'defaults' and 'method' in block)
-SUITES = ['dmc_proprio', 'dmc_vision', 'robosuite', 'ur5']
+BLOCKS = configlib.read_yaml(ROOT / 'configs.yaml')
+METHODS, SUITES = (
+    sorted(k for k, v in BLOCKS.items() if k != 'defaults' and key in v)
+    for key in ('method', 'suite'))
 
 
 def find_modules():
@@ -371,7 +370,7 @@ def block_keys(name):
 
 
 @pytest.mark.parametrize(
-    'method, suite', list(itertools.product(METHODS, SUITES)))
+    'method, suite', [*itertools.product(METHODS, SUITES)])
 def test_method_blocks_and_suite_blocks_set_disjoint_keys(method, suite):
   assert not block_keys(method) & block_keys(suite)
 
