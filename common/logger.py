@@ -171,9 +171,13 @@ class Progress:
       ' [{elapsed}{postfix}]')
 
   def __init__(self, total, initial, desc, unit='steps'):
-    self._bar = tqdm.tqdm(
+    options = dict(
         total=total, initial=initial, desc=desc, unit=unit,
-        dynamic_ncols=True, bar_format=self.FORMAT, disable=None)
+        dynamic_ncols=True, bar_format=self.FORMAT)
+    try:
+      self._bar = tqdm.tqdm(**options, disable=None)
+    except (OSError, ValueError):  # The terminal is gone.
+      self._bar = tqdm.tqdm(**options, disable=True)
 
   def update(self, steps):
     """Moves on."""

@@ -233,7 +233,7 @@ DISTS = {
         lambda x: np.eye(x.shape[-1])[x.argmax(-1)]),
     'tanh_normal': (
         lambda x: np.tanh(x), tanh_normal_logpdf,
-        lambda x, s: np.tanh(5 * np.tanh(x / 5))),
+        None),  # The densest of samples, see test_dists.py.
     'trunc_normal': (
         lambda x: np.tanh(x), trunc_normal_logpdf,
         lambda x, s: np.tanh(x)),
@@ -259,9 +259,12 @@ def test_dist_layer_equals_its_formula(name):
   np.testing.assert_allclose(
       dist.log_prob(event),
       logpdf(event.astype(np.float64), *parts).sum(-1), rtol=1e-3, atol=1e-4)
-  np.testing.assert_allclose(
-      dist.mode(), mode(*parts), rtol=1e-4, atol=1e-5)
-  assert dist.sample().shape == (6, 3)
+  if mode:
+    np.testing.assert_allclose(
+        dist.mode(), mode(*parts), rtol=1e-4, atol=1e-5)
+  else:  # Denser than a typical sample, in every row.
+    assert (dist.log_prob(dist.mode()) > -dist.entropy()).numpy().all()
+  assert dist.mode().shape == dist.sample().shape == (6, 3)
   assert dist.entropy().shape == (6,)
 
 

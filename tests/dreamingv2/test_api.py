@@ -205,7 +205,7 @@ def test_ends_of_gymnasium_environments_are_learned(config, recwarn):
   config = config.update({**VECTOR, 'steps': 50})
   agent = api.train(vector_env(ends=True), config)
   assert 'discount' in agent.wm.heads
-  assert any('train_discount_loss' in line for line in read(config))
+  assert any('discount_loss' in line for line in read(config))
   assert not [x for x in recwarn if 'terminal' in str(x.message)]
 
 
