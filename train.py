@@ -112,6 +112,7 @@ class Run:
     settings.check_spaces(config, spaces[0])
     self._console.spaces(*spaces)
     self._make_guards(train_envs + eval_envs)
+    logdirs.forget_unlearned(config, logdir)
     self._state = resume.State(
         logdir / 'checkpoints', config.keep, self._processes)
     self.replay = replays.Replay(
@@ -184,7 +185,8 @@ class Run:
         'step': self.step, **own, 'seconds': self._clock,
         'every': resume.Every(self._every),
         'metrics': resume.Metrics(self._metrics), 'logger': self._logger,
-        'random': resume.Random(self._random_agent), 'replay': self.replay,
+        'random': resume.Random(self._random_agent, self.agent.generator),
+        'replay': self.replay,
         'drivers': resume.Drivers(
             self._driver, self._eval_driver, self.agent, self.replay)}
 
@@ -291,17 +293,21 @@ class Run:
   def _restore(self):
     """Goes on from a checkpoint, if there is one."""
     meta = self._state.restore(self.agent, self._parts)
-    stats = self.replay.stats
-    if not meta:
-      # What a run that was killed early has collected counts.
-      self.step.restore(stats['total_steps'])
-      if self.step > 0:
-        self._console.say(
-            f'No checkpoint; episodes of {self.env_step} steps are there.')
+    self._fresh = not meta
+    if self.replay.later:
+      # No episode that is kept comes again.
+      for name in ('random', 'drivers'):
+        self._parts[name].skip(self.replay.later)
+    if not self.prefilled:
+      # What was collected with random actions counts.
+      self.step.restore(int(self.step) + self.replay.later_steps)
       for every in list(self._every.values())[1:]:
         every(self.step)
-      return
-    self._console.resumed(meta, stats, self._parts['drivers'])
+    if meta:
+      self._console.resumed(meta, self.replay.stats, self._parts['drivers'])
+    elif self.step > 0:
+      self._console.say(
+          f'No checkpoint; episodes of {self.env_step} steps are there.')
 
   def _save(self):
     """Writes a checkpoint and returns True; False where the disk is full."""
@@ -322,6 +328,8 @@ class Run:
   def _prefill(self):
     if self.prefilled:
       return
+    if self._fresh:
+      self._save()  # From which a run that is killed early goes on.
     missing = self.config.prefill - int(self.step)
     if missing > 0:
       self._console.say(

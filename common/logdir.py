@@ -3,6 +3,7 @@
 import pathlib
 import tempfile
 
+from .checkpoint import peek
 from .config import Config
 from .files import remove_stale, write_text
 from .suites import SUITES
@@ -33,9 +34,9 @@ def prepare(config, suite, task):
   """
   logdir = pathlib.Path(
       config.logdir or 'logdir' / name(config, suite, task)).expanduser()
-  started = any((logdir / 'checkpoints').glob('*.npz'))
+  learned = _learned(logdir)
   check(config, logdir, lambda key: key not in RESUMABLE and (
-      started or key.split('.')[0] in DATA))
+      learned or key.split('.')[0] in DATA))
   try:
     logdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=logdir):
@@ -45,6 +46,26 @@ def prepare(config, suite, task):
         f'logdir {logdir} cannot be written ({error}); choose another '
         f'--logdir') from None
   return logdir
+
+
+def forget_unlearned(config, logdir):
+  """Removes checkpoints without an update that another config has written.
+
+  They hold new weights, perhaps of another model. Episodes stay.
+  """
+  try:
+    check(config, logdir, lambda key: key not in RESUMABLE)
+  except ValueError:
+    if not _learned(logdir):
+      for path in (logdir / 'checkpoints').glob('*.npz'):
+        path.unlink()
+
+
+def _learned(logdir):
+  """Says whether a checkpoint has updates, or cannot tell."""
+  folder = logdir / 'checkpoints'
+  state = peek(folder)
+  return state[1].get('updates') != 0 if state else any(folder.glob('*.npz'))
 
 
 def check(config, logdir, counts, flag='--logdir'):

@@ -45,6 +45,10 @@ class RandomAgent:
     """Takes back what `state` gave."""
     self._rng.bit_generator.state = state
 
+  def skip(self, number):
+    """Moves on to draws that differ for every number."""
+    self._rng.bit_generator.advance(number << 64)
+
 
 def static_scan(fn, inputs, start, unroll=False):
   """Applies a recurrent function over the first axis of `inputs`.

@@ -32,6 +32,13 @@ class Replay:
   strictly, whatever the clock does, so that the order of the names is the
   order in which the episodes came. DreamerV2's files can be read. An episode
   that the disk refuses stays in memory, and is written when there is room.
+
+  Attributes:
+    finished: Workers whose episode was unfinished in the restored state and
+      is complete on disk.
+    later: Number of episodes that came after the restored state; all, if none
+      was restored.
+    later_steps: Environment steps that came with them.
   """
 
   def __init__(
@@ -89,6 +96,7 @@ class Replay:
     self._newest = (
         parse_name(files[-1])[0] if files else datetime.datetime.min)
     self._total_episodes, self._total_steps = count_episodes(self._directory)
+    self.later, self.later_steps = self._total_episodes, self._total_steps
 
   @property
   def stats(self):
@@ -227,8 +235,11 @@ class Replay:
         x['worker']: Episode.restored(self._checked(x['data']), x['name'])
         for x in state['ongoing'] if x['name'] not in stored}
     self._drop_again(state, len(later))
-    self.finished = [
-        x['worker'] for x in state['ongoing'] if x['name'] in stored]
+    finished = [x for x in state['ongoing'] if x['name'] in stored]
+    self.finished = [x['worker'] for x in finished]
+    self.later = len(later)
+    self.later_steps = sum(later) - sum(
+        len(x['data']['action']) - 1 for x in finished)
 
   def forget(self):
     """Deletes the files of the episodes that were dropped.

@@ -93,6 +93,10 @@ class Drivers:
           train['policy'], self._agent.initial_state(count))
     self.again, self.cut = self._train.restore(train, self._replay.finished)
 
+  def skip(self, number):
+    """Passes over the seeds of so many episodes of every environment."""
+    self._train.begun = [x + number for x in self._train.begun]
+
 
 class Every:
   """The schedules of a run by name, each a when.Every."""
@@ -122,10 +126,16 @@ class Metrics:
 
 
 class Random:
-  """Python's and NumPy's generators, and that of random actions."""
+  """Python's and NumPy's generators, and that of random actions.
 
-  def __init__(self, agent):
-    self._agent = agent
+  Args:
+    random_agent: RandomAgent.
+    noise: TensorFlow's generator for the agent, which is stored with it.
+  """
+
+  def __init__(self, random_agent, noise):
+    self._agent = random_agent
+    self._noise = noise
 
   def state(self):
     return {
@@ -136,6 +146,12 @@ class Random:
     random.setstate(state['python'])
     np.random.set_state(state['numpy'])
     self._agent.restore(state['agent'])
+
+  def skip(self, number):
+    """Moves on to actions and noise that differ for every number."""
+    self._agent.skip(number)
+    low, high, key = self._noise.state.numpy()  # Of Philox: counter and key.
+    self._noise.state.assign([low, high + number, key])
 
 
 class State:

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -232,34 +231,9 @@ def test_lost_terminal_stops_no_run(tmp_path, monkeypatch):
   assert len(runs.read_metrics(tmp_path)) > 1
 
 
-def begin(logdir, *argv):
-  """Starts a deterministic program in a logdir."""
-  return runs.start(
-      logdir.parent, *ARGV, '--logdir', str(logdir), '--deterministic',
-      'True', *argv)
-
-
 def saved(logdir):
   paths = (logdir / 'checkpoints').glob('[0-9]*.npz')
   return max((int(path.stem) for path in paths), default=0)
-
-
-def test_killed_program_goes_on_to_the_bit(tmp_path):
-  """kill -9 some time after a checkpoint; then SIGUSR1; then to the end."""
-  argv = ['--save_every', '10', '--eval_eps', '0', '--envs', '2']
-  argv += ['--steps', '170', '--log_every', '20']
-  whole, killed = (begin(tmp_path / x, *argv) for x in ('a', 'b'))
-  runs.wait_for(lambda: saved(tmp_path / 'b') >= 120, killed)
-  killed.kill()
-  killed.communicate()
-  second, place = begin(tmp_path / 'b', *argv), saved(tmp_path / 'b')
-  runs.wait_for(lambda: saved(tmp_path / 'b') > place, second)
-  second.send_signal(signal.SIGUSR1)
-  _, err = runs.finish(second, 128 + signal.SIGUSR1)
-  assert 'made again to the bit' in err and 'Stopped by SIGUSR1' in err
-  runs.finish(begin(tmp_path / 'b', *argv))
-  runs.finish(whole)
-  assert_same_runs(tmp_path / 'a', tmp_path / 'b')
 
 
 def logged(process, logdir):
@@ -277,51 +251,6 @@ def launch(logdir, *argv):
         start_new_session=True)
   path.rename(logdir.parent / f'{process.pid}.log')
   return process
-
-
-def kill_at(moment, logdir, process, random):
-  """Kills a program; returns whether it was writing a file."""
-  if moment == 'update':
-    time.sleep(random.uniform(0, 1.5))
-  folder = logdir / moment
-  end = time.monotonic() + 20
-  while moment != 'update' and time.monotonic() < end:
-    if any(x.endswith('.tmp') for x in os.listdir(folder)):
-      break
-  process.kill()
-  process.wait()
-  return bool(list(logdir.rglob('*.tmp')))
-
-
-@pytest.mark.slow
-def test_fifty_kills_lose_no_episode_and_no_checkpoint(tmp_path):
-  """SIGKILL in turn while a checkpoint or an episode is written, or ever."""
-  logdir, random = tmp_path / 'run', np.random.default_rng(0)
-  argv = ['--steps', '1e6', '--save_every', '4', '--envs', '4',
-          '--time_limit', '12', '--eval_eps', '0', '--train_every', '8']
-  known, writing, steps = set(), 0, []
-  for number in range(50):
-    process = launch(logdir, *argv)
-    place = saved(logdir)
-    runs.wait_for(lambda: saved(logdir) > place, process)  # noqa: B023
-    moment = ('checkpoints', 'train_episodes', 'update')[number % 3]
-    writing += kill_at(moment, logdir, process, random)
-    text = logged(process, logdir)
-    assert 'Damaged' not in text and 'Traceback' not in text, text
-    assert number == 0 or f'Resumed at step {steps[-1]} ' in text, text
-    steps.append(saved(logdir))
-    files = {x.name for x in (logdir / 'train_episodes').glob('*.npz')}
-    assert known <= files
-    known = files
-  assert writing >= 20  # Or the kills show nothing.
-  print(f'{len(known)} episodes, {writing} kills within a write, '
-        f'checkpoints at {steps}')
-  replay = replays.Replay(logdir / 'train_episodes')
-  assert replay.stats['loaded_episodes'] == len(known)
-  assert replay.stats['damaged_episodes'] == 0
-  store = checkpoints.Checkpoint(logdir / 'checkpoints')
-  assert store.load().step == steps[-1] and steps == sorted(steps)
-  assert not list(logdir.rglob('*.tmp')) and not list(logdir.rglob('damaged'))
 
 
 @pytest.mark.slow
