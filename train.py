@@ -119,7 +119,7 @@ class Run:
         logdir / 'train_episodes', seed=config.seed,
         # To make again to the bit what came after the checkpoint, it must go.
         until=self._state.newest if config.deterministic else None,
-        **config.replay)
+        spaces={**spaces[0], **spaces[1]}, **config.replay)
     self._random_agent = self._other.RandomAgent(spaces[1], config.seed)
     with scope:
       self.agent = self._agents.Agent(config, *spaces, self.step)

@@ -4,16 +4,21 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 import pathlib
+import re
 import zipfile
 
 import numpy as np
 
-from .files import link, remove_stale, set_aside, write_atomic
+from .files import link, open_regular, remove_stale, set_aside
+from .files import write_atomic
 
 ARRAY, TUPLE = '__array__', '__tuple__'
 BEST = 'best.npz'
+META_BYTES = 2 ** 28  # Of meta.json, which holds no arrays.
+RATIO = 16  # Most that a compressed checkpoint grows; ours are not compressed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +40,14 @@ class Checkpoint:
   states, which stays when others come.
   """
 
-  def __init__(self, directory, keep=2):
+  def __init__(self, directory, keep=2, check=lambda snapshot: None):
     """Opens a directory and removes what a killed writer left half-written.
+
+    Args:
+      directory: Where the states are; made by the first `save`.
+      keep: Number of newest states that stay.
+      check: Function that raises for a Snapshot that cannot be used. Its file
+        counts as damaged.
 
     Raises:
       ValueError: If keep is less than 1.
@@ -45,6 +56,7 @@ class Checkpoint:
       raise ValueError(f'keep = {keep} checkpoints: must be at least 1.')
     self._directory = pathlib.Path(directory).expanduser()
     self._keep = keep
+    self._check = check
     remove_stale(self._directory)
 
   @property
@@ -94,8 +106,11 @@ class Checkpoint:
       if not os.path.lexists(path):
         continue
       try:
-        with path.open('rb') as file:
-          return _snapshot(read_npz(file))
+        with open_regular(path, memory(), self._directory) as file:
+          most = RATIO * os.fstat(file.fileno()).st_size
+          snapshot = _snapshot(read_npz(file, min(most, memory())))
+        self._check(snapshot)
+        return snapshot
       except MemoryError:  # Not the fault of the file.
         raise
       except Exception as error:  # Flipped bits raise almost anything.
@@ -104,9 +119,19 @@ class Checkpoint:
     return None
 
   def _paths(self):
-    paths = self._directory.glob('*.npz')
-    return sorted(
-        (x for x in paths if x.stem.isdigit()), key=lambda x: int(x.stem))
+    return _numbered(self._directory)
+
+
+def memory():
+  """Returns the bytes of memory that this machine has."""
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
+def _numbered(directory):
+  paths = directory.glob('*.npz')
+  return sorted(
+      (x for x in paths if re.fullmatch('[0-9]{1,18}', x.stem)),
+      key=lambda x: int(x.stem))
 
 
 def peek(directory):
@@ -114,12 +139,11 @@ def peek(directory):
 
   Arrays in the meta are left out; nothing is moved or removed.
   """
-  paths = (x for x in directory.glob('*.npz') if x.stem.isdigit())
-  for path in sorted(paths, key=lambda x: int(x.stem), reverse=True):
-    # Of a run that goes on, it may vanish or be damaged.
-    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile):
-      with zipfile.ZipFile(path) as archive:
-        state = json.loads(archive.read('meta.json'))
+  for path in reversed(_numbered(directory)):
+    # A live run may remove it meanwhile, and flipped bits raise anything.
+    with contextlib.suppress(Exception):
+      with open_regular(path, memory(), directory) as file:
+        state = _read_meta(file)
       return state['step'], state['meta']
   return None
 
@@ -161,19 +185,53 @@ def write_npz(file, members, level=0):
         np.lib.format.write_array(member, value, allow_pickle=False)
 
 
-def read_npz(file):
-  """Returns the dict of arrays and bytes in an npz file, all verified."""
+def read_npz(file, most):
+  """Returns the dict of arrays and bytes in an npz file, all verified.
+
+  Args:
+    file: Binary file.
+    most: Bytes that all may take together.
+
+  Raises:
+    ValueError, zipfile.BadZipFile: It is too large, or damaged.
+  """
   with zipfile.ZipFile(file) as archive:
+    size = sum(x.file_size for x in archive.infolist())
+    if size > most:
+      raise ValueError(f'{size:,} bytes inside; at most {most:,} are read')
     # Reading a whole member checks its sum before NumPy trusts its header.
     members = ((name, archive.read(name)) for name in archive.namelist())
     return dict(_parse(name, value) for name, value in members)
 
 
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0}
+
+
 def _parse(name, value):
   if not name.endswith('.npy'):
     return name, value
-  array = np.lib.format.read_array(io.BytesIO(value), allow_pickle=False)
+  stream = io.BytesIO(value)
+  version = np.lib.format.read_magic(stream)
+  if version not in HEADERS:
+    raise ValueError(f'{name} has the unknown version {version}')
+  shape, _, dtype = HEADERS[version](stream)
+  held = len(value) - stream.tell()
+  # NumPy would make an array of any size that a header claims.
+  if not dtype.hasobject and math.prod(shape) * dtype.itemsize != held:
+    raise ValueError(f'{name} claims {dtype}{list(shape)} in {held} bytes')
+  stream.seek(0)
+  array = np.lib.format.read_array(stream, allow_pickle=False)
   return name[:-len('.npy')], array
+
+
+def _read_meta(file):
+  with zipfile.ZipFile(file) as archive:
+    size = archive.getinfo('meta.json').file_size
+    if size > META_BYTES:
+      raise ValueError(f'meta.json of {size:,} bytes')
+    return json.loads(archive.read('meta.json'))
 
 
 def _snapshot(members):

@@ -2,6 +2,7 @@
 
 import collections
 import datetime
+import math
 import re
 import shutil
 import uuid
@@ -9,14 +10,18 @@ from concurrent import futures
 
 import numpy as np
 
-from .checkpoint import read_npz
+from .checkpoint import memory, read_npz
+from .files import open_regular
 
 # Keys whose values come in several types from environments and from files.
 DTYPES = {
     'is_first': bool, 'is_last': bool, 'is_terminal': bool,
     'reward': np.float32}
 GIB = 2 ** 30  # bytes
-NAME = re.compile(r'(\d{8}T\d{6})(\d{0,6})-([^-]+)-(\d+)\.npz')
+NAME = re.compile(
+    r'(\d{8}T\d{6})(\d{0,6})-([^-]+)-(\d{1,9})\.npz', re.ASCII)
+LAST_YEAR = 9000  # Names of new episodes count on from the newest one.
+WIDEST = 8  # Bytes of a value in other programs' files, where we have one.
 
 
 class Episode:
@@ -131,30 +136,49 @@ def parse_name(path):
     time = datetime.datetime.strptime(seconds, '%Y%m%dT%H%M%S')
   except ValueError:
     return None
+  if time.year > LAST_YEAR:
+    return None
   time = time.replace(microsecond=int(fraction.ljust(6, '0')))
   return time, name, int(steps)
 
 
-def load_episodes(paths, ahead=16):
-  """Yields what `_read` returns, in order; holds `ahead` files at most."""
+def load_episodes(paths, ahead=16, signature=None):
+  """Yields each path with its arrays, or with what went wrong, in order.
+
+  Args:
+    paths: Files.
+    ahead: Most files that are held.
+    signature: {key: (shape of a row, dtype)} that files have, if it is known.
+      With the steps in a file's name it bounds the memory that is taken.
+  """
   # Inflating leaves Python's lock, so threads load on all cores.
   with futures.ThreadPoolExecutor() as pool:
     waiting = collections.deque()
     for path in paths:
-      waiting.append(pool.submit(_read, path))
+      waiting.append(pool.submit(_read, path, signature))
       if len(waiting) == ahead:
         yield waiting.popleft().result()
     while waiting:
       yield waiting.popleft().result()
 
 
-def _read(path):
-  """Returns a path with its arrays, or with what went wrong."""
+def _read(path, signature):
   try:
-    with path.open('rb') as file:
-      return path, read_npz(file)
+    with open_regular(path, memory(), path.parent) as file:
+      return path, read_npz(file, _most(path, signature))
   except Exception as error:
     return path, error
+
+
+def _most(path, signature):
+  name = parse_name(path)
+  if not signature or not name:
+    return memory()
+  row = sum(
+      math.prod(shape) * np.dtype(x).itemsize for shape, x in
+      signature.values())
+  # Two rows more, and a tenth for headers and keys that are not stored.
+  return int(1.1 * WIDEST * row * (name[2] + 2)) + 2 ** 20
 
 
 def check_values(episode, steps):

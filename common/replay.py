@@ -16,6 +16,10 @@ from .files import remove_stale, set_aside, write_atomic
 REQUIRED = ('action', 'is_first', 'is_last')
 
 
+class Foreign(ValueError):
+  """Keys or shapes are not those of the replay."""
+
+
 class TooShort(RuntimeError):
   """No episode is long enough to be sampled from."""
 
@@ -43,11 +47,11 @@ class Replay:
 
   def __init__(
       self, directory, capacity=0, max_gib=0.0, ongoing=False, minlen=1,
-      maxlen=0, prioritize_ends=False, seed=0, until=None):
+      maxlen=0, prioritize_ends=False, seed=0, until=None, spaces=None):
     """Loads the newest episodes of a directory, up to the capacity.
 
     Older files stay on disk. Damaged ones, and ones that differ in keys or
-    shapes from the newest, are moved to `damaged/`.
+    shapes from the environment, are moved to `damaged/`.
 
     Args:
       directory: Where the episodes are; made if it does not exist.
@@ -64,9 +68,12 @@ class Replay:
       seed: Of the sampling.
       until: `newest` of a state: what came later is moved to `later/`,
         in the place of what was there, to be made again.
+      spaces: Spaces of the environment by key, with that of the action. By
+        default the newest file says which keys and shapes are right.
 
     Raises:
-      ValueError: If the numbers contradict each other.
+      ValueError: If the numbers contradict each other, or if files are there
+        and all differ from the environment; none is moved then.
     """
     _check_numbers(capacity, max_gib, minlen, maxlen)
     self._directory = pathlib.Path(directory).expanduser()
@@ -79,7 +86,8 @@ class Replay:
     self._maxlen = int(maxlen)
     self._prioritize_ends = prioritize_ends
     self._random = np.random.default_rng(seed)
-    self._signature = {}  # key -> (shape of a row, dtype)
+    # key -> (shape of a row, dtype)
+    self._signature = signature_of(spaces) if spaces else {}
     self._complete_eps = []  # Oldest first.
     self._sampled_eps = []  # Those of them that are long enough, also.
     self._ongoing_eps = {}  # worker -> Episode
@@ -357,6 +365,8 @@ class Replay:
     later = [x for x in self._files() if parse_name(x)[0] > newest]
     if later:
       target = self._directory / 'later'
+      if target.is_symlink() or target.is_file():
+        target.unlink()
       shutil.rmtree(target, ignore_errors=True)
       target.mkdir()
       for path in later:
@@ -366,33 +376,38 @@ class Replay:
     for path in self._directory.glob('*.npz'):
       if not parse_name(path):
         self._set_aside(path, 'the name is not {time}-{id}-{steps}.npz')
-    found, steps, size = [], 0, 0
-    # Newest first, as the newest says which keys and shapes are right.
-    for path, content in load_episodes(reversed(self._files())):
-      episode = self._accept(path, content)
+    found, odd, steps, size = [], [], 0, 0
+    for path, content in load_episodes(
+        reversed(self._files()), signature=self._signature):
+      episode, error = self._accept(path, content)
       if not episode:
+        odd.append((path, error))
         continue
       steps, size = steps + episode.steps, size + episode.bytes
       if found and self._exceeds(steps, size):
         break
       found.append(episode)
+    foreign = [x for _, x in odd if isinstance(x, Foreign)]
+    if foreign and not found:  # Whoever is wrong, it is not the files.
+      raise ValueError(f'{foreign[-1]}; choose another --logdir')
+    for path, error in odd:
+      self._set_aside(path, f'{type(error).__name__}: {error}')
     for episode in reversed(found):
       self._hold(episode)
 
   def _accept(self, path, content):
-    """Returns a loaded episode, or None if its file had to be set aside."""
+    """Returns a loaded episode and None, or None and what is wrong."""
     try:
       if isinstance(content, Exception):
         raise content
       _, name, steps = parse_name(path)
       episode = Episode(self._checked(content), name, path)
       check_values(episode, steps)
-      return episode
+      return episode, None
     except MemoryError:  # Not the fault of the file.
       raise
     except Exception as error:  # Flipped bits raise almost anything.
-      self._set_aside(path, f'{type(error).__name__}: {error}')
-      return None
+      return None, error
 
   def _set_aside(self, path, reason):
     set_aside(path, reason)
@@ -419,7 +434,7 @@ class Replay:
     for key in sorted(signature.keys() | self._signature.keys()):
       found, wanted = signature.get(key), self._signature.get(key)
       if found != wanted:
-        raise ValueError(
+        raise Foreign(
             f'Transition key {key!r} is {describe(found)}, but in the '
             f'episodes of {self._directory} it is {describe(wanted)}.')
 
@@ -431,6 +446,12 @@ class Replay:
         f'longest of {max((x.steps for x in held), default=0)}, but '
         f'replay.minlen is {self._minlen}. Raise prefill, or lower minlen '
         'where whole episodes are shorter.')
+
+
+def signature_of(spaces):
+  """Returns the keys of a stored row, with their shapes and types."""
+  row = storable({k: np.zeros(v.shape, v.dtype) for k, v in spaces.items()})
+  return {k: (v.shape, v.dtype) for k, v in row.items()}
 
 
 def count_episodes(directory):

@@ -154,6 +154,27 @@ class Random:
     self._noise.state.assign([low, high + number, key])
 
 
+# Key of the meta data -> type, of what a run cannot go on without.
+SCHEMA = {'step': int, 'updates': int, 'every': dict, 'replay': dict}
+REPLAY = {
+    'random': dict, 'total_steps': int, 'total_episodes': int,
+    'ongoing': list}
+MOST = 2 ** 53  # Of a count.
+
+
+def check(snapshot):
+  """Raises ValueError for a checkpoint that no run has written."""
+  replay = snapshot.meta.get('replay')
+  for values, schema in (
+      (snapshot.meta, SCHEMA), (replay, REPLAY),
+      ({'step': snapshot.step}, {'step': int})):
+    for key, kind in schema.items():
+      value = values.get(key) if isinstance(values, dict) else None
+      if not isinstance(value, kind) or (
+          kind is int and not 0 <= value < MOST):
+        raise ValueError(f'meta.json has no good {key!r}')
+
+
 class State:
   """Loads and saves the whole state of a run.
 
@@ -167,7 +188,7 @@ class State:
   """
 
   def __init__(self, folder, keep, processes):
-    self._checkpoint = checkpoints.Checkpoint(folder, keep)
+    self._checkpoint = checkpoints.Checkpoint(folder, keep, check)
     self._snapshot = processes.load(self._checkpoint)
 
   @property

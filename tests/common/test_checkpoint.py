@@ -1,3 +1,4 @@
+import io
 import os
 import pathlib
 import random
@@ -6,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -300,7 +302,7 @@ def test_checkpoint_falls_back_on_the_best_at_last(tmp_path):
 
 def without(name):
   def damage(path):
-    members = checkpoint_lib.read_npz(path.open('rb'))
+    members = checkpoint_lib.read_npz(path.open('rb'), 2 ** 20)
     members.pop(name)
     checkpoint_lib.write_atomic(
         path, lambda file: checkpoint_lib.write_npz(file, members))
@@ -315,6 +317,50 @@ def folder(path):
 def dangling(path):
   path.unlink()
   path.symlink_to('nowhere')
+
+
+def fifo(path):
+  path.unlink()
+  os.mkfifo(path)
+
+
+def device(path):
+  path.unlink()
+  path.symlink_to('/dev/zero')
+
+
+def claim(path):
+  """Lets the header of an array claim 100 GB."""
+  buffer = io.BytesIO()
+  np.lib.format.write_array_header_1_0(buffer, {
+      'descr': '|u1', 'fortran_order': False, 'shape': (10 ** 11,)})
+  members = {'meta.json': b'{"step": 2, "meta": {}}'}
+  members['arrays/x.npy'] = buffer.getvalue()
+  with path.open('wb') as file:
+    checkpoint_lib.write_npz(file, members)
+
+
+def bomb(path):
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr('meta.json', '{"step": 2, "meta": {}}')
+    archive.writestr('arrays/x.npy', bytes(2 ** 26))
+
+
+@pytest.mark.parametrize('damage', [fifo, device, claim, bomb, folder])
+def test_checkpoint_that_is_not_what_it_seems_takes_no_time_or_memory(
+    tmp_path, damage):
+  checkpoint = Checkpoint(tmp_path)
+  checkpoint.save(1, arrays_for(1))
+  checkpoint.save(2, arrays_for(2))
+  (tmp_path / '\N{SUPERSCRIPT TWO}.npz').touch()  # A digit, and no number.
+  damage(tmp_path / '000000000002.npz')
+  assert checkpoint_lib.peek(tmp_path)[0] in (1, 2)
+  tracemalloc.start()
+  with pytest.warns(UserWarning, match='Damaged file .*000000000002.npz'):
+    assert checkpoint.load().step == 1
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 2 ** 22
 
 
 @pytest.mark.parametrize('damage', [

@@ -1,8 +1,10 @@
 """Files of episodes: what is damaged, too much, later, or refused."""
 
+import io
 import os
 import pathlib
 import tracemalloc
+import types
 import zipfile
 
 import numpy as np
@@ -75,6 +77,22 @@ def rename(name):
   return lambda path: path.rename(path.with_name(name))
 
 
+def pipe(path):
+  path.unlink()
+  os.mkfifo(path)
+
+
+def huge_claim():
+  values, file = make_episode(), io.BytesIO()
+  header = io.BytesIO()
+  np.lib.format.write_array_header_1_0(header, {
+      'descr': '|u1', 'fortran_order': False, 'shape': (11, 10 ** 10)})
+  values['image.npy'] = header.getvalue()
+  del values['image']
+  checkpoint.write_npz(file, values)
+  return file.getvalue()
+
+
 DAMAGES = {
     'cut at the end': edit(lambda x: x[:-30]),
     'cut in half': edit(lambda x: x[:len(x) // 2]),
@@ -103,6 +121,15 @@ DAMAGES = {
     'only a reset': rewrite(
         lambda x: x.update({k: v[:1] for k, v in x.items()})),
     'NaN in rewards': rewrite(lambda x: x['reward'].__setitem__(3, np.nan)),
+    'pipe': pipe,
+    'link to a device': lambda x: (x.unlink(), x.symlink_to('/dev/zero')),
+    'link to elsewhere': lambda x: (
+        x.rename(x.parents[1] / x.name),
+        x.symlink_to(x.parents[1] / x.name)),
+    'header that claims 100 GB': edit(lambda x: huge_claim()),
+    'name of the year 9999': rename('99991231T235959999999-ab-10.npz'),
+    'name of the year 10000': rename('100000101T000000-ab-10.npz'),
+    'name with 10^200 steps': rename(f'20200101T000000-ab-1{"0" * 200}.npz'),
     'name with other steps': rename('20200101T000000-ab-9.npz'),
     'name without steps': rename('20200101T000000-ab.npz'),
     'name with no such date': rename('20209999T000000-ab-10.npz'),
@@ -111,6 +138,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize('name', DAMAGES)
 def test_damaged_file_is_set_aside_counted_and_never_fatal(name, tmp_path):
+  tmp_path = tmp_path / 'episodes'
   fill(tmp_path, [1, 2, 3])
   DAMAGES[name](sorted(tmp_path.glob('*.npz'))[0])
   with pytest.warns(UserWarning, match='Damaged file') as record:
@@ -123,6 +151,47 @@ def test_damaged_file_is_set_aside_counted_and_never_fatal(name, tmp_path):
   # Once is enough.
   again = Replay(tmp_path)
   assert again.stats['damaged_episodes'] == 0 and held(again) == {2, 3}
+
+
+def spaces(**shapes):
+  box = lambda value: types.SimpleNamespace(
+      shape=value.shape[1:], dtype=value.dtype)
+  return {k: box(v) for k, v in make_episode(**shapes).items()}
+
+
+def test_environment_and_not_the_newest_file_says_what_is_right(tmp_path):
+  fill(tmp_path / 'a', [1, 2, 3])
+  fill(tmp_path / 'b', [])
+  odd = Replay(tmp_path / 'b')
+  odd.add_episode(make_episode(number=9, action=np.zeros((11, 5))))
+  path, = (tmp_path / 'b').glob('*.npz')
+  path.rename(tmp_path / 'a' / path.name)
+  with pytest.warns(UserWarning, match=r'action.*float32\[5\]') as record:
+    replay = Replay(tmp_path / 'a', spaces=spaces())
+  assert len(record) == 1 and held(replay) == {1, 2, 3}
+  assert [x.name for x in (tmp_path / 'a/damaged').iterdir()] == [path.name]
+
+
+def test_files_that_all_differ_from_the_environment_stay(tmp_path):
+  fill(tmp_path, [1, 2])
+  wrong = spaces(action=np.zeros((11, 5), np.float32))
+  with pytest.raises(ValueError, match='action.*choose another --logdir'):
+    Replay(tmp_path, spaces=wrong)
+  assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_file_that_inflates_beyond_its_name_takes_no_memory(tmp_path):
+  fill(tmp_path, [1, 2])
+  path = sorted(tmp_path.glob('*.npz'))[1]
+  big = make_episode(image=np.zeros((11, 999, 999, 3), np.uint8))
+  with path.open('wb') as file:
+    checkpoint.write_npz(file, big, level=1)
+  tracemalloc.start()
+  with pytest.warns(UserWarning, match='at most'):
+    replay = Replay(tmp_path, spaces=spaces())
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert held(replay) == {1} and peak < 2 ** 22
 
 
 @pytest.mark.filterwarnings('error')

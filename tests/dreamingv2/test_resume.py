@@ -5,6 +5,7 @@ import time
 import types
 
 import numpy as np
+import pytest
 
 from dreamingv2 import resume
 from dreamingv2.common import checkpoint
@@ -22,9 +23,15 @@ def make_agent():
 PROCESSES = types.SimpleNamespace(load=lambda checkpoint: checkpoint.load())
 
 
+REPLAY = {
+    'random': {}, 'total_steps': 0, 'total_episodes': 0, 'ongoing': []}
+
+
 def test_state_gives_every_part_what_it_had(tmp_path):
-  owner = types.SimpleNamespace(updates=7, due=['log', 'save'])
+  owner = types.SimpleNamespace(
+      updates=7, due=['log', 'save'], every={}, replay=REPLAY)
   parts = {
+      **{k: resume.Attribute(owner, k) for k in ('every', 'replay')},
       'step': counter.Counter(40),
       'updates': resume.Attribute(owner, 'updates'),
       'due': resume.Attribute(owner, 'due')}
@@ -47,12 +54,29 @@ def test_state_without_checkpoint_changes_nothing(tmp_path):
 
 
 def test_parts_that_an_older_version_lacked_stay(tmp_path):
-  checkpoint.Checkpoint(tmp_path, 2).save(80, {}, {'updates': 3})
+  checkpoint.Checkpoint(tmp_path, 2).save(80, {}, {
+      'step': 40, 'updates': 3, 'every': {}, 'replay': REPLAY})
   owner = types.SimpleNamespace(updates=0, best=5.0, prefilled=False)
   parts = {k: resume.Attribute(owner, k) for k in vars(owner)}
   resume.State(tmp_path, 2, PROCESSES).restore(make_agent(), parts)
   assert owner.updates == 3 and owner.best == 5.0
   assert owner.prefilled is True  # There was no earlier checkpoint then.
+
+
+@pytest.mark.parametrize('meta', [
+    {}, {'updates': -1}, {'updates': 10 ** 400}, {'updates': 'many'},
+    {'replay': {}}, {'replay': None}, {'every': []},
+    {'replay': {**REPLAY, 'total_steps': 10 ** 400}}])
+def test_checkpoint_without_good_meta_data_is_set_aside(meta, tmp_path):
+  good = {'step': 40, 'updates': 3, 'every': {}, 'replay': REPLAY}
+  store = checkpoint.Checkpoint(tmp_path)
+  store.save(80, {}, good)
+  store.save(90, {}, {**good, **meta} if meta else {})
+  owner = types.SimpleNamespace(updates=0)
+  with pytest.warns(UserWarning, match='90.npz .moved.* no good'):
+    state = resume.State(tmp_path, 2, PROCESSES)
+  state.restore(make_agent(), {'updates': resume.Attribute(owner, 'updates')})
+  assert owner.updates == 3
 
 
 def test_clock_adds_the_seconds_of_earlier_processes(monkeypatch):
@@ -68,7 +92,7 @@ def test_clock_adds_the_seconds_of_earlier_processes(monkeypatch):
 
 def test_generators_go_on_where_they_were():
   agent = counter.Counter(3)
-  part = resume.Random(agent)
+  part = resume.Random(agent, None)
   state = part.state()
   draws = random.random(), np.random.rand()
   agent.restore(9)
