@@ -1,6 +1,7 @@
 """The folder of a run: whether it fits a config, and its config.yaml."""
 
 import pathlib
+import re
 import tempfile
 
 from .checkpoint import peek
@@ -22,7 +23,16 @@ DATA = (
 
 
 def name(config, suite, task):
-  """Returns the folder of a run below the one that holds all of them."""
+  """Returns the folder of a run below the one that holds all of them.
+
+  Raises:
+    ValueError: The task or the method would lead elsewhere.
+  """
+  for key, value in (('task', task), ('method', config.method)):
+    if not re.fullmatch(r'[\w+=-][\w.+=-]*', value):
+      raise ValueError(
+          f'{key} is {value!r}, but names a folder: it must be made of '
+          f'letters, digits and _.+=- and not begin with a dot; set --{key}')
   return pathlib.PurePath(f'{suite}_{task}', config.method, str(config.seed))
 
 
@@ -30,10 +40,12 @@ def prepare(config, suite, task):
   """Makes the logdir and checks that it can serve this config.
 
   Raises:
-    ValueError: It cannot be written, or holds a run of another config.
+    ValueError: It cannot be written, holds a run of another config, or links
+      that lead out of it.
   """
   logdir = pathlib.Path(
       config.logdir or 'logdir' / name(config, suite, task)).expanduser()
+  _check_links(logdir)
   learned = _learned(logdir)
   check(config, logdir, lambda key: key not in RESUMABLE and (
       learned or key.split('.')[0] in DATA))
@@ -59,6 +71,15 @@ def forget_unlearned(config, logdir):
     if not _learned(logdir):
       for path in (logdir / 'checkpoints').glob('*.npz'):
         path.unlink()
+
+
+def _check_links(logdir):
+  for path in logdir.iterdir() if logdir.is_dir() else ():
+    if path.is_symlink() and not path.resolve().is_relative_to(
+        logdir.resolve()):
+      raise ValueError(
+          f'{path} is a link that leads out of the logdir, where a run would '
+          f'write; remove it, or choose another --logdir')
 
 
 def _learned(logdir):
@@ -102,7 +123,10 @@ def save_config(config, logdir, run):
   path = logdir / 'config.yaml'
   lines = path.read_text().splitlines() if path.exists() else []
   heads = [x for x in lines if x.startswith('# ')]
-  run = [f'# {line}' for line in run]
+  # No line break or control character of a path may end the comment.
+  odd = re.compile(r'[^ -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd]')
+  run = [
+      '# ' + odd.sub(lambda x: ascii(x[0])[1:-1], line) for line in run]
   if heads[-len(run):] != run:
     heads += run
   write_text(path, '\n'.join([*heads, config.dumps()]))

@@ -1,6 +1,7 @@
 import pytest
 
 from dreamingv2 import settings
+from dreamingv2.common import checkpoint
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common.config import Config
 
@@ -56,3 +57,49 @@ def test_folder_that_cannot_be_made_is_named(config, tmp_path):
   (tmp_path / 'run').touch()
   with pytest.raises(ValueError, match='run cannot be written .* --logdir'):
     logdirs.prepare(config, 'robosuite', 'Lift')
+
+
+@pytest.mark.parametrize('method', [
+    '../../x', '/abs', '', '.', '..', 'a/b', 'a\nb', 'a\n', 'a\0', 'a b'])
+def test_run_cannot_leave_the_folder_of_all_runs(
+    method, config, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  for task, name in (('Lift', method), (method, 'dreamer')):
+    with pytest.raises(ValueError, match='names a folder'):
+      logdirs.prepare(
+          config.update({'logdir': '', 'method': name}), 'robosuite', task)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('name', ['lock', 'videos', 'train_episodes'])
+def test_links_that_lead_out_of_a_logdir_are_refused(name, config, tmp_path):
+  folder = logdirs.prepare(config, 'robosuite', 'Lift')
+  (folder / name).symlink_to(tmp_path / 'elsewhere')
+  with pytest.raises(ValueError, match=f'{name} is a link'):
+    logdirs.prepare(config, 'robosuite', 'Lift')
+  (folder / name).unlink()
+  (folder / name).symlink_to('within')
+  logdirs.prepare(config, 'robosuite', 'Lift')
+
+
+def test_line_breaks_of_a_path_spoil_no_config(config):
+  folder = logdirs.prepare(config, 'robosuite', 'Lift')
+  odd = "train.py --logdir 'a\nseed: 7\u2028b\x85\x00\udc80é'"
+  logdirs.save_config(config, folder, [odd])
+  path = folder / 'config.yaml'
+  assert Config.load(path).flat == config.flat
+  assert path.read_text().splitlines()[0] == (
+      r"# train.py --logdir 'a\nseed: 7\u2028b\x85\x00\udc80é'")
+
+
+@pytest.mark.parametrize('updates', [0, 1])
+def test_checkpoint_without_an_update_gives_way_to_another_config(
+    updates, config):
+  folder = logdirs.prepare(config, 'robosuite', 'Lift')
+  logdirs.save_config(config, folder, ['versions'])
+  store = checkpoint.Checkpoint(folder / 'checkpoints')
+  store.save(0, {}, {'updates': updates})
+  logdirs.forget_unlearned(config.update({'keep': 9}), folder)
+  assert store.latest_step == 0
+  logdirs.forget_unlearned(config.update({'rssm.deter': 600}), folder)
+  assert store.latest_step == (0 if updates else None)
