@@ -75,9 +75,9 @@ class Parser(argparse.ArgumentParser):
       flag = unknown[0].partition('=')[0]
       if not flag.startswith('-'):
         self.error(f'unexpected argument {flag!r}')
-      from .config import known
+      from .config import check_known
       try:
-        known('flag', flag, [
+        check_known('flag', flag, [
             x for action in self._actions for x in action.option_strings])
       except ValueError as error:
         self.error(str(error).rstrip('.'))

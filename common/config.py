@@ -172,7 +172,7 @@ def describe(value):
   return _NAMES[type(value)]
 
 
-def known(kind, name, names):
+def check_known(kind, name, names):
   """Raises a ValueError that lists `names`, the nearest first, if new."""
   if name in names:
     return

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from . import logger as loggers
 from . import worker
-from .config import known
+from .config import check_known
 
 STRATEGIES = {
     'mirrored': tf.distribute.MirroredStrategy,
@@ -39,7 +39,7 @@ def make(name, config=None):
   Raises:
     ValueError: Unknown name, or a config that cannot be split.
   """
-  known('distribute', name, STRATEGIES)
+  check_known('distribute', name, STRATEGIES)
   gpus()  # A strategy begins to use them.
   strategy = STRATEGIES[name]()
   count = strategy.num_replicas_in_sync

@@ -11,7 +11,7 @@ import math
 import tensorflow as tf
 
 from . import tfutils
-from .config import known
+from .config import check_known
 
 
 def make(
@@ -29,7 +29,7 @@ def make(
   Raises:
     ValueError: Unknown kind or activation, or a size that it cannot have.
   """
-  known('rssm.latent', kind, LATENTS)
+  check_known('rssm.latent', kind, LATENTS)
   sizes = {'stoch': (stoch, 1), 'discrete': (discrete, 2),
            'continuous': (continuous, 1)}
   for key in NEEDS[kind]:
@@ -165,7 +165,7 @@ class Gaussian:
   }
 
   def __init__(self, stoch, std_act, min_std):
-    known('rssm.std_act', std_act, self.STD_ACTS)
+    check_known('rssm.std_act', std_act, self.STD_ACTS)
     self.size = stoch
     self.outputs = 2 * stoch
     self._std_act = self.STD_ACTS[std_act]

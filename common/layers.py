@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from . import distribute
 from . import tfutils
-from .config import known
+from .config import check_known
 from .tfutils import Module
 
 
@@ -172,7 +172,7 @@ class NormLayer(Module):
   NORMS = ('layer', 'none')
 
   def __init__(self, name):
-    known('norm', name, self.NORMS)
+    check_known('norm', name, self.NORMS)
     self._name = name
 
   def __call__(self, features):
@@ -222,7 +222,7 @@ ACTS = {
 
 def get_act(name):
   """Returns the activation function of that name."""
-  known('act', name, ACTS)
+  check_known('act', name, ACTS)
   return ACTS[name]
 
 

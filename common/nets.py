@@ -11,7 +11,7 @@ from . import dists
 from . import latents
 from . import other
 from . import tfutils
-from .config import known
+from .config import check_known
 from .layers import Conv2D, Conv2DTranspose, Dense, get_act
 from .tfutils import Module
 
@@ -41,7 +41,7 @@ class EnsembleRSSM(Module):
       self, ensemble=5, latent='gaussian', stoch=30, deter=200, hidden=200,
       discrete=32, continuous=16, posterior='filter', act='elu', norm='none',
       std_act='softplus', min_std=0.1):
-    known('rssm.posterior', posterior, ('embed', 'filter'))
+    check_known('rssm.posterior', posterior, ('embed', 'filter'))
     if posterior == 'embed' and latent != 'gaussian':
       raise ValueError(
           f'rssm.posterior embed gives means alone; it needs rssm.latent '
@@ -415,7 +415,7 @@ class DistLayer(Module):
   """
 
   def __init__(self, shape, dist='mse', min_std=0.1, init_std=0.0):
-    known('dist', dist, self.DISTS)
+    check_known('dist', dist, self.DISTS)
     self._shape = tuple(shape)
     self._count, self._make = self.DISTS[dist]
     self._min_std = min_std

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 
 from . import logger as loggers
-from .config import known
+from .config import check_known
 from .files import write_atomic, write_bytes
 
 
@@ -226,7 +226,7 @@ def check(names):
     ValueError: A name is unknown, or MLflow has no server.
   """
   for name in names:
-    known('output', name, OUTPUTS)
+    check_known('output', name, OUTPUTS)
     if name in PACKAGES and not importlib.util.find_spec(name):
       raise ImportError(
           f"outputs: {name} is not installed: pip install -e '.[{name}]', or "

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_keras import mixed_precision
 
 from . import distribute
-from .config import known
+from .config import check_known
 
 PRECISIONS = {
     '16': 'mixed_float16',
@@ -40,7 +40,7 @@ def setup(precision='auto', deterministic=False, seed=0):
   """
   tf.get_logger().setLevel('ERROR')
   gpus = distribute.gpus()
-  known('precision', precision, ['auto', *PRECISIONS])
+  check_known('precision', precision, ['auto', *PRECISIONS])
   if precision == 'auto':
     precision = '16' if gpus else '32'
   mixed_precision.set_global_policy(PRECISIONS[precision])
@@ -245,7 +245,7 @@ class Optimizer(Module):
       ValueError: Unknown `opt`, or `wd_pattern` is no regular expression.
     """
     self.name = name
-    known(f'{name}_opt.opt', opt, self.OPTS)
+    check_known(f'{name}_opt.opt', opt, self.OPTS)
     self._lr, self._eps, self._clip, self._wd = lr, eps, clip, wd
     try:
       self._decays = re.compile(wd_pattern)

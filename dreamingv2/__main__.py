@@ -27,14 +27,14 @@ def main(argv=None):
     return print(usage())
   if words == ['--list']:
     words = ['train', '--list']
-  from .common.config import known  # Late, so that SIGINT is handled.
+  from .common.config import check_known  # Late, so that SIGINT is handled.
   name, *rest = words
   try:
     if name.startswith('-'):
       raise ValueError(
           f'{name} comes without a command; did you mean: '
           f'dreamingv2 train {shlex.join(words)}')
-    known('command', name, COMMANDS)
+    check_known('command', name, COMMANDS)
   except ValueError as error:
     command.fail(error)
   module, _ = COMMANDS[name]

@@ -17,7 +17,7 @@ from .common import nets
 from .common import other
 from .common import tfutils
 from .common.checkpoint import assign_report
-from .common.config import known
+from .common.config import check_known
 from .common.tfutils import Module
 
 # What every environment sends beside its observations.
@@ -208,8 +208,8 @@ class WorldModel(Module):
     assert not self.heads.keys() & self.objective.heads.keys()
     self.heads.update(self.objective.heads)
     for name in config.grad_heads:
-      known('grad_heads', name, HEADS)
-    known('clip_rewards', config.clip_rewards, CLIP_REWARDS)
+      check_known('grad_heads', name, HEADS)
+    check_known('clip_rewards', config.clip_rewards, CLIP_REWARDS)
     self.rewnorm = other.StreamNorm(**config.replay_reward_norm)
     self.model_opt = tfutils.Optimizer('model', **config.model_opt)
 
@@ -379,7 +379,7 @@ class ActorCritic(Module):
     self._grad = config.actor_grad
     if self._grad == 'auto':
       self._grad = 'reinforce' if discrete else 'dynamics'
-    known('actor_grad', self._grad, ('both', 'dynamics', 'reinforce'))
+    check_known('actor_grad', self._grad, ('both', 'dynamics', 'reinforce'))
     for text in (config.actor_ent, config.actor_grad_mix):
       other.schedule(text, 0)  # Raises early what it cannot read.
     self.actor = nets.MLP(act_space.shape[0], **actor)

@@ -8,7 +8,7 @@ from .common import dists
 from .common import nets
 from .common import other
 from .common import tfutils
-from .common.config import known
+from .common.config import check_known
 
 
 class Random(tfutils.Module):
@@ -41,7 +41,7 @@ class Plan2Explore(tfutils.Module):
   TARGETS = ('deter', 'embed', 'feat', 'stoch')
 
   def __init__(self, config, act_space, wm, tfstep, reward):
-    known('disag_target', config.disag_target, self.TARGETS)
+    check_known('disag_target', config.disag_target, self.TARGETS)
     self.config = config
     self.wm = wm
     self._reward = reward
@@ -137,7 +137,7 @@ class ModelLoss(tfutils.Module):
   LOSSES = ('kl',)
 
   def __init__(self, config, act_space, wm, tfstep, reward):
-    known('expl_model_loss', config.expl_model_loss, self.LOSSES)
+    check_known('expl_model_loss', config.expl_model_loss, self.LOSSES)
     self.config = config
     self.wm = wm
     self._reward = reward
@@ -191,7 +191,7 @@ def make(config, task_behavior, act_space, wm, tfstep, reward):
   name = config.expl_behavior
   if name == 'greedy':
     return task_behavior
-  known('expl_behavior', name, ['greedy', *BEHAVIORS])
+  check_known('expl_behavior', name, ['greedy', *BEHAVIORS])
   return BEHAVIORS[name](config, act_space, wm, tfstep, reward)
 
 

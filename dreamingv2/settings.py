@@ -15,7 +15,7 @@ from .common import comments as commentlib
 from .common import config as configs
 from .common import flags
 from .common import outputs
-from .common.config import known
+from .common.config import check_known
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 # The checkout, or in site-packages this folder: what holds configs.yaml.
@@ -156,7 +156,7 @@ def order(names):
     ValueError: Unknown block.
   """
   for name in names:
-    known('config block', name, blocks())
+    check_known('config block', name, blocks())
   return sorted(
       names, key=lambda name: not {'method', 'suite'} & blocks()[name].keys())
 
@@ -191,9 +191,9 @@ def check(config):
       not fit into the replay.
   """
   for key, names in CHOICES.items():
-    known(key, config[key], names)
+    check_known(key, config[key], names)
   for key in NAMED_BY_BLOCKS:
-    known(key, config[key], values(key))
+    check_known(key, config[key], values(key))
   outputs.check(config.outputs)
   ranges.check(config)
   if len(config.render_size) != 2:
@@ -217,7 +217,7 @@ def check_spaces(config, obs_space):
   """
   for key in config.log_keys_video:
     if key not in defaults().log_keys_video:
-      known('entry of log_keys_video', key, obs_space)
+      check_known('entry of log_keys_video', key, obs_space)
 
 
 def values(key):

@@ -10,7 +10,7 @@ machine cannot) and `Renderer`, see `base.Renderer`.
 import importlib
 
 from . import distractors as distractorlib
-from ..config import known
+from ..config import check_known
 
 RENDERERS = {
     'filament': '.filament',
@@ -26,8 +26,8 @@ def validate(name, key, quality, distractors=None):
     ValueError: unknown, or distractors that the renderer cannot draw.
     ImportError: the renderer is not installed.
   """
-  known('renderer', name, RENDERERS)
-  known(key, quality, _module(name).QUALITIES)
+  check_known('renderer', name, RENDERERS)
+  check_known(key, quality, _module(name).QUALITIES)
   for option in _module(name).REFUSED:
     if (distractors or {}).get(option):
       others = [x for x in RENDERERS if option not in _module(x).REFUSED]

@@ -13,7 +13,7 @@ import zipfile
 
 import numpy as np
 
-from ..config import known
+from ..config import check_known
 from ..files import write_atomic
 
 SECTORS = 24  # Around what is round.
@@ -348,7 +348,7 @@ def camera(model, data, name):
   """
   if isinstance(name, str):
     names = [model.camera(x).name for x in range(model.ncam)]
-    known('camera', name, names)
+    check_known('camera', name, names)
     name = names.index(name)
   return (
       data.cam_xpos[name].copy(), data.cam_xmat[name].reshape(3, 3).copy(),

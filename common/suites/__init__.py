@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from .. import envs
 from .. import renderers
-from ..config import Config, known
+from ..config import Config, check_known
 from ..renderers import distractors as distractorlib
 
 SUITES = {
@@ -40,7 +40,7 @@ def parse(suite: str, task: str) -> tuple[str, str]:
     ValueError: `suite` is unknown, or neither says a suite.
   """
   if suite:
-    known('suite', suite, SUITES)
+    check_known('suite', suite, SUITES)
   prefix, _, rest = task.partition('_')
   if rest and prefix in SUITES:
     return prefix, rest
@@ -135,7 +135,7 @@ def validate(suite: str, task: str, options: dict) -> None:
   """
   module = _module(suite)
   for key in options:
-    known(f'option of suite {suite}', key, module.OPTIONS)
+    check_known(f'option of suite {suite}', key, module.OPTIONS)
   distractorlib.validate(
       options.get('distractors', distractorlib.OPTIONS))
   options = {**module.OPTIONS, **options}
@@ -196,5 +196,5 @@ def limit(suite: str, task: str, **options) -> float | None:
 
 
 def _module(suite):
-  known('suite', suite, SUITES)
+  check_known('suite', suite, SUITES)
   return importlib.import_module(SUITES[suite], __package__)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import envs
 from .. import renderers
-from ..config import known
+from ..config import check_known
 from ..renderers import distractors
 from ..worker import Diverged
 
@@ -44,7 +44,7 @@ def tasks():
 
 
 def validate(task, options):
-  known('dmc task', _canonical(task), tasks())
+  check_known('dmc task', _canonical(task), tasks())
 
 
 def limit(task, options):
@@ -165,7 +165,7 @@ class DMC:
       return usual
     if str(camera).isdigit() and int(camera) < len(names):
       return int(camera)
-    known('dmc.camera', camera, names)
+    check_known('dmc.camera', camera, names)
     return names.index(camera)
 
 

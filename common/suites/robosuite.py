@@ -12,7 +12,7 @@ import numpy as np
 from .. import envs
 from .. import renderers
 from .. import worker
-from ..config import known
+from ..config import check_known
 from ..renderers import distractors
 
 OPTIONS = {
@@ -42,14 +42,15 @@ def tasks():
 
 
 def validate(task, options):
-  known('robosuite task', ALIASES.get(task, task), tasks() + list(ALIASES))
-  known('robosuite.controller', options['controller'], _controllers())
+  check_known(
+      'robosuite task', ALIASES.get(task, task), tasks() + list(ALIASES))
+  check_known('robosuite.controller', options['controller'], _controllers())
   for key in ('horizon', 'control_freq'):
     if not options[key] >= 1:
       raise ValueError(f'robosuite.{key} is {options[key]}; it must be >= 1.')
   if not importlib.util.find_spec('robosuite_models'):
     for name in _names(options['robots']):
-      known('robosuite.robots', name, ['auto'] + _built_in_robots())
+      check_known('robosuite.robots', name, ['auto'] + _built_in_robots())
 
 
 def limit(task, options):
@@ -109,7 +110,7 @@ class Robosuite:
     self._model = self._env.sim.model._model
     self._cameras = renderers.cameras(camera)
     for name in self._cameras.values():
-      known(
+      check_known(
           f'robosuite.camera of {task}', name,
           self._env.sim.model.camera_names)
     if render == 'light':
@@ -239,7 +240,7 @@ def _controller(name, robot):
   """
   from robosuite import controllers
   if name not in controllers.ALL_PART_CONTROLLERS:
-    known('robosuite.controller', name, (
+    check_known('robosuite.controller', name, (
         *controllers.ALL_PART_CONTROLLERS,
         *controllers.ALL_COMPOSITE_CONTROLLERS))
     return controllers.load_composite_controller_config(name)
@@ -324,7 +325,7 @@ def _robots(task, robots):
   if robots == ['auto']:
     return ['Panda'] * (2 if two else 1)
   for name in robots:
-    known('robosuite.robots', name, ROBOT_CLASS_MAPPING)
+    check_known('robosuite.robots', name, ROBOT_CLASS_MAPPING)
   arms = sum(2 if check_bimanual(name) else 1 for name in robots)
   if two and arms != 2 or not two and len(robots) != 1:
     raise ValueError(

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from .. import envs
-from ..config import known
+from ..config import check_known
 
 OPTIONS = {}
 
@@ -20,7 +20,7 @@ def tasks():
 
 
 def validate(task, options):
-  known('toy task', task, TASKS)
+  check_known('toy task', task, TASKS)
 
 
 def limit(task, options):
@@ -176,7 +176,7 @@ def baselines(task, episodes=4000, seed=0):
   Returns:
     Dict of name to mean return of an episode.
   """
-  known('toy task with baselines', task, WORLDS)
+  check_known('toy task with baselines', task, WORLDS)
   world, rng = WORLDS[task], np.random.default_rng(seed)
   starts = rng.uniform(*world.START, (2, episodes, 2))
   earn = lambda policy: float(simulate(world, *starts, policy).mean())

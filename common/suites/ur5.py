@@ -28,7 +28,7 @@ import numpy as np
 from .. import envs
 from .. import renderers
 from .. import worker
-from ..config import known
+from ..config import check_known
 from ..renderers import distractors
 
 OPTIONS = {
@@ -56,7 +56,7 @@ def tasks():
 
 
 def validate(task, options):
-  known('ur5 task', task, tasks())
+  check_known('ur5 task', task, tasks())
   for key in ('horizon', 'control_freq', 'max_speed'):
     if not options[key] > 0:
       raise ValueError(f'ur5.{key} is {options[key]}; it must be positive.')

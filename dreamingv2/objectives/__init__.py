@@ -1,6 +1,6 @@
 """Ways to learn representations, by the names that configs.yaml uses."""
 
-from ..common.config import known
+from ..common.config import check_known
 from .barlow_twins import BarlowTwins
 from .bootstrap import Bootstrap
 from .byol import BYOL
@@ -40,10 +40,11 @@ def make(config, latent, shapes):
     ValueError: Unknown objective, or a latent state that it cannot learn.
   """
   name, rssm = config.objective, config.rssm
-  known('objective', name, OBJECTIVES)
+  check_known('objective', name, OBJECTIVES)
   cls = OBJECTIVES[name]
-  known(f"rssm.latent of objective '{name}'", rssm.latent, cls.latents)
+  check_known(f"rssm.latent of objective '{name}'", rssm.latent, cls.latents)
   if cls.posterior:
-    known(f"rssm.posterior of objective '{name}'", rssm.posterior,
-          [cls.posterior])
+    check_known(
+        f"rssm.posterior of objective '{name}'", rssm.posterior,
+        [cls.posterior])
   return cls(config, latent, shapes)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from ..common import layers
 from ..common import losses
 from ..common import tfutils
-from ..common.config import known
+from ..common.config import check_known
 from . import multistep
 from .base import Objective
 
@@ -28,7 +28,7 @@ class Contrastive(Objective):
   def __init__(self, config, latent, shapes):
     c = self._config = config.contrastive
     for key in ('negatives', 'aux_negatives'):
-      known(f'contrastive.{key}', c[key], NEGATIVES)
+      check_known(f'contrastive.{key}', c[key], NEGATIVES)
     if c.vmf and config.rssm.latent == 'categorical':
       raise ValueError(
           'contrastive.vmf True needs Gaussians; set rssm.latent gaussian or '

@@ -6,7 +6,7 @@ from ..common import augment
 from ..common import losses
 from ..common import nets
 from ..common import tfutils
-from ..common.config import known
+from ..common.config import check_known
 from . import overshooting
 
 
@@ -23,7 +23,7 @@ class MultiStep(tfutils.Module):
 
   def __init__(self, config, latent):
     c = self._config = config.contrastive
-    known('contrastive.k_reduce', c.k_reduce, REDUCE)
+    check_known('contrastive.k_reduce', c.k_reduce, REDUCE)
     length = config.dataset.length
     limit = min(length, config.replay.maxlen or length) - 2
     if not 0 <= c.horizon <= limit:

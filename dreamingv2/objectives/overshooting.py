@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from ..common import layers
 from ..common import tfutils
-from ..common.config import known
+from ..common.config import check_known
 
 
 class RSSM(tfutils.Module):
@@ -47,7 +47,7 @@ def make(name, latent):
   Raises:
     ValueError: Unknown name.
   """
-  known('contrastive.dynamics', name, DYNAMICS)
+  check_known('contrastive.dynamics', name, DYNAMICS)
   return DYNAMICS[name](latent)
 
 

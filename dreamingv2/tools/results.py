@@ -377,5 +377,5 @@ def choose(curves, methods):
     ValueError: A method that no curve has.
   """
   for name in methods:
-    configs.known('method', name, sorted({c['method'] for c in curves}))
+    configs.check_known('method', name, sorted({c['method'] for c in curves}))
   return [c for c in curves if not methods or c['method'] in methods]

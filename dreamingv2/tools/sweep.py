@@ -204,7 +204,7 @@ def plan(methods, tasks, seeds, indir, extra=(), cpus=1):
   """
   blocks, extra = _split(extra)
   for name in methods:
-    configs.known('method', name, settings.methods())
+    configs.check_known('method', name, settings.methods())
   groups = []
   for task in tasks:
     for method in methods:
