@@ -5,7 +5,9 @@ import io
 import json
 import pathlib
 import re
+import shutil
 import sys
+import textwrap
 import time
 
 import numpy as np
@@ -18,6 +20,7 @@ from .files import write_bytes
 TERMINAL = (
     r'(train|eval)_(return|length|return_mean|return_std)|fps|updates|'
     r'\w+_loss')
+NO_BREAK = '\N{NO-BREAK SPACE}'  # Between a name and its value.
 
 
 class Logger:
@@ -153,7 +156,7 @@ def say(text):
   A terminal that is gone is not worth losing a training run for.
   """
   with contextlib.suppress(OSError, ValueError):
-    tqdm.tqdm.write(text, file=sys.stderr)
+    tqdm.tqdm.write(_wrap(text, sys.stderr), file=sys.stderr)
 
 
 class Progress:
@@ -219,9 +222,11 @@ class TerminalOutput:
         name: value for name, value in _scalars(entries)
         if self._pattern.fullmatch(name)}
     if scalars:
-      numbers = ' | '.join(f'{k} {_short(v)}' for k, v in scalars.items())
+      numbers = ' | '.join(
+          f'{k}{NO_BREAK}{_short(v)}' for k, v in scalars.items())
+      console = self._console or sys.stdout
       # Unlike print, this leaves a live progress bar whole.
-      tqdm.tqdm.write(f'[{step}] {numbers}', file=self._console or sys.stdout)
+      tqdm.tqdm.write(_wrap(f'[{step}] {numbers}', console), file=console)
 
 
 class JSONLOutput:
@@ -363,6 +368,20 @@ def _to_entry(name, value):
     raise ValueError(
         f"Log entry '{name}' is {array.dtype}: images are uint8 or float.")
   return array
+
+
+def _wrap(text, stream):
+  """Breaks long lines between words, where the stream is a terminal."""
+  lines = text.splitlines()
+  if stream.isatty():
+    width = shutil.get_terminal_size().columns
+    lines = [
+        textwrap.fill(
+            line, width, subsequent_indent='    ', break_long_words=False,
+            break_on_hyphens=False, drop_whitespace=True,
+            replace_whitespace=False)
+        for line in lines]
+  return '\n'.join(lines).replace(NO_BREAK, ' ')
 
 
 def _kind(output):

@@ -106,6 +106,8 @@ class Console:
   def stepped(self, steps):
     """Moves the bar on by environment steps."""
     self._bar.update(steps)
+    if not self._run.prefilled:
+      self.updated()
 
   def updated(self):
     """Says in the bar how long the run still takes, all phases counted."""

@@ -296,3 +296,29 @@ def test_progress_and_say_survive_a_terminal_that_is_gone(monkeypatch):
     progress.note('text')
     progress.update(5)
     loggerlib.say('text')
+
+
+class Terminal(io.StringIO):
+  """A stream that says it is a terminal."""
+
+  def isatty(self):
+    return True
+
+
+def test_long_lines_break_between_values_on_a_terminal(monkeypatch):
+  monkeypatch.setenv('COLUMNS', '40')
+  console = Terminal()
+  output = loggerlib.TerminalOutput(console=console)
+  output(7, [(f'some_long_name_{i}', i / 7) for i in range(5)])
+  lines = console.getvalue().splitlines()
+  assert len(lines) > 2 and all(len(line) <= 40 for line in lines)
+  for i in range(5):  # A name stays beside its value.
+    assert any(f'some_long_name_{i} {i / 7:.4g}' in line for line in lines)
+
+
+def test_lines_in_a_file_are_not_broken(monkeypatch):
+  monkeypatch.setenv('COLUMNS', '40')
+  console = io.StringIO()
+  output = loggerlib.TerminalOutput(console=console)
+  output(7, [(f'some_long_name_{i}', i) for i in range(5)])
+  assert len(console.getvalue().splitlines()) == 1
