@@ -8,12 +8,12 @@ from . import tfutils
 def random_shift(images, pad, per_frame=False):
   """Shifts images by up to `pad` whole pixels, repeating the border.
 
-  The same as padding each side with its border pixels and cropping the
+  This equals padding each side with its border pixels and cropping the
   original size at a random place.
 
   Args:
     images: [B, T, H, W, C], any dtype.
-    pad: Largest shift in pixels, each axis uniform in -pad..pad.
+    pad: Largest shift in pixels; each axis shifts uniformly in -pad..pad.
     per_frame: Draw a shift for each frame; otherwise one for each sequence,
       so that motion within a sequence is kept.
 
@@ -37,10 +37,10 @@ def random_shift(images, pad, per_frame=False):
 
 
 def bilinear_shift(images, pad):
-  """Shifts images by up to `pad` pixels and parts of them.
+  """Shifts images by up to `pad` pixels, by fractions of a pixel too.
 
-  One shift for each sequence, uniform in -pad..pad on each axis; the border
-  is repeated.
+  There is one shift for each sequence, uniform in -pad..pad on each axis. The
+  border is repeated.
 
   Args:
     images: [B, T, H, W, C], floats.
@@ -60,7 +60,7 @@ def bilinear_shift(images, pad):
 
 
 def _interpolate(images, place, axis):
-  """Reads images along an axis at fractional places [B, size]."""
+  """Interpolates images along an axis at fractional positions [B, size]."""
   size = images.shape[axis]
   place = tf.clip_by_value(place, 0, size - 1)
   low = tf.floor(place)

@@ -1,6 +1,6 @@
-"""What all programs share: how they read their words, and how they end.
+"""Command-line programs: their arguments, errors and exit codes.
 
-Imports little, as SIGINT during imports is handled by nothing here.
+This module imports little, because nothing handles SIGINT during imports.
 """
 
 import argparse
@@ -12,10 +12,11 @@ import sys
 
 @contextlib.contextmanager
 def entry():
-  """Ends a program as a shell expects: `@command.entry()` above its main.
+  """Makes a program exit as a shell expects: `@command.entry()` on its main.
 
-  SIGINT ends it with one line and exit code 130. If the reader of its output
-  has gone, as `head` does when it has enough, it ends quietly with 0.
+  After SIGINT the program prints one line and exits with code 130. If the
+  reader of its output has closed the pipe, as `head` does, the program exits
+  with code 0 and prints nothing more.
   """
   try:
     yield
@@ -24,40 +25,40 @@ def entry():
     sys.exit(130)
   except BrokenPipeError:
     if not _is_deserted(sys.stdout):
-      raise  # It was another pipe.
+      raise  # Another pipe was closed.
     sys.exit(0)
   finally:
     try:
       sys.stdout.flush()
     except BrokenPipeError:
-      # Python flushes once more at its end, and would complain.
+      # Python flushes again when it exits, and would print an error.
       with open(os.devnull, 'w') as null:
         os.dup2(null.fileno(), sys.stdout.fileno())
 
 
 def _is_deserted(file):
-  """Returns whether a file is a pipe that nobody reads."""
+  """Returns whether a file is a pipe without a reader."""
   poll = select.poll()
-  poll.register(file, 0)  # Errors are told without being asked for.
+  poll.register(file, 0)  # Errors are always reported.
   return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def fail(text):
-  """Says what a user has to mend, and exits with code 2."""
+  """Prints an error that the user can fix, and exits with code 2."""
   print(f'Error: {text}', file=sys.stderr)
   sys.exit(2)
 
 
 class Parser(argparse.ArgumentParser):
-  """Parses the words of a program, whose docstring is its help.
+  """Parses the arguments of a program; the program's docstring is its help.
 
-  An unknown flag is answered with the nearest ones, every mistake in one line
-  with exit code 2.
+  For an unknown flag, the error names the most similar flags. Every error is
+  one line and exits with code 2.
 
   Args:
-    prog: Words that start the program, such as 'dreamingv2 tables'.
-    text: Docstring; its paragraphs that begin with the first word of `prog`
-      are examples.
+    prog: Command that starts the program, such as 'dreamingv2 tables'.
+    text: Docstring; paragraphs that begin with the first word of `prog` are
+      shown as examples.
   """
 
   def __init__(self, prog, text='', **kwargs):
@@ -70,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         epilog='\n'.join(['Examples:', *lines]) if lines else None, **kwargs)
 
   def parse_known_args(self, args=None, namespace=None):
-    found, unknown = super().parse_known_args(args, namespace)
+    parsed, unknown = super().parse_known_args(args, namespace)
     if unknown:
       flag = unknown[0].partition('=')[0]
       if not flag.startswith('-'):
@@ -80,15 +81,15 @@ class Parser(argparse.ArgumentParser):
         check_known('flag', flag, [
             x for action in self._actions for x in action.option_strings])
       except ValueError as error:
-        self.error(str(error).rstrip('.'))
-    return found, unknown
+        self.error(str(error))
+    return parsed, unknown
 
   def error(self, message):
     fail(f'{message}; see {self.prog} --help')
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-  """Adds the defaults that say something, unless the text tells them."""
+  """Appends informative defaults, unless the help text states them."""
 
   def __init__(self, prog):
     super().__init__(prog, max_help_position=30)

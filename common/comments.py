@@ -1,4 +1,4 @@
-"""Reads what the comments of a YAML file say about its keys."""
+"""Reads the comments that describe the keys of a YAML file."""
 
 import pathlib
 import re
@@ -9,15 +9,15 @@ from ruamel import yaml as ruamel_yaml
 def read(path):
   """Returns {dotted key: (heading, comment)} of a YAML file.
 
-  The comment of a key stands behind its value, or in the lines right above
-  it. A heading is a comment with an empty line below it; it holds for the
-  keys that follow at its depth and for all that lie in them, until the next.
-  Both are '' where there is none.
+  The comment of a key follows its value on the same line, or fills the lines
+  right above the key. A heading is a comment with an empty line below it; it
+  applies to the keys after it at the same depth and to all keys inside them,
+  until the next heading. A missing comment or heading is ''.
   """
   text = pathlib.Path(path).read_text(encoding='utf-8')
   lines = text.splitlines()
   root = ruamel_yaml.YAML(typ='safe', pure=True).compose(text)
-  found = {}
+  comments = {}
 
   def walk(node, prefix, heading, start):
     for key, value in node.value:
@@ -26,18 +26,18 @@ def read(path):
       name = f'{prefix}{key.value}'
       group = isinstance(value, ruamel_yaml.MappingNode)
       end = key.end_mark if group and not value.flow_style else value.end_mark
-      found[name] = heading, _behind(lines, end) or _above(
+      comments[name] = heading, _behind(lines, end) or _above(
           lines[:line + 1], column)
       if group:
         walk(value, f'{name}.', heading, line)
       start = line
 
   walk(root, '', '', 0)
-  return found
+  return comments
 
 
 def _heading(lines, column):
-  """Returns the last comment of a column that an empty line follows."""
+  """Returns the last comment at `column` that an empty line follows."""
   for index in reversed(range(len(lines) - 1)):
     if not lines[index + 1].strip() and _comment(lines[index], column):
       return _above(lines[:index + 2], column)
@@ -45,8 +45,8 @@ def _heading(lines, column):
 
 
 def _behind(lines, mark):
-  found = re.match(r'[:,]?\s+#\s*(.*)', lines[mark.line][mark.column:])
-  return found[1].strip() if found else ''
+  match = re.match(r'[:,]?\s+#\s*(.*)', lines[mark.line][mark.column:])
+  return match[1].strip() if match else ''
 
 
 def _above(lines, column):

@@ -13,13 +13,13 @@ from ruamel import yaml as ruamel_yaml
 from .files import read_bytes
 from .files import write_text
 
-FILE_BYTES = 2 ** 24  # Of a YAML file, with comments.
-YAML_SIZE = 2 ** 17  # Characters without comments; 10 KB may take a second.
-YAML_DEPTH = 32  # Brackets within brackets.
+FILE_BYTES = 2 ** 24  # Largest YAML file, with its comments.
+YAML_SIZE = 2 ** 17  # Most characters without comments; 10 KB may take 1 s.
+YAML_DEPTH = 32  # Most levels of nested brackets.
 
 
 class UnknownKey(ValueError, KeyError):
-  """Is raised for a key or a pattern that names no setting."""
+  """A key or a pattern matches no setting."""
 
   # KeyError would print the message in quotes.
   __str__ = Exception.__str__
@@ -28,13 +28,13 @@ class UnknownKey(ValueError, KeyError):
 class Config(collections.abc.Mapping):
   """Holds settings: `config.rssm.deter`, `config['rssm.deter']`.
 
-  Leaves are bool, int, float, str and tuples of one of them. As a mapping
-  (`**config.rssm`) it goes over the keys of one level; groups are Configs. A
-  Config never changes: `update` returns a new one, in which every value has
-  the type it had.
+  Leaves are bool, int, float, str, or tuples of one of these types. As a
+  mapping (`**config.rssm`) a Config iterates over the keys of one level;
+  groups are Configs. A Config is immutable: `update` returns a new one, in
+  which every value keeps its type.
 
   Raises:
-    ValueError: A key or a value that cannot be held.
+    ValueError: A key or a value is not allowed.
   """
 
   def __init__(self, mapping=(), **kwargs):
@@ -46,9 +46,9 @@ class Config(collections.abc.Mapping):
       for part in parts[:-1]:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-          raise ValueError(f"Config key '{key}' lies below a value.")
+          raise ValueError(f"Config key '{key}' lies below a value")
       if parts[-1] in node:
-        raise ValueError(f"Config key '{key}' is given twice.")
+        raise ValueError(f"Config key '{key}' is given twice")
       node[parts[-1]] = _normalize(key, value)
     object.__setattr__(self, '_children', {
         key: Config(value) if isinstance(value, dict) else value
@@ -79,19 +79,19 @@ class Config(collections.abc.Mapping):
 
     See Flags.parse.
     """
-    from . import flags  # Which imports this module.
+    from . import flags  # Late, as flags imports this module.
     return flags.Flags(self).parse(argv, known_only, help_exists)
 
   def update(self, mapping=(), **kwargs):
     """Returns a Config with other values of the same types.
 
-    A key is dotted (`rssm.deter`), or the top of a nested dict, or, as soon
-    as it has a character other than letters, digits and `_.-`, a regular
-    expression over whole dotted keys (`.*\\.wd`).
+    A key is dotted (`rssm.deter`), or the top of a nested dict. A key with a
+    character other than letters, digits and `_.-` is a regular expression that
+    must match whole dotted keys (`.*\\.wd`).
 
     Raises:
-      UnknownKey: A key or a pattern that matches nothing.
-      ValueError: A value that does not convert without loss.
+      UnknownKey: A key or a pattern matches nothing.
+      ValueError: A value cannot be converted without loss.
     """
     flat = self.flat
     for parts, value in _leaves(dict(mapping, **kwargs)):
@@ -100,15 +100,15 @@ class Config(collections.abc.Mapping):
     return type(self)(flat)
 
   def match(self, key):
-    """Returns the dotted keys of the values that a key or a pattern names.
+    """Returns the dotted keys that a key or a pattern matches.
 
     Raises:
-      UnknownKey: There are none.
+      UnknownKey: No key matches.
     """
     return _match(key, self.flat)
 
   def diff(self, other):
-    """Returns {dotted key: (mine, theirs)} where two differ; None: absent."""
+    """Returns {dotted key: (mine, theirs)} of what differs; None: absent."""
     mine, theirs = self.flat, other.flat
     pairs = {
         key: (mine.get(key), theirs.get(key)) for key in {**mine, **theirs}}
@@ -133,7 +133,7 @@ class Config(collections.abc.Mapping):
 
   def __setattr__(self, name, value):
     raise AttributeError(
-        f'Config is immutable; update({name}={value!r}) gives a new one.')
+        f'Config is immutable; update({name}={value!r}) returns a new one')
 
   def __iter__(self):
     return iter(self._children)
@@ -149,10 +149,10 @@ class Config(collections.abc.Mapping):
 
 
 def convert(key, value, like):
-  """Returns `value` as the type of `like`.
+  """Converts `value` to the type of `like`.
 
   Raises:
-    ValueError: That is impossible or loses something; it names `key`.
+    ValueError: It cannot be converted without loss; the message names `key`.
   """
   if isinstance(like, tuple) and isinstance(value, (list, tuple)):
     items = [convert(key, x, like[0]) if like else x for x in value]
@@ -162,45 +162,49 @@ def convert(key, value, like):
   except (KeyError, OverflowError, TypeError, ValueError):
     raise ValueError(
         f"Config key '{key}' must be of type {describe(like)}, not "
-        f'{value!r}.') from None
+        f'{value!r}') from None
 
 
 def describe(value):
-  """Returns the type of a config value in words."""
+  """Returns the name of a config value's type, for messages."""
   if isinstance(value, tuple):
     return f'list of {_NAMES[type(value[0])]}s' if value else 'list'
   return _NAMES[type(value)]
 
 
 def check_known(kind, name, names):
-  """Raises a ValueError that lists `names`, the nearest first, if new."""
+  """Checks that `name` is one of `names`.
+
+  Raises:
+    ValueError: It is not; the message lists `names`, the most similar first.
+  """
   if name in names:
     return
   near = difflib.get_close_matches(str(name), list(names), 5, 0.5)
   names = near + [x for x in sorted(names) if x not in near]
   names = ', '.join(names) or 'none'
-  raise ValueError(f'Unknown {kind} {name!r}; known: {names}.')
+  raise ValueError(f'Unknown {kind} {name!r}; known: {names}')
 
 
 def read_yaml(path, within=None):
   """Returns the mapping in a YAML file.
 
-  Aliases are refused, as a few of them can stand for any amount of data.
+  Aliases are refused, because a few of them can expand to any amount of data.
 
   Args:
-    path: File.
-    within: Folder that a link must not lead out of, if any.
+    path: Path of the file.
+    within: Folder that a link must not lead out of; None allows any place.
 
   Raises:
     OSError: The file cannot be opened.
-    ValueError: The file is no YAML, has a key twice, holds no mapping, is too
-      large or too deep, or is no regular file.
+    ValueError: The file is not YAML, has a key twice, holds no mapping, is too
+      large or too deeply nested, or is not a regular file.
   """
   data = read_bytes(pathlib.Path(path), FILE_BYTES, within)
   try:
     text = data.decode()
   except UnicodeDecodeError:
-    raise ValueError(f'{path}: not UTF-8.') from None
+    raise ValueError(f'{path}: not UTF-8') from None
   _check_size(path, text)
   try:
     data = _yaml().load(text)
@@ -208,15 +212,15 @@ def read_yaml(path, within=None):
     mark = getattr(error, 'problem_mark', None)
     where = f'{path}:{mark.line + 1}' if mark else path
     what = getattr(error, 'problem', None) or 'not YAML'
-    raise ValueError(f'{where}: {what.splitlines()[0]}.') from None
+    raise ValueError(f'{where}: {what.splitlines()[0]}') from None
   except RecursionError:
-    raise ValueError(f'{path}: too deeply nested.') from None
-  # Of values that look like a number, a date or bytes, and are none.
+    raise ValueError(f'{path}: too deeply nested') from None
+  # Raised by values that look like a number, a date or bytes but are not.
   except (ArithmeticError, AttributeError, LookupError, TypeError,
           ValueError) as error:
-    raise ValueError(f'{path}: {str(error)[:80]}.') from None
+    raise ValueError(f'{path}: {str(error)[:80]}') from None
   if not isinstance(data, dict):
-    raise ValueError(f'{path}: expected a mapping of keys to values.')
+    raise ValueError(f'{path}: expected a mapping of keys to values')
   return data
 
 
@@ -226,20 +230,20 @@ def _check_size(path, text):
   if size > YAML_SIZE:
     raise ValueError(
         f'{path}: {size:,} characters of YAML; at most {YAML_SIZE:,} are '
-        f'read.')
+        f'read')
   depth = deepest = 0
   for bracket in re.findall(r'[][{}]', '\n'.join(lines)):
     depth += 1 if bracket in '[{' else -1
     deepest = max(deepest, depth)
   if deepest > YAML_DEPTH:
-    raise ValueError(f'{path}: too deeply nested.')
+    raise ValueError(f'{path}: too deeply nested')
 
 
 def _yaml():
   yaml = ruamel_yaml.YAML(typ='safe', pure=True)
   yaml.Composer = _Composer
   yaml.Representer = _Representer
-  # Folded and non-ASCII strings do not all come back as they were.
+  # Otherwise some folded or non-ASCII strings change when read back.
   yaml.allow_unicode = False
   yaml.width = sys.maxsize
   return yaml
@@ -265,24 +269,24 @@ _Representer.add_representer(Config, lambda self, config: (
     self.represent_mapping('tag:yaml.org,2002:map', config.items(), False)))
 _Representer.add_representer(tuple, lambda self, items: (
     self.represent_sequence('tag:yaml.org,2002:seq', items, True)))
-# The emitter takes a few strings of signs for plain ones, such as '?|x'.
+# By default a few strings such as '?|x' would be written without quotes.
 _Representer.add_representer(str, lambda self, text: (
     self.represent_scalar(
         'tag:yaml.org,2002:str', text, "'" if _is_pattern(text) else None)))
 
 
 def _leaves(mapping, prefix=()):
-  """Yields (path, value); a dot in a key that is no pattern is a level."""
+  """Yields (path, value); a dot in a key, unless a pattern, starts a level."""
   for key, value in mapping.items():
     if not isinstance(key, str):
-      raise ValueError(f'Config key {key!r} must be a string.')
+      raise ValueError(f'Config key {key!r} must be a string')
     parts = prefix + ((key,) if _is_pattern(key) else tuple(key.split('.')))
     if not isinstance(value, collections.abc.Mapping):
       yield parts, value
     elif value:
       yield from _leaves(value, parts)
     else:
-      raise ValueError(f"Config key '{'.'.join(parts)}' is an empty group.")
+      raise ValueError(f"Config key '{'.'.join(parts)}' is an empty group")
 
 
 def _is_pattern(key):
@@ -290,21 +294,21 @@ def _is_pattern(key):
 
 
 def _match(key, flat):
-  """Returns the keys of a flat dict that a key or a pattern names."""
+  """Returns the keys of a flat dict that a key or a pattern matches."""
   if key in flat:
     return [key]
   group = [name for name in flat if name.startswith(f'{key}.')]
   if group:
     raise UnknownKey(
-        f"Config key '{key}' is a group: set {', '.join(group)}.")
-  found = []
+        f"Config key '{key}' is a group; set {', '.join(group)}")
+  names = []
   if _is_pattern(key):
     try:
-      found = [name for name in flat if re.fullmatch(key, name)]
+      names = [name for name in flat if re.fullmatch(key, name)]
     except re.error as error:
       raise ValueError(
-          f"Config key '{key}' is no pattern: {error}.") from None
-  return found or _raise_unknown(key, flat)
+          f"Config key '{key}' is no regular expression: {error}") from None
+  return names or _raise_unknown(key, flat)
 
 
 def _join(parts):
@@ -316,10 +320,10 @@ def _join(parts):
 def _check_name(key, parts):
   if _is_pattern(key) or not all(parts):
     raise ValueError(
-        f"Config key '{key}' must be made of letters, digits, '_' and '-'.")
+        f"Config key '{key}' must be made of letters, digits, '_' and '-'")
   for part in parts:
     if hasattr(Config, part):
-      raise ValueError(f"Config key '{key}': '{part}' is a Config's method.")
+      raise ValueError(f"Config key '{key}': '{part}' is a method of Config")
 
 
 def _raise_unknown(key, known):
@@ -327,23 +331,23 @@ def _raise_unknown(key, known):
   near = difflib.get_close_matches(key, known, 3, 0.5)
   near += [x for x in known if x.rsplit('.')[-1] == stem and x not in near]
   hint = f"; nearest: {', '.join(near[:3])}" if near else ''
-  raise UnknownKey(f"Unknown config key '{key}'{hint}.")
+  raise UnknownKey(f"Unknown config key '{key}'{hint}")
 
 
 def _normalize(key, value):
-  """Returns a value as it is kept: a list as a tuple of one type."""
+  """Returns a value as it is stored: a list becomes a tuple of one type."""
   if type(value) in _NAMES:
     return value
   if not isinstance(value, (list, tuple)):
     raise ValueError(
         f"Config key '{key}' holds {value!r}: allowed are bool, int, float, "
-        'str and lists of one of them.')
+        'str and lists of one of these types')
   types = {type(x) for x in value}
   if types == {int, float}:
     return tuple(map(float, value))
   if len(types) > 1 or not types <= set(_NAMES):
     raise ValueError(
-        f"Config key '{key}' holds {value!r}: a list has values of one type.")
+        f"Config key '{key}' holds {value!r}: all values must have one type")
   return tuple(value)
 
 
@@ -361,7 +365,7 @@ def _to_float(value):
 
 
 def _to_int(value):
-  # Not all through float, which cannot hold every int.
+  # Not always via float, which cannot hold every int.
   if type(value) is int or re.fullmatch(r'[+-]?\d+', str(value)):
     return int(value)
   if not _to_float(value).is_integer():

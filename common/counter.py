@@ -21,14 +21,14 @@ class Counter:
   def __lt__(self, other):
     return self.value < other
 
-  # A count changes under its owners, so it is no key of a dict.
+  # A count changes while others hold it, so it cannot be the key of a dict.
   __hash__ = None
 
   def __repr__(self):
     return f'Counter({self.value})'
 
   def increment(self, amount=1):
-    """Adds `amount`, a whole number."""
+    """Adds `amount`, which must be a whole number."""
     self.value += int(amount)
 
   def state(self):
@@ -36,5 +36,5 @@ class Counter:
     return self.value
 
   def restore(self, state):
-    """Takes back what `state` gave."""
+    """Restores what `state` returned."""
     self.value = int(state)

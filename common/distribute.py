@@ -1,10 +1,10 @@
-"""One run on several GPUs or machines: each replica takes part of the batch.
+"""Trains one run on several GPUs or machines, each with a part of the batch.
 
-All replicas hold the same weights, average their gradients and whatever moves
-a running statistic, and so stay in step. Each draws noise of its own. What is
-computed over the whole batch inside of a loss, masks and free nats, is
-computed over all replicas; candidates of contrastive terms, Sinkhorn's batches
-and Barlow Twins' correlations are those of a replica alone, so that these
+All replicas hold the same weights. They average their gradients and everything
+that moves a running statistic, so that they stay equal. Each replica draws its
+own noise. Masks and free nats, which a loss computes over the whole batch, are
+computed over all replicas. Candidates of contrastive terms, Sinkhorn's batches
+and Barlow Twins' correlations are computed within one replica, so that these
 objectives differ from the same batch on one replica.
 """
 
@@ -21,9 +21,9 @@ from .config import check_known
 STRATEGIES = {
     'mirrored': tf.distribute.MirroredStrategy,
     'multiworker': tf.distribute.MultiWorkerMirroredStrategy,
-    'none': tf.distribute.get_strategy,  # The default one, of one replica.
+    'none': tf.distribute.get_strategy,  # The default strategy: one replica.
 }
-LOST = (  # What TensorFlow raises when another process is gone.
+LOST = (  # TensorFlow's errors when another process is gone.
     tf.errors.AbortedError, tf.errors.CancelledError,
     tf.errors.DeadlineExceededError, tf.errors.FailedPreconditionError,
     tf.errors.UnavailableError)
@@ -31,13 +31,13 @@ _local = threading.local()  # Replicas of one process are threads.
 
 
 def make(name, config=None):
-  """Returns the strategy of a name, over all GPUs that there are.
+  """Returns the strategy called `name`, over all available GPUs.
 
-  The processes of 'multiworker' find each other by the environment variable
-  TF_CONFIG.
+  The processes of 'multiworker' find each other through the environment
+  variable TF_CONFIG.
 
   Raises:
-    ValueError: Unknown name, or a config that cannot be split.
+    ValueError: The name is unknown, or the config cannot be split.
   """
   check_known('distribute', name, STRATEGIES)
   gpus()  # A strategy begins to use them.
@@ -52,17 +52,18 @@ def make(name, config=None):
       raise ValueError(
           f'rssm.ensemble {config.rssm.ensemble} needs --distribute none')
   if name != 'none':
-    loggers.say(f'Replicas that share every update: {count}.')
+    loggers.say(f'Training on {count} replicas.')
   return strategy
 
 
 class Processes:
-  """Keeps the processes of one run together; most runs have but one.
+  """Synchronises the processes of one run; most runs have only one.
 
-  Each must call the same methods in the same order, and waits for the others.
+  All processes must call the same methods in the same order. Each call waits
+  for the others.
 
   Raises:
-    GaveUp: By all methods: another process is gone.
+    GaveUp: Raised by every method when another process is gone.
   """
 
   def __init__(self, strategy):
@@ -73,31 +74,31 @@ class Processes:
     self.alone = count == self._local
 
   def gather(self, number):
-    """Returns an integer of every process."""
+    """Returns the integers that all processes passed, as a list."""
     if self.alone:
       return [number]
     with self.guard():
-      # TensorFlow keeps a tensor of every Python number that it is given.
-      found = self._gather(tf.convert_to_tensor(np.int64(number)))
-      return found.numpy().tolist()[::self._local]
+      # TensorFlow keeps a tensor of every Python number that it gets.
+      numbers = self._gather(tf.convert_to_tensor(np.int64(number)))
+      return numbers.numpy().tolist()[::self._local]
 
   @contextlib.contextmanager
   def guard(self):
-    """Gives up in place of what TensorFlow raises without a process."""
+    """Raises GaveUp for the errors of TensorFlow when a process is gone."""
     try:
       yield
     except LOST as error:
       if self.alone:
         raise
       raise worker.GaveUp(
-          'another process of this run is gone; start all of them again, and '
-          'they go on from the newest checkpoint that all have') from error
+          'another process of this run is gone; restart all of them, and they '
+          'continue from the newest checkpoint that all have') from error
 
   def load(self, checkpoint):
-    """Returns the newest snapshot that all processes have, None if none has.
+    """Loads the newest snapshot that all processes have; None if none has any.
 
     Raises:
-      ValueError: They have none in common.
+      ValueError: The processes have no snapshot in common.
     """
     snapshot = checkpoint.load()
     steps = self.gather(snapshot.step if snapshot else -1)
@@ -106,11 +107,11 @@ class Processes:
     for number in (
         snapshot.step if snapshot else -1,
         snapshot.meta['updates'] if snapshot else -1):
-      found = self.gather(number)
-      if len({*found}) > 1 or -1 in found and max(steps) >= 0:
+      chosen = self.gather(number)
+      if len({*chosen}) > 1 or -1 in chosen and max(steps) >= 0:
         raise ValueError(
             f'the processes of this run have checkpoints of steps {steps} '
-            f'(-1: none), and none in common; restore what is missing, or '
+            f'(-1: none), and none in common; restore the missing files, or '
             f'choose new logdirs')
     return snapshot
 
@@ -130,21 +131,21 @@ def _replicas(strategy):
 
 
 def gpus():
-  """Returns the GPUs, after asking for memory only as it is needed."""
-  found = tf.config.list_physical_devices('GPU')
-  for gpu in found:
-    # RuntimeError: the device is in use already, growth was decided.
+  """Returns the GPUs; TensorFlow will allocate their memory as needed."""
+  devices = tf.config.list_physical_devices('GPU')
+  for gpu in devices:
+    # RuntimeError: the device is in use, so that it is too late to choose.
     with contextlib.suppress(RuntimeError):
       tf.config.experimental.set_memory_growth(gpu, True)
-  return found
+  return devices
 
 
 @contextlib.contextmanager
 def scope(strategy):
-  """Creates variables as the strategy needs them, one copy per replica."""
+  """Creates variables as the strategy needs them: one copy per replica."""
   def create(next_creator, **kwargs):
-    # What is assigned is the same on all replicas. Each assigns its own copy,
-    # also inside of tf.cond; TensorFlow lets only weights have no such copies.
+    # All replicas assign equal values, each to its own copy, also inside of
+    # tf.cond. TensorFlow allows that for all variables but weights.
     if kwargs.get('trainable') is False:
       kwargs['synchronization'] = tf.VariableSynchronization.ON_READ
     kwargs['aggregation'] = tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -162,12 +163,13 @@ def split(fn, draw):
 
   Args:
     fn: Maps a batch and a state, dicts of [B, ...], to the next state and
+      scalar metrics.
       metrics, scalars.
-    draw: Function that draws a seed, of which each replica gets one derived.
+    draw: Function that draws a seed; each replica derives its own from it.
 
   Returns:
-    The same function under one replica. Else one that returns the states of
-    this process and the mean of the metrics.
+    The same function if there is one replica. Otherwise a function that
+    returns the states of this process and the mean of the metrics.
   """
   strategy = tf.distribute.get_strategy()
   count = strategy.num_replicas_in_sync
@@ -197,7 +199,7 @@ def split(fn, draw):
 
 
 def seed():
-  """Returns a new stateless seed of this replica, None outside of `split`."""
+  """Returns a new stateless seed of this replica; None outside of `split`."""
   if not hasattr(_local, 'seed'):
     return None
   _local.draws += 1
@@ -210,12 +212,12 @@ def mean(x):
 
 
 def total(x):
-  """Adds up a tensor, or a list of them, over the replicas."""
+  """Sums a tensor or a list of tensors over the replicas."""
   return _reduce('SUM', x)
 
 
 def maximum(number):
-  """Returns the largest of the replicas' scalars; has no gradient."""
+  """Returns the largest of the replicas' numbers; has no gradient."""
   context = tf.distribute.get_replica_context()
   if not hasattr(_local, 'seed') or context.num_replicas_in_sync == 1:
     return number

@@ -22,7 +22,7 @@ class OneHotDist:
     self.event_shape = self._dist.event_shape
 
   def mode(self):
-    """Returns the likeliest one-hot, with the same gradient."""
+    """Returns the most likely one-hot, with the gradient of a sample."""
     return self._through(self._dist.mode())
 
   def sample(self, seed=None):
@@ -56,12 +56,12 @@ class TruncNormalDist:
   gradient passes that clipping unchanged.
 
   Args:
-    mean: Of the normals, within [-1, 1], [..., A].
-    std: Of the normals, [..., A].
+    mean: Means of the normals, within [-1, 1], [..., A].
+    std: Standard deviations of the normals, [..., A].
   """
 
   EDGE = 1e-6
-  TAIL = 1e-7  # Probability beyond which float32 cannot invert the CDF.
+  TAIL = 1e-7  # Below this probability float32 cannot invert the CDF.
 
   def __init__(self, mean, std):
     self._mean, self._std = mean, std
@@ -71,7 +71,7 @@ class TruncNormalDist:
   def sample(self, seed=None):
     """Samples actions [..., A], reparameterised.
 
-    By the inverse CDF, with its implicit gradient. TensorFlow's own sampler
+    Inverts the CDF, with its implicit gradient. TensorFlow's own sampler
     differentiates as if the bounds moved along with the mean: at mean 0.4 and
     std 0.5 it gives d sample / d mean = 1 instead of 0.67 on average.
 
@@ -86,7 +86,7 @@ class TruncNormalDist:
     cdf = cdf_low + u * (cdf_high - cdf_low)
     z = tf.math.ndtri(tf.clip_by_value(cdf, self.TAIL, 1 - self.TAIL))
     z = tf.clip_by_value(z, low, high)
-    # How z follows its two bounds.
+    # Derivatives of z with respect to its two bounds.
     by_low = (1 - u) * tf.exp((tf.square(z) - tf.square(low)) / 2)
     by_high = u * tf.exp((tf.square(z) - tf.square(high)) / 2)
     by_mean = 1 - by_low - by_high
@@ -96,7 +96,7 @@ class TruncNormalDist:
         event + (self._mean - mean) * by_mean + (self._std - std) * by_std)
 
   def mode(self):
-    """Returns the densest point: the mean of the untruncated normal."""
+    """Returns the point of highest density: the untruncated normal's mean."""
     return tf.clip_by_value(self._mean, -1, 1)
 
   def log_prob(self, event):
@@ -107,7 +107,8 @@ class TruncNormalDist:
   def entropy(self):
     """Computes the differential entropy [...] in nats.
 
-    TFP's allows for bounds far from the mean and takes seven times as long.
+    TFP's version allows for bounds far from the mean and takes seven times as
+    long.
     """
     low, high = (-1 - self._mean) / self._std, (1 - self._mean) / self._std
     erf = lambda x: tf.math.erf(x / math.sqrt(2))
@@ -121,7 +122,7 @@ class TruncNormalDist:
 class TanhNormal:
   """Independent normals squashed by tanh; the last axis is the event.
 
-  Entropy and mode have no closed form and are estimates from samples.
+  Entropy and mode have no closed form; they are estimated from samples.
   """
 
   SAMPLES = 100
@@ -138,12 +139,12 @@ class TanhNormal:
     return tf.tanh(self._normal.sample(seed=seed))
 
   def mode(self):
-    """Returns the densest of some samples [..., A].
+    """Returns the sample of highest density among several [..., A].
 
-    Where the normal is wide, actions are densest near the bounds, far from
-    the tanh of its mean.
+    If the normal is wide, the density of actions is highest near the bounds,
+    far from the tanh of its mean.
 
-    Source: the sampled distribution of danijar/dreamerv2 and dreamer-pro.
+    Source: The sampled distribution of danijar/dreamerv2 and dreamer-pro.
     """
     sample = self._normal.sample(self.SAMPLES, seed=tfutils.next_seed())
     best = tf.argmax(self._log_prob(sample), 0)  # [...]

@@ -1,4 +1,4 @@
-"""Steps environments with a policy and hands on what happened."""
+"""Steps environments with a policy and passes the transitions on."""
 
 import collections
 import contextlib
@@ -10,55 +10,56 @@ import numpy as np
 from .episodes import convert
 from .worker import GaveUp, Lost
 
-LOSSES = 10  # Of one environment without a good step between them.
+LOSSES = 10  # Most failures of one environment without a good step between.
 
 
 class Driver:
   """Runs a policy in several environments at once.
 
-  A transition is one row of an episode. Its action is the one that led into
-  its observation, and zeros where there was none:
+  A transition is one row of an episode. Its action is the one that led to its
+  observation; it is zero in the first row:
 
       observation   o0      o1      o2      o3
       action        0       a0      a1      a2      a_t = policy(o_t)
       is_first      True    False   False   False
       callback      reset   step    step    step, then episode
 
-  Environments have `act_space` (dict), `reset()` and `step(action)`; the two
-  return a dict, or a function without arguments that waits for it. Where they
-  raise Lost, or observe what is not finite, the episode ends without another
-  row and a new one begins: nothing is made up.
+  Environments have `act_space` (dict), `reset()` and `step(action)`. Both
+  methods return a dict, or a function without arguments that waits for it. If
+  an environment raises Lost or observes a value that is not finite, its
+  episode ends without another row and a new one begins: no row is invented.
 
-  A call with `ahead` ends with the next steps under way: their actions are
-  chosen before the caller goes on, with an update for instance, and the
-  environments move meanwhile. Actions lag behind by the updates of one step;
-  which rows come does not depend on how long anything takes.
+  A call with `ahead` returns while the next steps are running: their actions
+  are chosen before the call returns, and the environments step while the
+  caller does something else, such as an update. The actions lag behind by the
+  updates of one step. The rows do not depend on how long anything takes.
 
       call     hands on o1, sends a1 = policy(o1) |         | hands on o2, ...
       caller                                      | updates |
       envs                                        | step to o2 |
 
-  With `seed`, environments that have `seed(number)` get a number before every
-  reset that depends on `seed`, their index and the count of their episodes
-  alone. Then an unfinished episode can be made again from its actions, which
-  is how `restore` goes on where a simulator cannot be stored.
+  With `seed`, an environment that has `seed(number)` gets a number before
+  every reset. The number depends only on `seed`, the environment's index and
+  the count of its episodes. An unfinished episode can then be replayed from
+  its actions; `restore` does so, because the state of a simulator cannot be
+  stored.
   """
 
   def __init__(self, envs, timer=None, seed=None, **kwargs):
-    """Takes environments.
+    """Sets up the driver; no environment is stepped yet.
 
     Args:
       envs: List of environments.
-      timer: Object whose `section(name)` is a context manager, to measure
-        'env' and 'policy'.
+      timer: Object whose `section(name)` is a context manager; times the
+        sections 'env' and 'policy'.
       seed: Tuple of integers, or None to leave seeds to the environments.
-      **kwargs: Handed to the policy and to every callback.
+      **kwargs: Passed to the policy and to every callback.
     """
     self._envs = envs
     self._section = timer.section if timer else _unmeasured
     self._seed = seed
     self._kwargs = kwargs
-    self.begun = [0] * len(envs)  # Episodes of every environment.
+    self.begun = [0] * len(envs)  # Episodes that each environment began.
     self._losses = [0] * len(envs)
     self._on_steps = []
     self._on_resets = []
@@ -78,29 +79,29 @@ class Driver:
     self._on_episodes.append(callback)
 
   def reset(self):
-    """Forgets unfinished episodes and the policy's state."""
+    """Drops unfinished episodes and the policy's state."""
     self._obs = [None] * len(self._envs)
     self._eps = [None] * len(self._envs)
     self._state = None
-    # Steps that were taken but not yet handed on, [(worker, transition)].
+    # Steps taken but not yet passed on, [(worker, transition)].
     self._arrived = collections.deque()
-    self._sent = {}  # Steps under way, {worker: (row, promise)}.
+    self._sent = {}  # Running steps, {worker: (row, promise)}.
 
   def __call__(self, policy, steps=0, episodes=0, ahead=False):
-    """Hands on at least so many steps and episodes.
+    """Runs until at least `steps` steps and `episodes` episodes.
 
-    Stops at exactly the wanted number: where several environments stepped
-    together, what is left over comes first in the next call, as unfinished
-    episodes and the policy's state do.
+    Stops exactly when both are reached. If several environments stepped
+    together, the next call passes on the remaining rows first. Unfinished
+    episodes and the policy's state also continue in the next call.
 
     Args:
-      policy: Function from a dict of observations [N, ...] without `log_`
-        keys, and its state (None at first), to a dict with the actions
-        [N, ...] and the new state. What else the dict holds is stored in the
+      policy: Function from a dict of observations [N, ...] without `log_` keys
+        and its state (None at first) to a dict with the actions [N, ...] and
+        the new state. The other entries of the dict are stored in the
         transition, too.
       steps: Environment steps, summed over the environments.
       episodes: Complete episodes.
-      ahead: Begin what comes next before returning, for a next call.
+      ahead: Start the next steps before returning, for the next call.
     """
     step, episode = 0, 0
     while step < steps or episode < episodes:
@@ -112,16 +113,16 @@ class Driver:
       if transition['is_last']:
         self._hand_on_episode(worker)
         episode += 1
-    # A new episode must not begin before the rows of the last are handed on.
+    # Pass on the last rows of an episode before a new one begins.
     if ahead and not self._sent and not (
         self._arrived and self._workers_due()):
       self._send(policy)
 
   def state(self):
-    """Returns all that a later `restore` needs.
+    """Returns everything that `restore` needs.
 
-    Checkpoint.save takes it once `policy`, the policy's state, is made of
-    arrays.
+    Checkpoint.save stores it, provided that the policy's state, entry
+    `policy`, consists of arrays.
     """
     return {
         'begun': list(self.begun),
@@ -133,18 +134,18 @@ class Driver:
         'policy': self._state}
 
   def restore(self, state, skip=()):
-    """Goes on where `state` was taken, also in the middle of an episode.
+    """Continues where `state` was taken, also in the middle of an episode.
 
-    Unfinished episodes are made again: seed, reset and their actions. Where
-    what is observed then differs in a bit, the episode ends there.
+    Unfinished episodes are replayed: seed, reset and their actions. If an
+    observation differs in any bit, the episode ends there.
 
     Args:
-      state: What `state` gave. Of another number of environments, only
-        the counts of episodes are taken.
-      skip: Workers that shall begin a new episode instead.
+      state: What `state` returned. If it is of another number of environments,
+        only the counts of episodes are restored.
+      skip: Workers that begin a new episode instead.
 
     Returns:
-      Workers whose episode was made again, and those where that failed.
+      Workers whose episode was replayed, and workers where that failed.
     """
     count = len(self._envs)
     self.begun = (list(state['begun']) + [0] * count)[:count]
@@ -158,7 +159,7 @@ class Driver:
     self._obs = list(state['obs'])
     for worker in skip:
       self._obs[worker] = self._eps[worker] = None
-    # A finished episode leaves nothing behind that the next one could need.
+    # The next episode needs nothing of a finished one.
     going = [
         i for i, obs in enumerate(self._obs) if obs and not obs['is_last']]
     failed = self._remake({
@@ -172,7 +173,7 @@ class Driver:
     return [i for i in going if i not in failed], failed
 
   def _remake(self, episodes):
-    """Plays {worker: rows} again; returns the workers that did not agree."""
+    """Replays {worker: rows}; returns the workers that observed otherwise."""
     failed = []
     for index in range(max(map(len, episodes.values()), default=0)):
       rows = {i: x[index] for i, x in episodes.items() if index < len(x)}
@@ -193,7 +194,7 @@ class Driver:
     return failed
 
   def _advance(self, policy):
-    """Waits for the step of every environment, which it sends if need be."""
+    """Waits for a step of every environment, and starts it if necessary."""
     if not self._sent:
       self._send(policy)
     sent, self._sent = self._sent, {}
@@ -205,12 +206,12 @@ class Driver:
       self._arrived.append((worker, row))
 
   def _send(self, policy):
-    """Begins a step of every environment, after a reset where one is due."""
+    """Starts a step of every environment, after a reset where one is due."""
     with self._section('env'):
       fresh = self._reset_due()
     with self._section('policy'):
       outputs = self._act(policy)
-    # Now that the policy's outputs are known the first row can have them all.
+    # The first row has the policy's outputs too; now their shapes are known.
     zeros = {k: np.zeros_like(v[0]) for k, v in outputs.items()}
     for worker in fresh:
       self._hand_on_reset(worker, {**self._obs[worker], **convert(zeros)})
@@ -220,7 +221,7 @@ class Driver:
         self._sent[worker] = row, self._send_step(worker, row)
 
   def _reset_due(self):
-    """Resets where that is due, until it succeeds; returns the workers."""
+    """Resets the workers that need it, until all succeed; returns them."""
     fresh = due = self._workers_due()
     while due:
       waiting = {i: self._send_reset(i, 1) for i in due}
@@ -228,12 +229,12 @@ class Driver:
     return fresh
 
   def _workers_due(self):
-    """Returns the workers whose reset is due."""
+    """Returns the workers that need a reset."""
     return [
         i for i, obs in enumerate(self._obs) if obs is None or obs['is_last']]
 
   def _send_reset(self, worker, episodes):
-    """Starts the next episode, or with 0 the same again."""
+    """Starts the next episode; 0 episodes start the current one again."""
     env = self._envs[worker]
     self.begun[worker] += episodes
     seeded = None
@@ -244,7 +245,7 @@ class Driver:
     obs = _attempt(env.reset)
 
     def promise():
-      _wait(seeded)  # Tells errors of seeding, too.
+      _wait(seeded)  # Raises errors of seeding, too.
       return _wait(obs)
     return promise
 
@@ -253,7 +254,7 @@ class Driver:
     return _attempt(env.step, {k: row[k] for k in env.act_space})
 
   def _take(self, worker, promise):
-    """Waits for an observation; returns whether there was one."""
+    """Waits for an observation; returns whether it arrived."""
     try:
       self._obs[worker] = _receive(promise)
       return True
@@ -293,7 +294,7 @@ class Driver:
 
 
 def _attempt(fn, *args):
-  """Calls a function; what it raises is raised by the promise instead."""
+  """Calls a function; if it raises Lost, the returned promise raises that."""
   try:
     return fn(*args)
   except Lost as error:
@@ -309,10 +310,10 @@ def _wait(obs):
 
 
 def _receive(obs):
-  # Copied, as an environment may fill the same image again and again.
+  # Copied, because an environment may reuse the memory of its images.
   obs = convert({k: np.array(v) for k, v in _wait(obs).items()})
   for key, value in obs.items():
-    # What is only logged may say NaN for 'none'.
+    # Entries that are only logged may be NaN, which means 'none'.
     if value.dtype.kind == 'f' and not key.startswith('log_'):
       if not np.isfinite(value).all():
         raise Lost(f'its {key!r} is not finite')

@@ -4,12 +4,13 @@ An environment has `obs_space` and `act_space`, dicts of Gymnasium spaces,
 `reset() -> obs`, `step(action) -> obs` with `action['action']`, and `close()`.
 `obs` holds the observations (vectors float32, images uint8 [H, W, C]) and
 `reward` (float32), `is_first`, `is_last`, `is_terminal` (bool). After an
-observation with `is_last` comes `reset`. `is_terminal` says that the future is
-worth nothing; an episode cut by a time limit is last but not terminal.
+observation with `is_last`, `reset` must be called. `is_terminal` means that no
+reward can follow; an episode cut by a time limit is last but not terminal.
 
-It may have `seed(number)`: the next episode depends on that number and on the
-actions only, to the bit; and `success()`: is the task solved now, or None.
-`Diverged` says that an episode cannot go on.
+Two methods are optional. After `seed(number)`, the next episode depends only
+on that number and on the actions, to the bit. `success()` returns whether the
+task is solved now, or None if the task has no such criterion. `Diverged` is
+raised when an episode cannot go on.
 """
 
 import functools
@@ -26,12 +27,12 @@ FLAGS = {
     'reward': gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
     **{f'is_{x}': gymnasium.spaces.Box(0, 1, (), bool)
        for x in ('first', 'last', 'terminal')}}
-# Of tasks whose episodes are cut but never end.
+# Flags of tasks whose episodes are cut but never terminate.
 ENDLESS = {**FLAGS, 'is_terminal': gymnasium.spaces.Box(0, 0, (), bool)}
 
 
 def flags(reward=0.0, is_first=False, is_last=False, is_terminal=False):
-  """Returns the part of an observation that every environment has."""
+  """Returns the entries of an observation that every environment has."""
   return {
       'reward': np.float32(reward), 'is_first': bool(is_first),
       'is_last': bool(is_last), 'is_terminal': bool(is_terminal)}
@@ -40,8 +41,8 @@ def flags(reward=0.0, is_first=False, is_last=False, is_terminal=False):
 def ready(env, time_limit=0):
   """Wraps an environment so that the driver can use it.
 
-  Actions become one-hot or span -1..1, malformed ones raise, and episodes
-  are cut after `time_limit` agent steps, where that is not 0.
+  Actions become one-hot or lie in -1..1, malformed actions raise BadAction,
+  and episodes are cut after `time_limit` agent steps unless that is 0.
   """
   if isinstance(env.act_space['action'], gymnasium.spaces.Discrete):
     env = OneHotAction(env)
@@ -53,7 +54,7 @@ def ready(env, time_limit=0):
 
 
 class Wrapper:
-  """Passes everything on to the environment inside."""
+  """Forwards everything to the wrapped environment."""
 
   def __init__(self, env):
     self.env = env
@@ -85,13 +86,13 @@ class GymWrapper(Wrapper):
   """Adapts an environment of Gymnasium or of the older `gym`.
 
   Args:
-    obs_key: name of the observation if the space is not a Dict.
-    act_key: name of the action.
-    seed: given to the environment at its first reset, as `seed` does for
-      the next one.
+    obs_key: Name of the observation if the space is not a Dict.
+    act_key: Name of the action.
+    seed: Passed to the environment at its first reset. The method `seed` sets
+      the one of the next reset.
 
   Raises:
-    ValueError: a space that has no image, vector or action to give.
+    ValueError: An observation or action space is not supported.
   """
 
   def __init__(self, env, obs_key='image', act_key='action', seed=None):
@@ -103,7 +104,7 @@ class GymWrapper(Wrapper):
     self._key = None if isinstance(parts, dict) else obs_key
     parts = {obs_key: space} if self._key else _without_text(parts)
     for key in set(parts) & set(FLAGS):
-      raise ValueError(f'Observation {key!r} has a reserved name.')
+      raise ValueError(f'Observation {key!r} has a reserved name')
     self._codecs = {k: _obs_codec(k, v) for k, v in parts.items()}
     self._act_space, self._decode = _act_codec(act_key, env.action_space)
 
@@ -151,11 +152,11 @@ class GymWrapper(Wrapper):
 
 
 def _without_text(spaces):
-  """Returns the spaces that are no text, and warns of those that are."""
+  """Returns the spaces without text, and warns about those with text."""
   text = [k for k, v in spaces.items() if v.dtype == str]
   if text:
     warnings.warn(
-        f'Left out, as they are text: {", ".join(text)}', stacklevel=4)
+        f'Ignored observations that are text: {", ".join(text)}', stacklevel=4)
   return {k: v for k, v in spaces.items() if k not in text}
 
 
@@ -178,7 +179,7 @@ def _obs_codec(key, space):
   raise ValueError(
       f'Observation {key!r} has the space {space}, which is not supported; '
       f'supported are Box (uint8 images, or vectors of any dtype), Discrete, '
-      f'MultiDiscrete, MultiBinary and one Dict of these.')
+      f'MultiDiscrete, MultiBinary and one Dict of these')
 
 
 def _act_codec(key, space):
@@ -193,16 +194,16 @@ def _act_codec(key, space):
         gymnasium.spaces.Box(low, high), lambda x: np.asarray(x, space.dtype))
   raise ValueError(
       f'Action {key!r} has the space {space}, which is not supported; '
-      f'supported are Box with one axis of floats, and Discrete.')
+      f'supported are Box with one axis of floats, and Discrete')
 
 
 class Dummy:
-  """Random observations, for tests of what is around an environment.
+  """Returns random observations, for tests without a simulator.
 
   Args:
     mode: 'continuous' or 'discrete' actions.
-    size: height and width of the image in pixels.
-    length: steps of an episode; every second episode ends terminally.
+    size: Height and width of the image in pixels.
+    length: Steps of an episode; every second episode ends terminally.
   """
 
   SPACES = {
@@ -212,7 +213,7 @@ class Dummy:
 
   def __init__(self, mode='continuous', size=(64, 64), length=100, seed=0):
     if mode not in self.SPACES:
-      raise ValueError(f'Dummy mode {mode!r} is none of {list(self.SPACES)}.')
+      raise ValueError(f'Dummy mode {mode!r} is none of {list(self.SPACES)}')
     self._space, self._size = self.SPACES[mode], tuple(size)
     self._length = length
     self._random = np.random.default_rng(seed)
@@ -252,7 +253,7 @@ class Dummy:
 
 
 class TimeLimit(Wrapper):
-  """Cuts an episode, not terminally, after `duration` agent steps."""
+  """Cuts an episode after `duration` agent steps, without terminating it."""
 
   def __init__(self, env, duration):
     super().__init__(env)
@@ -274,7 +275,7 @@ class TimeLimit(Wrapper):
 
 
 class ActionRepeat(Wrapper):
-  """Repeats actions and adds up their rewards, until an episode's end."""
+  """Repeats actions and sums their rewards, until the episode ends."""
 
   def __init__(self, env, amount):
     super().__init__(env)
@@ -291,7 +292,7 @@ class ActionRepeat(Wrapper):
 
 
 class NormalizeAction(Wrapper):
-  """Maps actions in [-1, 1] to the bounds; unbounded entries pass as is."""
+  """Scales actions from [-1, 1] to the bounds; unbounded ones stay as is."""
 
   def __init__(self, env, key='action'):
     super().__init__(env)
@@ -315,12 +316,12 @@ class NormalizeAction(Wrapper):
 
 
 class OneHotAction(Wrapper):
-  """Takes a discrete action as a one-hot vector.
+  """Converts one-hot vectors to discrete actions.
 
   The space is a Box whose attribute `discrete` is True.
 
   Raises:
-    BadAction: an action that is not one-hot.
+    BadAction: An action is not one-hot.
   """
 
   def __init__(self, env, key='action'):
@@ -337,12 +338,12 @@ class OneHotAction(Wrapper):
   def step(self, action):
     index = int(np.argmax(action[self._key]))
     if not np.allclose(action[self._key], np.eye(self._space.shape[0])[index]):
-      raise BadAction(f'Action {action[self._key]} is not one-hot.')
+      raise BadAction(f'Action {action[self._key]} is not one-hot')
     return self.env.step({**action, self._key: index})
 
 
 class ResizeImage(Wrapper):
-  """Brings every uint8 image of the observation to `size` (H, W)."""
+  """Resizes every uint8 image of the observation to `size` (H, W)."""
 
   def __init__(self, env, size=(64, 64)):
     super().__init__(env)
@@ -371,10 +372,10 @@ class ResizeImage(Wrapper):
 
 
 class RenderImage(Wrapper):
-  """Adds what `env.render()` draws as an image of `size` (H, W).
+  """Adds the output of `env.render()` as an image of `size` (H, W).
 
   Raises:
-    ValueError: `env.render()` gives no picture.
+    ValueError: `env.render()` returns no image.
   """
 
   def __init__(self, env, key='image', size=(64, 64)):
@@ -398,7 +399,7 @@ class RenderImage(Wrapper):
     if not isinstance(image, np.ndarray) or image.ndim != 3:
       raise ValueError(
           f'env.render() gave {type(image).__name__}, not an image [H, W, 3]; '
-          f"make the environment with render_mode='rgb_array'.")
+          f"make the environment with render_mode='rgb_array'")
     return {**obs, self._key: resize(image, self._size)}
 
 
@@ -414,10 +415,10 @@ def resize(image, size):
 
 
 class CheckAction(Wrapper):
-  """Keeps a malformed action from the simulator, which may not survive it.
+  """Refuses malformed actions, which may crash the simulator.
 
   Raises:
-    BadAction: an action of another shape than its space, or not finite.
+    BadAction: An action has another shape than its space, or is not finite.
   """
 
   def step(self, action):
@@ -425,33 +426,35 @@ class CheckAction(Wrapper):
       value = np.asarray(action[key])
       if value.shape != space.shape:
         raise BadAction(
-            f'Action {key!r} has shape {value.shape}, not {space.shape}.')
+            f'Action {key!r} has shape {value.shape}, not {space.shape}')
       if not np.isfinite(value).all():
-        raise BadAction(f'Action {key!r} is not finite: {value}.')
+        raise BadAction(f'Action {key!r} is not finite: {value}')
     return self.env.step(action)
 
 
 class Async:
-  """Runs an environment elsewhere; `step` and `reset` return promises.
+  """Runs an environment in another process; methods return promises.
 
-  A promise is a function without arguments that waits for the observation.
-  The process is a fresh interpreter that imports neither the script that
-  started it nor TensorFlow: TensorFlow and Mesa's software OpenGL both carry
-  LLVM and crash when they meet. Its output stays off the terminal.
+  A promise is a function without arguments that waits for the result. The
+  process is a fresh interpreter that imports neither the script that started
+  it nor TensorFlow: TensorFlow and Mesa's software OpenGL both contain LLVM
+  and crash in one process. Its output does not reach the terminal.
 
   Args:
-    constructor: returns the environment; anything that cloudpickle takes.
+    constructor: Returns the environment; any function that cloudpickle can
+      send.
     strategy: 'process', or 'none' for an environment in this process.
-    environ: environment variables set before the simulator is imported; None
+    environ: Environment variables set before the simulator is imported; None
       removes one.
-    restarts: most restarts of a crashed or hung environment within an hour.
-    timeout: seconds without an answer that count as hung; 0 for any number.
+    restarts: Most restarts of a crashed or hung environment within an hour.
+    timeout: Seconds without an answer after which the environment counts as
+      hung; 0 waits forever.
 
   Raises:
-    ValueError, ImportError, KeyError: as raised by the environment, when a
-      space is read or a promise is called.
-    Lost: the environment was started again, or diverged; reset comes next.
-    RuntimeError: anything else that went wrong there, with its traceback.
+    ValueError, ImportError, KeyError: Raised by the environment; raised here
+      when a space is read or a promise is called.
+    Lost: The environment was restarted, or diverged; call reset next.
+    RuntimeError: Any other error of the environment, with its traceback.
   """
 
   def __init__(
@@ -459,17 +462,17 @@ class Async:
       timeout=0):
     hosts = worker.STRATEGIES
     if strategy not in hosts:
-      raise ValueError(f'Strategy {strategy!r} is none of {sorted(hosts)}.')
-    self._host = worker.Kept(
+      raise ValueError(f'Strategy {strategy!r} is none of {sorted(hosts)}')
+    self._host = worker.Restarting(
         hosts[strategy], constructor, dict(environ or {}), restarts, timeout)
 
   @property
   def waiting(self):
-    """What it has not answered yet, and since when, or ''."""
+    """The pending request and how long it has waited, or ''."""
     return self._host.waiting
 
   def call(self, name, *args):
-    """Returns a promise of an attribute, or of what a method returns."""
+    """Returns a promise of an attribute, or of a method's result."""
     return self._host.call(name, *args)
 
   def close(self):

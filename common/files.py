@@ -1,7 +1,7 @@
-"""Reads and writes small files: never half of one, never something else.
+"""Reads and writes small files safely: whole files, and regular files only.
 
-Whatever this package writes goes through here, except what only grows at its
-end: metrics.jsonl, TensorBoard's events and the log of a sweep's job.
+Every file that this package writes goes through this module, except files that
+only grow: metrics.jsonl, TensorBoard's events and the log of a sweep's job.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ KINDS = {
 
 
 def check(path):
-  """Checks that a path is free, or an ordinary file that may be replaced.
+  """Checks that a path does not exist or is a regular file.
 
   Raises:
-    FileExistsError: It is a device, a folder, a link or the like.
+    FileExistsError: The path is a device, a folder, a link or the like.
   """
   try:
     kind = stat.S_IFMT(os.lstat(path).st_mode)
@@ -36,16 +36,16 @@ def check(path):
 
 
 def write_atomic(path, write):
-  """Creates or replaces a file so that a crash leaves the old or the new one.
+  """Writes a file so that a crash leaves either the old or the new one.
 
-  Folders above it are made. Only ordinary files are replaced.
+  Missing parent folders are created. Only regular files are replaced.
 
   Args:
-    path: Where the file shall be.
-    write: Function that fills the binary file which it gets.
+    path: Path of the file.
+    write: Function that gets the open binary file and writes into it.
 
   Raises:
-    OSError: The disk refuses, or the path is no ordinary file.
+    OSError: The disk refuses, or the path is not a regular file.
   """
   path = pathlib.Path(path)
   check(path)
@@ -64,41 +64,42 @@ def write_atomic(path, write):
 
 
 def write_bytes(path, data):
-  """Creates or replaces a file, see `write_atomic`."""
+  """Creates or replaces a file; see `write_atomic`."""
   write_atomic(path, lambda file: file.write(data))
 
 
 def write_text(path, text):
-  """Creates or replaces a text file in UTF-8, see `write_atomic`."""
+  """Creates or replaces a text file in UTF-8; see `write_atomic`."""
   write_bytes(path, text.encode())
 
 
 @contextlib.contextmanager
 def open_regular(path, most, within=None):
-  """Opens a file for reading bytes, after a look at what it is.
+  """Opens a file for reading bytes, after checking its type and size.
 
   Args:
-    path: File.
-    most: Bytes that it may have.
-    within: Folder that links must not lead out of.
+    path: Path of the file.
+    most: Largest size in bytes.
+    within: Folder that links must not lead out of; None allows any place.
 
   Raises:
-    OSError: It cannot be opened.
-    ValueError: It is no regular file, too large, or lies elsewhere.
+    OSError: The file cannot be opened.
+    ValueError: The file is not regular, is too large, or lies outside
+      `within`.
   """
   if within is not None:
     place, folder = os.path.realpath(path), os.path.realpath(within)
     if os.path.commonpath([place, folder]) != folder:
       raise ValueError(f'{path} is a link that leads out of {within}')
   _check_regular(path, os.stat(path), most)
-  # Whoever swaps the file now for a FIFO shall not make us wait.
+  # If someone replaces the file by a FIFO now, opening must not block.
   with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb') as file:
     _check_regular(path, os.fstat(file.fileno()), most)
     yield file
 
 
 def read_bytes(path, most, within=None):
-  """Returns the bytes of a file, see `open_regular`."""
+  """Returns the bytes of a file; see `open_regular`."""
   with open_regular(path, most, within) as file:
     return file.read(most)
 
@@ -115,10 +116,9 @@ def _check_regular(path, status, most):
 
 @contextlib.contextmanager
 def write_folder(path):
-  """Creates a folder with all that is in it, or nothing.
+  """Creates a folder with all its contents, or nothing.
 
-  Used in a with statement, whose body fills the temporary folder that it
-  gets.
+  Use it in a with statement. The body gets a temporary folder and fills it.
 
   Raises:
     OSError: The disk refuses, or the path exists.
@@ -141,7 +141,7 @@ def write_folder(path):
 
 
 def link(path, target):
-  """Lets target be the same file as path, in one step."""
+  """Makes `target` the same file as `path`, in one step."""
   check(target)
   temporary = _temporary(target)
   try:
@@ -149,18 +149,18 @@ def link(path, target):
   except OSError:  # A file system without hard links.
     shutil.copyfile(path, temporary)
   os.replace(temporary, target)
-  temporary.unlink(missing_ok=True)  # It stays where both were one file.
+  temporary.unlink(missing_ok=True)  # Left over if both were one file.
 
 
 def remove_stale(directory):
-  """Removes temporary files and folders whose writer is gone."""
+  """Removes temporary files and folders whose process has ended."""
   for path in directory.glob('*.tmp'):
     if _stale(path):
       _remove(path)
 
 
 def set_aside(path, reason):
-  """Moves a file that cannot be read to `damaged/` beside it, and warns."""
+  """Moves an unreadable file to `damaged/` beside it, and warns."""
   target = path.parent / 'damaged' / path.name
   try:
     target.parent.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def set_aside(path, reason):
 
 
 def _temporary(path):
-  """Returns a free path beside one, which tells of its process."""
+  """Returns a free path beside `path`; its name contains host and process."""
   path = path.with_name(
       f'{path.name}.{socket.gethostname()}.{os.getpid()}.tmp')
   _remove(path)
@@ -206,7 +206,7 @@ def _alive(pid):
 
 
 def _sync(path):
-  """Waits until a file, or the names in a folder, are on the disk."""
+  """Waits until a file, or a folder's list of names, is on the disk."""
   handle = os.open(path, os.O_RDONLY)
   try:
     os.fsync(handle)

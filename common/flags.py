@@ -6,14 +6,14 @@ import textwrap
 from . import command
 from . import config as configlib
 
-WIDTH = 76  # Of paragraphs in a help.
+WIDTH = 76  # Columns of the paragraphs in a help.
 
 
 class Flags:
   """Sets the values of a Config from `--key value` and `--key=value`.
 
-  A list takes several values (`--configs a b` or `a,b`), a pattern sets every
-  key it matches (`--.*\\.wd 1e-6`), and where a key is set twice the last one
+  A list takes several values (`--configs a b` or `a,b`). A pattern sets every
+  key that it matches (`--.*\\.wd 1e-6`). If a key is set twice, the last value
   counts.
   """
 
@@ -24,14 +24,15 @@ class Flags:
     """Returns the Config with the flags of `argv` set in it.
 
     Args:
-      argv: Words of the command line, by default those of this process.
-      known_only: Whether to leave unknown flags alone, with their values, and
-        return (config, their words) instead.
-      help_exists: Whether `--help` prints the keys and ends the process; by
-        default unless `known_only`, where others may still add keys.
+      argv: Arguments of the command line; by default those of this process.
+      known_only: Whether to skip unknown flags and their values, and to return
+        (config, skipped arguments) instead.
+      help_exists: Whether `--help` prints the keys and exits. The default is
+        the opposite of `known_only`, since with it others may still add keys.
 
     Raises:
-      ValueError: An unknown flag, a missing value or one of a wrong type.
+      ValueError: A flag is unknown, or its value is missing or of a wrong
+        type.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if help_exists is None:
@@ -61,7 +62,7 @@ class Flags:
     Args:
       parser: command.Parser.
       comments: {dotted key: (heading, comment)}, see comments.read. A key
-        without a comment has that of the first key with its last name.
+        without a comment gets that of the first key with the same last part.
     """
     comments, groups, shared = comments or {}, {}, {}
     for key, value in self._config.flat.items():
@@ -84,7 +85,7 @@ class Flags:
 
 
 def _groups(argv):
-  """Splits words into lists that begin with a flag each."""
+  """Splits arguments into lists that each begin with a flag."""
   groups = []
   for word in argv:
     if word.startswith('--') or not groups:
@@ -94,17 +95,17 @@ def _groups(argv):
 
 
 def _set(config, words):
-  """Returns `config` with the values behind one flag set."""
+  """Returns `config` with the values of one flag set."""
   flag, inline, value = words[0].partition('=')
   values = [value] * bool(inline) + words[1:]
   if not flag.startswith('--'):
     raise ValueError(
-        f"Unexpected argument '{flag}': write --key value or --key=value.")
+        f"Unexpected argument '{flag}': write --key value or --key=value")
   for key in config.match(flag[2:]):
     like = config[key]
     kind = configlib.describe(like)
     if not values:
-      raise ValueError(f'{flag}: give a value of type {kind}.')
+      raise ValueError(f'{flag}: give a value of type {kind}')
     if isinstance(like, tuple):
       new = [x for value in values for x in value.split(',') if x]
     elif len(values) == 1:
@@ -112,7 +113,7 @@ def _set(config, words):
     else:
       raise ValueError(
           f'{flag}: give one value of type {kind}, not '
-          f"'{' '.join(values)}'.")
+          f"'{' '.join(values)}'")
     try:
       config = config.update({key: new})
     except ValueError as error:
@@ -121,7 +122,7 @@ def _set(config, words):
 
 
 def _kind(value):
-  """Returns the type of a value as a help shows it."""
+  """Returns the type of a value as the help shows it."""
   if isinstance(value, tuple):
     return f'{_kind(value[0])} ...' if value else 'string ...'
   return configlib.describe(value)

@@ -1,14 +1,14 @@
-"""Estimates how long a run still takes, from what its work took so far."""
+"""Estimates the remaining time of a run from its past measurements."""
 
 import collections
 import statistics
 
 
 class Forecast:
-  """Multiplies what is left of each kind of work by its median time.
+  """Multiplies the remaining pieces of each kind of work by its median time.
 
   Args:
-    window: Newest measurements of each kind that count.
+    window: Number of newest measurements of each kind that count.
   """
 
   def __init__(self, window=100):
@@ -16,11 +16,11 @@ class Forecast:
         lambda: collections.deque(maxlen=window))
 
   def add(self, kind, seconds):
-    """Notes the wall-clock seconds that one piece of work took."""
+    """Records the wall-clock seconds that one piece of work took."""
     self._times[kind].append(seconds)
 
   def left(self, pieces):
-    """Returns the seconds that {kind: pieces} take, None if unknown."""
+    """Returns the seconds that {kind: pieces} will take, None if unknown."""
     if any(n > 0 and not self._times[kind] for kind, n in pieces.items()):
       return None
     return sum(

@@ -1,9 +1,9 @@
-"""Kinds of stochastic state: all that depends on how z is distributed.
+"""Kinds of stochastic state: everything that depends on how z is distributed.
 
-A kind knows its sizes, how a layer's outputs become statistics, how to sample
-with given noise, divergences, and how a vector scores latents (the critic of
-contrastive objectives). Statistics are float32, samples are flat vectors in
-the compute dtype.
+A kind knows its sizes and its divergences, how to turn a layer's outputs into
+statistics, how to sample with given noise, and how a vector scores latents
+(the critic of contrastive objectives). Statistics are float32; samples are
+flat vectors in the compute dtype.
 """
 
 import math
@@ -27,7 +27,7 @@ def make(
     min_std: Smallest standard deviation of a Gaussian.
 
   Raises:
-    ValueError: Unknown kind or activation, or a size that it cannot have.
+    ValueError: The kind or activation is unknown, or a size is too small.
   """
   check_known('rssm.latent', kind, LATENTS)
   sizes = {'stoch': (stoch, 1), 'discrete': (discrete, 2),
@@ -51,8 +51,8 @@ class Categorical:
   def __init__(self, stoch, classes):
     self.stoch = stoch
     self.classes = classes
-    self.size = stoch * classes  # Of a flat sample.
-    self.outputs = stoch * classes  # Of the layer behind `stats`.
+    self.size = stoch * classes  # Size of a flat sample.
+    self.outputs = stoch * classes  # Size of what `stats` takes.
 
   def stats(self, x):
     """Turns layer outputs [..., S*C] into statistics, logit [..., S, C]."""
@@ -71,16 +71,16 @@ class Categorical:
   def sample(self, stats, noise):
     """Samples flat one-hots [..., S*C] by inverting the CDF at the noise.
 
-    Less than half the time of the Gumbel-max trick, which draws C numbers
-    and takes two logarithms of each: 3.8 instead of 8.3 ms for 800 x 32 x 32
-    on a CPU.
+    This takes less than half the time of the Gumbel-max trick, which draws C
+    numbers and takes two logarithms of each: 3.8 instead of 8.3 ms for 800 x
+    32 x 32 on a CPU.
     """
     probs = tf.nn.softmax(stats['logit'], -1)
     flat = tf.reshape(tf.stop_gradient(probs), [-1, self.classes])
-    # Products with a triangle of ones are sums over the classes up to each.
+    # Multiplying by a triangle of ones gives the cumulative sums.
     cdf = tf.matmul(flat, tf.linalg.band_part(
         tf.ones([self.classes, self.classes]), 0, -1))
-    # The last entry is not quite 1; no noise may lie beyond it.
+    # The last sum is slightly below 1; no noise may exceed it.
     level = tf.reshape(noise, [-1, 1]) * cdf[:, -1:]
     index = tf.reduce_sum(tf.cast(cdf <= level, tf.int32), -1)
     return self._through(tf.reshape(index, _sizes(probs)[:-1]), probs)
@@ -90,13 +90,13 @@ class Categorical:
     return self._flat(tf.nn.softmax(stats['logit'], -1))
 
   def mode(self, stats):
-    """Returns the likeliest classes as flat one-hots, straight through."""
+    """Returns the most likely classes as flat one-hots, straight through."""
     probs = tf.nn.softmax(stats['logit'], -1)
     return self._through(tf.argmax(stats['logit'], -1), probs)
 
   def _through(self, index, probs):
     onehot = tf.one_hot(index, self.classes)
-    # onehot + (probs - tf.stop_gradient(probs)) without its arithmetic.
+    # Equals onehot + (probs - tf.stop_gradient(probs)), but costs less.
     sample = tf.grad_pass_through(lambda _: onehot)(probs)
     return self._flat(tfutils.cast(sample))
 
@@ -104,7 +104,7 @@ class Categorical:
     return tf.reshape(x, [*_sizes(x)[:-2], self.size])
 
   def kls(self, lhs, rhs):
-    """Returns KL(lhs || rhs) [...] in nats, one entry per family."""
+    """Returns KL(lhs || rhs) [...] in nats, one list entry per family."""
     return [self.kl(lhs, rhs)]
 
   def kl(self, lhs, rhs):
@@ -141,7 +141,7 @@ class Categorical:
     Args:
       sample: Flat samples.
       critic: What `critic` returned.
-      temperature: Means nothing to categoricals.
+      temperature: Ignored by categoricals.
 
     Returns:
       sum_{s,c} z_{s,c} log p(z_{s,c} | x), float32 [..., N, M].
@@ -199,7 +199,7 @@ class Gaussian:
     return tfutils.cast(stats['mean'])
 
   def kls(self, lhs, rhs):
-    """Returns KL(lhs || rhs) [...] in nats, one entry per family."""
+    """Returns KL(lhs || rhs) [...] in nats, one list entry per family."""
     return [self.kl(lhs, rhs)]
 
   def kl(self, lhs, rhs):
@@ -227,7 +227,8 @@ class Gaussian:
     Args:
       sample: Samples.
       critic: What `critic` returned.
-      temperature: If not 0, cosines divided by it (von Mises-Fisher).
+      temperature: If not 0, scores are cosines divided by it (von
+        Mises-Fisher).
 
     Returns:
       z^T W e, float32 [..., N, M].
@@ -249,14 +250,14 @@ class Gaussian:
 
 
 class Hybrid:
-  """Categoricals and Gaussians side by side, Z = S*C + n.
+  """Places categoricals and Gaussians side by side, Z = S*C + n.
 
-  Every statistic, divergence and score is that of the two parts; samples and
-  vectors are the two laid end to end. Divergences keep the parts apart, so
-  that each has its own free nats. The score is the logarithm of the product
-  of both critics.
+  Statistics, divergences and scores are those of the two parts. Samples and
+  vectors are concatenated. Divergences of the parts are kept apart, so that
+  each part has its own free nats. The score is the sum of both parts' scores,
+  that is the logarithm of the product of both critics.
 
-  Source: outlook of Okada & Taniguchi 2022, section VI; the form is ours.
+  Source: Outlook of Okada & Taniguchi 2022, section VI; the form is ours.
   """
 
   def __init__(self, categorical, gaussian):
@@ -270,7 +271,7 @@ class Hybrid:
         x, [part.outputs for part in self._parts], -1))
 
   def zeros(self, batch_shape):
-    """Returns the statistics of both parts' simplest distributions."""
+    """Returns uniform categoricals and standard normals, as statistics."""
     return self._merge('zeros', [batch_shape] * 2)
 
   def noise(self, batch_shape):
@@ -290,11 +291,11 @@ class Hybrid:
     return tf.concat([part.mean(stats) for part in self._parts], -1)
 
   def mode(self, stats):
-    """Returns the likeliest classes and the means [..., Z]."""
+    """Returns the most likely classes and the means [..., Z]."""
     return tf.concat([part.mode(stats) for part in self._parts], -1)
 
   def kls(self, lhs, rhs):
-    """Returns KL(lhs || rhs) [...] in nats, one entry per family."""
+    """Returns KL(lhs || rhs) [...] in nats, one list entry per family."""
     return [part.kl(lhs, rhs) for part in self._parts]
 
   def kl(self, lhs, rhs):
@@ -319,7 +320,7 @@ class Hybrid:
     Args:
       sample: Samples.
       critic: What `critic` returned.
-      temperature: If not 0, of the Gaussians' cosines.
+      temperature: If not 0, divides the cosines of the Gaussians.
 
     Returns:
       Sum of both parts' scores, float32 [..., N, M].
@@ -345,18 +346,18 @@ class Hybrid:
 
 
 class Dist:
-  """One kind's distribution with given statistics, over samples [..., Z]."""
+  """The distribution of one kind with given statistics; samples [..., Z]."""
 
   def __init__(self, kind, stats):
     self._kind = kind
     self._stats = stats
 
   def sample(self, noise):
-    """Returns samples, given what the kind's `noise` drew."""
+    """Returns samples [..., Z], given noise that the kind's `noise` drew."""
     return self._kind.sample(self._stats, noise)
 
   def mode(self):
-    """Returns the likeliest sample."""
+    """Returns the most likely sample."""
     return self._kind.mode(self._stats)
 
   def entropy(self):
@@ -377,7 +378,7 @@ LATENTS = {
     'hybrid': lambda stoch, discrete, continuous, *std:
         Hybrid(Categorical(stoch, discrete), Gaussian(continuous, *std)),
 }
-NEEDS = {  # Sizes that a kind reads.
+NEEDS = {  # Sizes that each kind reads.
     'categorical': ('stoch', 'discrete'),
     'gaussian': ('stoch',),
     'hybrid': ('stoch', 'discrete', 'continuous'),

@@ -10,10 +10,11 @@ from .tfutils import Module
 
 
 class Dense(Module):
-  """Linear layer, then normalisation, then activation, in the input's dtype.
+  """Applies a linear map, normalisation and activation in the input's dtype.
 
-  `build`, `part` and `finish` compute it piecewise, so that inputs known
-  ahead of a loop are projected outside of it. layer(concat([a, b], -1)) is
+  `build`, `part` and `finish` compute it in pieces, so that inputs known
+  before a loop are projected outside of the loop. layer(concat([a, b], -1))
+  equals
 
       layer.build(a.shape[-1], b.shape[-1])
       layer.finish(layer.part(a, 0) + layer.part(b, 1))
@@ -28,18 +29,18 @@ class Dense(Module):
   def __call__(self, x):
     """Maps [..., X] to [..., units]."""
     self.build(x.shape[-1])
-    # As one matrix to the end: TensorFlow then computes product, bias and
-    # activation in one go.
+    # The input stays one matrix until the end, so that TensorFlow computes
+    # product, bias and activation in one operation.
     return _flat(lambda x: self.finish(self.part(x, 0)), x)
 
   def build(self, *sizes):
-    """Creates a kernel for each part of the input, initialised as one."""
+    """Creates a kernel per part of the input, initialised like one kernel."""
     init = _glorot(sum(sizes), self._units)
     for i, size in enumerate(sizes):
       self.var(f'kernel{i}', init, [size, self._units])
 
   def part(self, x, index):
-    """Multiplies [..., X] with the kernel of that part."""
+    """Multiplies [..., X] with the kernel of part `index`."""
     return _matmul(x, self.get(f'kernel{index}', _unbuilt))
 
   def finish(self, x):
@@ -51,7 +52,7 @@ class Dense(Module):
 
 
 class Stack(Module):
-  """Dense layers with ELU between them.
+  """Applies dense layers with ELU between them.
 
   Args:
     units: Width of each layer; the last is linear.
@@ -69,10 +70,11 @@ class Stack(Module):
 
 
 class Conv2D(Module):
-  """Convolution without padding, then normalisation, then activation."""
+  """Applies convolution without padding, normalisation, then activation."""
 
-  # Output pixels up to which patches times a matrix beat the convolution on
-  # a CPU: 0.84 of the whole encoder's time at the paper's sizes.
+  # Up to this many output pixels, multiplying patches by a matrix is faster
+  # than the convolution on a CPU: 0.84 of the whole encoder's time at the
+  # paper's sizes.
   SMALL = 4
 
   def __init__(self, depth, kernel, stride, act='none', norm='none'):
@@ -102,7 +104,7 @@ class Conv2D(Module):
 
 
 class Conv2DTranspose(Module):
-  """Transposed convolution without padding, normalisation, activation."""
+  """Applies transposed convolution (unpadded), normalisation, activation."""
 
   def __init__(self, depth, kernel, stride, act='none', norm='none'):
     self._depth, self._kernel, self._stride = depth, kernel, stride
@@ -117,7 +119,7 @@ class Conv2DTranspose(Module):
     kernel = self.var('kernel', init, [k, k, depth, X])
     kernel = tfutils.cast(kernel)
     if (H, W) == (1, 1):
-      # Every output pixel sees the one input pixel: a matrix product, which
+      # Every output pixel depends on one input pixel: a matrix product, which
       # takes 0.05 of the convolution's time on a CPU.
       x = tf.linalg.matmul(
           tf.reshape(x, [-1, X]), tf.reshape(kernel, [-1, X]),
@@ -133,8 +135,9 @@ class Conv2DTranspose(Module):
 class BatchNorm(Module):
   """Normalises each feature over the batch in float32, then scales and shifts.
 
-  Statistics are those of the batch itself, over all replicas. There are no
-  running ones, so that it fits only what is never used outside of training.
+  Statistics are computed over the batch on all replicas. There are no running
+  statistics, so this layer suits only modules that are not used outside of
+  training.
 
   Source: Ioffe & Szegedy 2015; Grill et al. 2020 for the constants.
   """
@@ -146,7 +149,8 @@ class BatchNorm(Module):
 
     Args:
       x: Features.
-      mask: Bool [...]; other entries are normalised too, but do not count.
+      mask: Bool [...]; entries where it is False are normalised too, but do
+        not enter the statistics.
     """
     size, x = x.shape[-1], tf.cast(x, tf.float32)
     mask = tf.ones(x.shape[:-1], tf.bool) if mask is None else mask
@@ -165,7 +169,7 @@ class NormLayer(Module):
   """Normalises the last axis in float32, then scales and shifts it.
 
   Args:
-    name: 'layer', or 'none' to leave features as they are.
+    name: 'layer', or 'none' to return features unchanged.
   """
 
   EPS = 1e-3
@@ -190,7 +194,7 @@ class NormLayer(Module):
 
 
 def elu(x):
-  """Exponential linear unit, of bfloat16 with a float32 gradient."""
+  """Exponential linear unit; its bfloat16 gradient is computed in float32."""
   # On a CPU TensorFlow's own gradient takes 3 times as long in bfloat16.
   return _elu_bfloat16(x) if x.dtype == tf.bfloat16 else tf.nn.elu(x)
 
@@ -221,13 +225,13 @@ ACTS = {
 
 
 def get_act(name):
-  """Returns the activation function of that name."""
+  """Returns the activation function called `name`."""
   check_known('act', name, ACTS)
   return ACTS[name]
 
 
 def _add_bias(x, bias):
-  # The gradient of a plain sum takes 2.4 times as long on large images.
+  # The gradient of a plain addition takes 2.4 times as long on large images.
   return tf.nn.bias_add(x, tf.cast(bias, x.dtype))
 
 
@@ -237,7 +241,7 @@ def _patches(x, size, stride, rows, cols):
   places = lambda count: stride * np.arange(count)[:, None] + np.arange(size)
   index = (
       places(rows)[:, None, :, None] * W + places(cols)[None, :, None, :])
-  # tf.image.extract_patches and its gradient take 1.15 times as long.
+  # tf.image.extract_patches with its gradient takes 1.15 times as long.
   x = tf.gather(tf.reshape(x, [N, H * W, X]), index.reshape(-1), axis=1)
   return tf.reshape(x, [N, rows, cols, size * size * X])
 
@@ -245,15 +249,15 @@ def _patches(x, size, stride, rows, cols):
 def _matmul(x, kernel):
   """Multiplies [..., X] with [X, U] as one matrix.
 
-  tf.matmul would treat leading axes as a batch of products, and the gradient
-  would hold one matrix per entry of it.
+  tf.matmul would treat the leading axes as a batch of products, and its
+  gradient would hold one matrix for each of them.
   """
   kernel = tf.cast(kernel, x.dtype)
   return _flat(lambda x: tf.linalg.matmul(x, kernel), x)
 
 
 def _flat(fn, x):
-  """Applies a function of matrices to [..., X]."""
+  """Applies a function of matrices to a tensor [..., X]."""
   if len(x.shape) == 2:
     return fn(x)
   y = fn(tf.reshape(x, [-1, x.shape[-1]]))

@@ -24,15 +24,15 @@ NO_BREAK = '\N{NO-BREAK SPACE}'  # Between a name and its value.
 
 
 class Logger:
-  """Collects scalars, images and videos and hands them to its outputs.
+  """Collects scalars, images and videos and passes them to outputs.
 
   An output is called with the step and a list of (name, value): scalars are
-  Python numbers, images uint8 [H, W, C] and videos uint8 [T, H, W, C]. One
-  that raises gives a warning and is called again at the next write.
+  Python numbers, images uint8 [H, W, C] and videos uint8 [T, H, W, C]. An
+  output that raises causes a warning and is called again at the next write.
 
   Args:
     step: Counter of environment decisions.
-    outputs: Callables as above.
+    outputs: Callables as described above.
     multiplier: Environment steps per decision (the action repeat).
   """
 
@@ -76,11 +76,11 @@ class Logger:
     self._add_rank(name, value, (4,))
 
   def write(self, fps=False):
-    """Hands all that was collected to the outputs.
+    """Passes everything collected to the outputs.
 
     Args:
       fps: Whether to add `fps`, the environment steps per second since the
-        last write that asked for it; the first one has none.
+        last write with `fps`; the first one has no value.
     """
     if fps:
       self._add_fps()
@@ -91,7 +91,7 @@ class Logger:
       try:
         output(self.step, entries)
         self._failing.discard(output)
-      # Whatever goes wrong here is not worth losing a training run for.
+      # No error here is worth losing a training run for.
       except Exception as error:
         self._warn(output, error)
 
@@ -102,12 +102,12 @@ class Logger:
         for x in self._outputs]
 
   def restore(self, state):
-    """Takes back what `state` gave; outputs may have come and gone.
+    """Restores what `state` returned; outputs may have been added or removed.
 
-    What was written after that is taken out where that is possible, so that
-    the steps that come again do not appear twice.
+    Outputs delete later entries where they can, so that repeated steps do not
+    appear twice.
     """
-    # A version before this one named none, and only JSON lines had a state.
+    # An older version stored no names; only JSON lines had a state then.
     left = [x if isinstance(x, tuple) else ('JSONLOutput', x) for x in state]
     for output in self._outputs:
       entry = next((
@@ -123,7 +123,7 @@ class Logger:
     return self
 
   def __exit__(self, *args):
-    """Lets outputs end that have to; they may be called again."""
+    """Closes the outputs that need it; they may be called again."""
     for output in self._outputs:
       if hasattr(output, 'close'):
         output.close()
@@ -132,7 +132,7 @@ class Logger:
     if np.ndim(value) not in ranks:
       raise ValueError(
           f"Log entry '{name}' has shape {np.shape(value)}, expected rank "
-          f"{' or '.join(map(str, ranks))}.")
+          f"{' or '.join(map(str, ranks))}")
     self.add({name: value})
 
   def _add_fps(self):
@@ -146,27 +146,27 @@ class Logger:
     if output not in self._failing:
       self._failing.add(output)
       say(
-          f'Warning: {type(output).__name__} lost the log of step {self.step} '
-          f'and goes on trying: {type(error).__name__}: {error}')
+          f'Warning: {type(output).__name__} could not write step '
+          f'{self.step}; will retry: {type(error).__name__}: {error}')
 
 
 def say(text):
-  """Prints a line on the standard error, beside a live progress bar.
+  """Prints a line to standard error without breaking a progress bar.
 
-  A terminal that is gone is not worth losing a training run for.
+  A lost terminal is not worth losing a training run for.
   """
   with contextlib.suppress(OSError, ValueError):
     tqdm.tqdm.write(_wrap(text, sys.stderr), file=sys.stderr)
 
 
 class Progress:
-  """Shows a progress bar, off where nobody watches.
+  """Shows a progress bar if standard error is a terminal.
 
   Args:
-    total: Steps, or other units, of the whole.
-    initial: Those that are done.
-    desc: What goes on.
-    unit: Name of what is counted.
+    total: Number of steps, or other units, of the whole work.
+    initial: Number of steps already done.
+    desc: Description of the current work.
+    unit: Name of the unit.
   """
 
   FORMAT = (
@@ -183,15 +183,15 @@ class Progress:
       self._bar = tqdm.tqdm(**options, disable=True)
 
   def update(self, steps):
-    """Moves on."""
+    """Advances the bar by `steps`."""
     self._try(self._bar.update, steps)
 
   def describe(self, desc):
-    """Says what goes on."""
+    """Sets the description of the current work."""
     self._try(self._bar.set_description_str, desc)
 
   def note(self, text):
-    """Puts a text behind the bar, from the next update on."""
+    """Shows a text after the bar, from the next update on."""
     self._try(self._bar.set_postfix_str, text, refresh=False)
 
   def __enter__(self):
@@ -201,15 +201,15 @@ class Progress:
     self._try(self._bar.close)
 
   def _try(self, fn, *args, **kwargs):
-    with contextlib.suppress(OSError, ValueError):  # No terminal any more.
+    with contextlib.suppress(OSError, ValueError):  # The terminal is gone.
       fn(*args, **kwargs)
 
 
 class TerminalOutput:
-  """Prints a line of the scalars whose whole names match `pattern`.
+  """Prints one line of the scalars whose names fully match `pattern`.
 
   Args:
-    pattern: Regular expression over names.
+    pattern: Regular expression for names.
     console: Text stream, by default standard output.
   """
 
@@ -232,8 +232,8 @@ class TerminalOutput:
 class JSONLOutput:
   """Appends scalars to logdir/metrics.jsonl, one line per write.
 
-  A name that comes twice in one write opens another line of the same step.
-  Values that are not finite are written NaN and Infinity, as `json` does.
+  If a name occurs twice in one write, another line of the same step begins.
+  Values that are not finite are written as NaN and Infinity, as `json` does.
   """
 
   def __init__(self, logdir):
@@ -256,7 +256,7 @@ class JSONLOutput:
     return self._path.stat().st_size if self._path.exists() else 0
 
   def restore(self, state):
-    """Cuts the file off at a length, but never in the middle of a line."""
+    """Truncates the file to a length, but never in the middle of a line."""
     if self._path.exists():
       with self._path.open('rb+') as file:
         file.truncate(min(state, self._path.stat().st_size))
@@ -267,8 +267,8 @@ class JSONLOutput:
 class TensorBoardOutput:
   """Writes scalars, images and videos (as animated GIF) for TensorBoard.
 
-  Tags are DreamerV2's, scalars/<name> for scalars, so that runs of both share
-  their charts.
+  Tags are those of DreamerV2, scalars/<name> for scalars, so that runs of both
+  share their charts.
   """
 
   def __init__(self, logdir, fps=20):
@@ -277,11 +277,11 @@ class TensorBoardOutput:
     self._writer = None
 
   def __call__(self, step, entries):
-    # Environments import this package in processes without TensorFlow.
+    # Processes of environments import this package without TensorFlow.
     import tensorflow as tf
     if self._writer is None:
       self._writer = tf.summary.create_file_writer(self._logdir)
-    # NumPy's types: TensorFlow keeps a tensor of every Python number it saw.
+    # Use NumPy's types: TensorFlow keeps a tensor of every Python number.
     with self._writer.as_default(np.int64(step)):
       for name, value in entries:
         if np.ndim(value) == 0:
@@ -293,7 +293,7 @@ class TensorBoardOutput:
       self._writer.flush()
 
   def _write_video(self, tf, name, video):
-    # The image summary of TF 2 re-encodes; the older one takes a GIF as is.
+    # The image summary of TF 2 re-encodes images; the TF 1 one takes a GIF.
     _, height, width, channels = video.shape
     image = tf.compat.v1.Summary.Image(
         height=height, width=width, colorspace=channels,
@@ -309,7 +309,7 @@ class GIFOutput:
   Args:
     logdir: Folder of the run.
     fps: Frames per second.
-    keep: Number of newest videos of each name that stay, 0 for all.
+    keep: Number of newest videos to keep for each name; 0 keeps all.
   """
 
   def __init__(self, logdir, fps=20, keep=0):
@@ -336,7 +336,7 @@ class GIFOutput:
 
 
 def encode_gif(video, fps):
-  """Returns the bytes of an endless GIF of a uint8 video [T, H, W, C]."""
+  """Encodes a uint8 video [T, H, W, C] as a GIF that repeats forever."""
   frames = [PIL.Image.fromarray(
       frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in video]
   buffer = io.BytesIO()
@@ -352,7 +352,7 @@ def _to_entry(name, value):
   if array.dtype.name == 'bfloat16':
     array = array.astype(np.float32)
   if array.dtype.kind not in 'biuf':
-    raise ValueError(f"Log entry '{name}' is no number: {value!r}.")
+    raise ValueError(f"Log entry '{name}' is no number: {value!r}")
   if array.ndim == 0:
     return array.item()
   if array.ndim == 2:
@@ -360,13 +360,13 @@ def _to_entry(name, value):
   if not (array.size and array.ndim in (3, 4) and array.shape[-1] in (1, 3)):
     raise ValueError(
         f"Log entry '{name}' has shape {np.shape(value)}, which is no scalar, "
-        'image [H, W] or [H, W, C], or video [T, H, W, C] with C of 1 or 3.')
+        'image [H, W] or [H, W, C], or video [T, H, W, C] with C of 1 or 3')
   if array.dtype.kind == 'f':
     array = np.nan_to_num(array.astype(np.float32)).clip(0, 1)
     return (255 * array + 0.5).astype(np.uint8)
   if array.dtype != np.uint8:
     raise ValueError(
-        f"Log entry '{name}' is {array.dtype}: images are uint8 or float.")
+        f"Log entry '{name}' is {array.dtype}: images are uint8 or float")
   return array
 
 
@@ -397,7 +397,7 @@ def _short(value):
 
 
 def _drop_partial_line(file):
-  """Cuts off what a crash or a full disk left of an unfinished line."""
+  """Cuts off the unfinished line that a crash or a full disk left."""
   if not file.tell():
     return
   file.seek(-1, io.SEEK_END)

@@ -7,24 +7,24 @@ import tensorflow as tf
 from . import distribute
 
 
-# Weights that a size sets for all systems, whether they have the loss or not.
+# Entries that a size block sets for all systems, even those without the loss.
 SHARED = ('overshooting',)
 
 
 def weighted_sum(terms, scales, names, objective):
-  """Adds up losses by the weights of `loss_scales`.
+  """Adds up losses, each weighted by its entry of `loss_scales`.
 
   Args:
-    terms: Name to scalar.
-    scales: Entry to weight.
-    names: Loss to its entry, where the two are not called the same.
-    objective: Name of the objective, for the message.
+    terms: Maps the name of each loss to its scalar.
+    scales: Maps entries of `loss_scales` to weights.
+    names: Maps losses to their entries, where these are called differently.
+    objective: Name of the objective, for the error message.
 
   Returns:
     Scalar.
 
   Raises:
-    ValueError: A weight was set for a loss that is not there.
+    ValueError: A weight is set for a loss that does not exist.
   """
   used = {key: names.get(key, key) for key in terms}
   idle = [k for k, v in scales.items() if v != 1.0 and k not in (
@@ -38,14 +38,14 @@ def weighted_sum(terms, scales, names, objective):
 
 
 def masked_mean(x, mask):
-  """Averages over the entries where `mask` holds; 0 where none does.
+  """Averages over the entries where `mask` is true; 0 if there are none.
 
   Args:
     x: Values of any shape.
-    mask: Bool or 0/1 of the same shape.
+    mask: Bool or 0/1, of the same shape.
 
   Returns:
-    Scalar. Masked entries get no gradient, even where they are not finite.
+    Scalar. Masked entries get no gradient, even if they are not finite.
   """
   mask = tf.cast(mask, tf.bool)
   total, count = distribute.total([
@@ -55,27 +55,29 @@ def masked_mean(x, mask):
 
 
 def info_nce(logits, labels, row_mask=None, col_mask=None):
-  """Scores each row's positive among all columns (cross entropy, nats).
+  """Classifies each row's positive among all columns (cross entropy, nats).
 
   loss[i] = log sum_j exp(logits[i, j]) - logits[i, labels[i]]
 
-  Its minimum is 0, reached when the positive exceeds every negative by far;
-  a critic that knows nothing gets ln(number of columns).
+  Its minimum is 0, reached when the positive's logit exceeds all others by
+  far. Equal logits give ln(number of columns).
 
   Args:
-    logits: Float32 [..., N, M], rows are queries, columns candidates.
-    labels: Int [..., N], column of the positive.
-    row_mask: Bool [..., N]; other rows get loss 0. Default: all.
-    col_mask: Bool [..., M]; other columns are nobody's candidate.
+    logits: Float32 [..., N, M]; rows are queries, columns are candidates.
+    labels: Int [..., N], column of each row's positive.
+    row_mask: Bool [..., N]; rows where it is False get loss 0. Default: all
+      True.
+    col_mask: Bool [..., M]; columns where it is False are no candidates.
 
   Returns:
-    Loss [..., N], and whether the positive won, float [..., N].
+    Loss [..., N], and whether the positive has the largest logit, float [...,
+    N].
 
   Source: van den Oord et al. 2018, Eq. 4; Okada & Taniguchi 2022, J^NCE_k.
   """
   assert logits.dtype == tf.float32, logits.dtype
   if row_mask is not None:
-    # Before the loss, whose gradient at nan is nan even when multiplied by 0.
+    # Masked before the loss: a NaN gradient stays NaN when multiplied by 0.
     logits = tf.where(row_mask[..., None], logits, 0.0)
   if col_mask is not None:
     logits = tf.where(col_mask[..., None, :], logits, -1e9)
@@ -87,7 +89,7 @@ def info_nce(logits, labels, row_mask=None, col_mask=None):
 
 
 def square_distances(lhs, rhs):
-  """Computes ||lhs[i] - rhs[j]||^2 of all pairs of [N, P] and [M, P]."""
+  """Computes ||lhs[i] - rhs[j]||^2 for all pairs of [N, P] and [M, P]."""
   square = lambda x: tf.reduce_sum(x ** 2, -1)
   inner = tf.matmul(lhs, rhs, transpose_b=True)
   return square(lhs)[:, None] - 2 * inner + square(rhs)[None]
@@ -96,7 +98,7 @@ def square_distances(lhs, rhs):
 def cosine_distance(lhs, rhs):
   """Computes 2 - 2 cos(lhs, rhs) [...] of vectors [..., P].
 
-  Its minimum is 0, reached by parallel vectors; 2 for orthogonal ones.
+  Its minimum is 0, reached by parallel vectors. Orthogonal vectors give 2.
 
   Source: Grill et al. 2020, Eq. 2.
   """
@@ -107,16 +109,16 @@ def cosine_distance(lhs, rhs):
 def barlow_twins(lhs, rhs, mask, redundancy):
   """Compares the cross-correlation of two projections with the identity.
 
-  C = correlation of columns over the rows where `mask` holds
+  C = correlation of columns over the rows where `mask` is true
   loss = sum_i (1 - C[i, i])^2 + redundancy sum_{i != j} C[i, j]^2
 
-  Its minimum is 0, reached by equal projections without correlation among
-  their dimensions.
+  Its minimum is 0, reached by equal projections whose dimensions are
+  uncorrelated.
 
   Args:
     lhs: [..., P].
     rhs: [..., P].
-    mask: Bool [...].
+    mask: Bool [...]; rows where it is False are left out.
     redundancy: Weight of the entries off the diagonal.
 
   Returns:
@@ -143,12 +145,12 @@ def sinkhorn(scores, eps, iters):
   """Assigns samples softly to prototypes so that all are used equally.
 
   Alternates between giving every prototype the mass 1/P and every sample the
-  mass 1/N, in logarithms.
+  mass 1/N; computed with logarithms.
 
   Args:
     scores: Similarities [N, P].
-    eps: Temperature; smaller is harder.
-    iters: Alternations.
+    eps: Temperature; a smaller one gives harder assignments.
+    iters: Number of alternations.
 
   Returns:
     [N, P]; the P entries of a sample sum to 1.

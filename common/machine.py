@@ -1,4 +1,4 @@
-"""Says what a run runs on, and keeps libraries quiet."""
+"""Describes the machine of a run, and silences libraries."""
 
 import contextlib
 import importlib.metadata
@@ -14,11 +14,11 @@ PACKAGES = (
 
 
 def versions(version, root):
-  """Returns one line with commit, machine and versions.
+  """Returns one line with commit, machine and versions of libraries.
 
   Args:
-    version: Of this package.
-    root: Folder of the checkout, if it is one.
+    version: Version of this package.
+    root: Folder of the checkout, if there is one.
   """
   try:
     commit = subprocess.run(
@@ -26,14 +26,14 @@ def versions(version, root):
         capture_output=True, text=True, check=True).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
     commit = 'unknown'
-  found = [
+  parts = [
       f'dreamingv2 {version}', f'commit {commit}',
       f'{len(os.sched_getaffinity(0))} x {processor()}',
       f'python {platform.python_version()}']
   for name in PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-      found.append(f'{name} {importlib.metadata.version(name)}')
-  return ', '.join(found)
+      parts.append(f'{name} {importlib.metadata.version(name)}')
+  return ', '.join(parts)
 
 
 def processor():
@@ -47,7 +47,7 @@ def processor():
 
 @contextlib.contextmanager
 def quiet():
-  """Keeps what libraries print while they load off the terminal."""
+  """Hides what libraries print while they load."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   sys.stderr.flush()
   saved = os.dup(2)

@@ -31,8 +31,8 @@ class EnsembleRSSM(Module):
                        v      v
                      posterior[t] -> state[t]
 
-  With `posterior` 'embed' the posterior's mean is a code of embed[t] alone
-  and its standard deviation the prior's (TPC).
+  With `posterior` 'embed', the posterior's mean depends on embed[t] alone, and
+  its standard deviation is the prior's (TPC).
 
   Source: Okada & Taniguchi 2022, Eq. 1; Hafner et al. 2021.
   """
@@ -44,7 +44,7 @@ class EnsembleRSSM(Module):
     check_known('rssm.posterior', posterior, ('embed', 'filter'))
     if posterior == 'embed' and latent != 'gaussian':
       raise ValueError(
-          f'rssm.posterior embed gives means alone; it needs rssm.latent '
+          f'rssm.posterior embed predicts only means; it needs rssm.latent '
           f'gaussian, not {latent}')
     self._ensemble = ensemble
     self._deter = deter
@@ -71,9 +71,9 @@ class EnsembleRSSM(Module):
   def observe(self, embed, action, is_first, state=None):
     """Infers the posterior states of sequences.
 
-    Where `is_first` holds, the state before it and the action into it are
-    zero. All that does not depend on the state is computed before or after
-    the scan, for all steps at once.
+    Where `is_first` is true, the state before that step and the action into it
+    are set to zero. Everything that does not depend on the state is computed
+    before or after the scan, for all steps at once.
 
     Args:
       embed: [B, T, E].
@@ -107,7 +107,7 @@ class EnsembleRSSM(Module):
     return post, prior
 
   def imagine(self, action, state):
-    """Predicts states [B, T, ...] under actions [B, T, A] after `state`."""
+    """Predicts states [B, T, ...] from `state` and actions [B, T, A]."""
     action = _swap(action)
     noise = self.latent.noise(action.shape[:2])
     states = other.static_scan(
@@ -116,7 +116,7 @@ class EnsembleRSSM(Module):
     return {k: _swap(v) for k, v in states.items()}
 
   def get_feat(self, state):
-    """Concatenates stoch and deter, the input of every head [..., F]."""
+    """Concatenates stoch and deter to [..., F], the input of every head."""
     return tf.concat([state['stoch'], state['deter']], -1)
 
   def get_dist(self, state):
@@ -130,8 +130,8 @@ class EnsembleRSSM(Module):
       prev_state: State of [B, ...].
       prev_action: Action that led into `embed`, [B, A].
       embed: [B, E].
-      is_first: [B] bool; clears the previous state and action.
-      sample: Sample the stochastic state, or take its mode.
+      is_first: [B] bool; where true, previous state and action become zero.
+      sample: Whether to sample the stochastic state or to take its mode.
 
     Returns:
       Posterior state of [B, ...].
@@ -145,13 +145,13 @@ class EnsembleRSSM(Module):
     return {'deter': deter, 'stoch': stoch, **stats}
 
   def img_step(self, prev_state, prev_action, sample=True, noise=None):
-    """Predicts the next states without observing.
+    """Predicts the next states without observations.
 
     Args:
       prev_state: State of [N, ...].
-      prev_action: Action taken in it, [N, A].
-      sample: Sample the stochastic state, or take its mode.
-      noise: Noise of the sample; drawn here by default.
+      prev_action: Action taken in that state, [N, A].
+      sample: Whether to sample the stochastic state or to take its mode.
+      noise: Noise for the sample; drawn here by default.
 
     Returns:
       Prior state of [N, ...].
@@ -165,14 +165,14 @@ class EnsembleRSSM(Module):
     return {**state, 'stoch': self.get_dist(state).mode()}
 
   def sample(self, stats, noise=None):
-    """Completes statistics of [N, ...] with 'deter' to states."""
+    """Adds a sample to statistics and 'deter' of [N, ...]; returns states."""
     if noise is None:
       noise = self.latent.noise(stats['deter'].shape[:-1])
     return {**stats, 'stoch': self.get_dist(stats).sample(noise)}
 
   @property
   def posterior_modules(self):
-    """What `posterior` consists of."""
+    """The layers that `posterior` uses, by name."""
     return {'dist': self._obs_dist, 'out': self._obs_out}
 
   def posterior(self, deter, embed):
@@ -190,10 +190,10 @@ class EnsembleRSSM(Module):
       post: Statistics [B, T, ...].
       prior: Statistics [B, T, ...].
       forward: Swap the arguments of the divergence.
-      balance: mix, the share that trains the prior, 1 - mix with `forward`.
-        At 0.5 the plain divergence, clipped by entry, as in DreamerV2.
+      balance: The mix above, or 1 - mix with `forward`. At 0.5, the plain
+        divergence, clipped entry by entry, as in DreamerV2.
       free: Free nats of each family of variables.
-      free_avg: Clip the mean over the batch, not each entry.
+      free_avg: Clip the mean over the batch instead of each entry.
 
     Returns:
       Loss, and the divergences [B, T].
@@ -224,12 +224,12 @@ class EnsembleRSSM(Module):
     return self._obs_out.part(embed, len(sizes))
 
   def _step(self, stoch, deter, action):
-    """Computes the next deter; `action` is projected already."""
+    """Computes the next deter; `action` is already projected."""
     x = self._img_in.finish(self._img_in.part(stoch, 0) + action)
     return self._cell(x, deter)
 
   def _posterior(self, deter, embed, noise):
-    """Computes statistics and sample; `embed` is projected already."""
+    """Computes statistics and a sample; `embed` is already projected."""
     if self._filters:
       x = self._obs_out.finish(self._obs_out.part(deter, 0) + embed)
       stats = self.latent.stats(self._obs_dist(x))
@@ -241,7 +241,7 @@ class EnsembleRSSM(Module):
     return stats, dist.mode() if noise is None else dist.sample(noise)
 
   def _prior(self, deter):
-    """Computes the statistics of one member, drawn anew at each call."""
+    """Computes the statistics of a random member, drawn at each call."""
     stats = self.prior_ensemble(deter)
     if self._ensemble == 1:
       return stats[0]
@@ -299,7 +299,7 @@ class Encoder(Module):
 
 
 class Decoder(Module):
-  """Predicts images and vectors from features, as distributions by key."""
+  """Predicts images and vectors from features: a dict of distributions."""
 
   def __init__(
       self, shapes, cnn_keys='.*', mlp_keys='.*', act='elu', norm='none',
@@ -313,7 +313,7 @@ class Decoder(Module):
     self._layer = dict(act=act, norm=norm)
 
   def __call__(self, features):
-    """Returns a dict of distributions over [..., *shape of the key]."""
+    """Returns {key: distribution over [..., *shape of the key]}."""
     features = tfutils.cast(features)
     outputs = {}
     if self.cnn_keys:
@@ -353,7 +353,7 @@ class Decoder(Module):
 
 
 class MLP(Module):
-  """Dense layers with a distribution over `shape` on top."""
+  """Applies dense layers, then a distribution over `shape`."""
 
   def __init__(self, shape, layers, units, act='elu', norm='none', **out):
     self._layers = layers
@@ -367,7 +367,7 @@ class MLP(Module):
     return self.dist(self.params(features))
 
   def params(self, features):
-    """Computes the parameters [..., P] of the distribution, float32."""
+    """Computes the parameters [..., P] of the distribution in float32."""
     x = tfutils.cast(features)
     for i in range(self._layers):
       x = self.get(f'dense{i}', Dense, self._units, **self._layer)(x)
@@ -379,9 +379,9 @@ class MLP(Module):
 
 
 class GRUCell(Module):
-  """GRU with one matrix for all gates and normalisation before them.
+  """GRU with one matrix for all gates, and normalisation before the gates.
 
-  The update gate's bias of -1 keeps the old state by default.
+  The update gate has a bias of -1 by default, so that it keeps the old state.
   """
 
   def __init__(self, size, norm='none', act='tanh', update_bias=-1):
@@ -408,10 +408,10 @@ class DistLayer(Module):
     shape: Event shape.
     dist: Entry of DISTS.
     min_std: Smallest standard deviation.
-    init_std: Standard deviation at a layer output of zero, roughly.
+    init_std: Approximate standard deviation when the layer's output is zero.
 
   Raises:
-    ValueError: Unknown `dist`.
+    ValueError: `dist` is unknown.
   """
 
   def __init__(self, shape, dist='mse', min_std=0.1, init_std=0.0):
@@ -426,7 +426,7 @@ class DistLayer(Module):
     return self.dist(self.params(inputs))
 
   def params(self, inputs):
-    """Computes the parameters [..., count * size], float32."""
+    """Computes the parameters [..., count * size] in float32."""
     size = self._count * math.prod(self._shape)
     out = self.get('out', Dense, size)(inputs)
     return tf.cast(out, tf.float32)
@@ -454,7 +454,7 @@ class DistLayer(Module):
     return dists.OneHotDist(x)
 
   def _tanh_normal(self, x, std):
-    # The mean is kept within -5..5, beyond which tanh has no gradient.
+    # The mean stays within -5..5; beyond that, tanh has almost no gradient.
     std = tf.nn.softplus(std + self._init_std) + self._min_std
     return dists.TanhNormal(5 * tf.tanh(x / 5), std)
 
@@ -476,7 +476,7 @@ def _match(part, shapes, cnn_keys, mlp_keys):
   """Splits observation keys into images and vectors by patterns.
 
   Raises:
-    ValueError: Nothing matches.
+    ValueError: No observation matches.
   """
   shapes = {k: s for k, s in shapes.items() if not k.startswith('log_')}
   cnn = [k for k, s in shapes.items() if re.fullmatch(cnn_keys, k)

@@ -20,7 +20,7 @@ class RandomAgent:
 
   Args:
     act_space: Dict with the space of 'action'.
-    seed: Seeds this agent alone.
+    seed: Seed of this agent's own generator.
   """
 
   def __init__(self, act_space, seed=0):
@@ -42,11 +42,11 @@ class RandomAgent:
     return self._rng.bit_generator.state
 
   def restore(self, state):
-    """Takes back what `state` gave."""
+    """Restores what `state` returned."""
     self._rng.bit_generator.state = state
 
   def skip(self, number):
-    """Moves on to draws that differ for every number."""
+    """Jumps to draws that differ for every number."""
     self._rng.bit_generator.advance(number << 64)
 
 
@@ -56,7 +56,7 @@ def static_scan(fn, inputs, start, unroll=False):
   Args:
     fn: Maps (state, inputs of one step) to the next state.
     inputs: Dict of [T, ...].
-    start: Dict, state before the first step; same keys as what fn returns.
+    start: Dict, state before the first step; has the keys of what fn returns.
     unroll: Write T copies of `fn` into the graph. It runs a little faster on
       a CPU, but takes several times as long to trace.
 
@@ -122,7 +122,7 @@ def schedule(string, step):
     Float32 scalar.
 
   Raises:
-    ValueError: Anything else.
+    ValueError: `string` is anything else.
   """
   string = str(string).replace(' ', '')
   match = re.fullmatch(r'(\w+)\(([^)]*)\)', string)
@@ -148,8 +148,8 @@ def lambda_return(reward, value, pcont, bootstrap, lambda_):
     reward: [T, ...].
     value: [T, ...].
     pcont: [T, ...], discounts d between 0 and 1.
-    bootstrap: [...], value of the state after the last.
-    lambda_: 0 for one-step, 1 for Monte-Carlo returns.
+    bootstrap: [...], value of the state after the last one.
+    lambda_: 0 for one-step returns, 1 for Monte-Carlo returns.
 
   Returns:
     [T, ...].
@@ -169,8 +169,9 @@ def lambda_return(reward, value, pcont, bootstrap, lambda_):
 def action_noise(action, amount, act_space):
   """Adds exploration noise to actions [N, A].
 
-  Continuous actions get normal noise of that standard deviation and are
-  clipped to -1..1; discrete ones are uniform with that probability.
+  For continuous actions, `amount` is the standard deviation of normal noise,
+  and the result is clipped to -1..1. For discrete actions, it is the
+  probability of a uniform action.
   """
   amount = tf.cast(amount, action.dtype)
   if getattr(act_space, 'discrete', False):
@@ -182,13 +183,14 @@ def action_noise(action, amount, act_space):
 
 
 class StreamNorm(tfutils.Module):
-  """Divides by a running mean of magnitudes, or root of that of squares.
+  """Divides by a running mean magnitude, or by a running root mean square.
 
   Rare values are not scaled up without limit. Values of 0 say nothing about
-  the unit of the others and do not count, and the divisor is at least 1/20 of
+  the scale of the others and are ignored, and the divisor is at least 1/20 of
   the largest value of the last update. With a mean over all values, a first
-  reward of 1 after 500 updates without any became 12, after 2,000 it became
-  113. Both are ours; of dense rewards they leave out the 0 of resets alone.
+  reward of 1 after 500 updates without rewards became 12, after 2,000 updates
+  113. Both rules are ours. With dense rewards, they ignore only the zero
+  rewards of resets.
 
   Args:
     momentum: Share of the old mean that an update keeps; 1 switches it off.
@@ -197,7 +199,7 @@ class StreamNorm(tfutils.Module):
     order: 1 for the mean magnitude, 2 for the root mean square.
   """
 
-  FLOOR = 0.05  # Least divisor, as a share of the largest value.
+  FLOOR = 0.05  # Smallest divisor, as a share of the largest value.
 
   def __init__(self, momentum=0.99, scale=1.0, eps=1e-8, order=1):
     self._momentum = momentum
@@ -207,7 +209,7 @@ class StreamNorm(tfutils.Module):
     self.mag = tf.Variable(1.0, trainable=False)
 
   def __call__(self, inputs):
-    """Updates the mean, then returns normalised inputs, and metrics."""
+    """Updates the mean, then returns normalised inputs and metrics."""
     metrics = {
         'mean': tf.reduce_mean(inputs), 'std': tf.math.reduce_std(inputs)}
     self.update(inputs)
@@ -217,7 +219,7 @@ class StreamNorm(tfutils.Module):
     return outputs, metrics
 
   def update(self, batch):
-    """Moves the mean toward that of a batch, leaving out what is 0."""
+    """Moves the mean towards that of a batch, ignoring zeros."""
     if self._momentum == 1:
       return
     batch = tf.abs(tf.cast(batch, tf.float32)) ** self._order
@@ -225,7 +227,7 @@ class StreamNorm(tfutils.Module):
     after = self._momentum * self.mag + (1 - self._momentum) * mag
     largest = distribute.maximum(tf.reduce_max(batch))
     after = tf.maximum(after, self.FLOOR ** self._order * largest)
-    # Once it is not finite it would stay so, and with it every update.
+    # A mean that is not finite would stay so and spoil all later updates.
     use = tf.math.is_finite(mag) & (mag > 0)
     self.mag.assign(tf.where(use, after, self.mag))
 
@@ -252,7 +254,7 @@ class Timer:
       self._totals[name] += time.perf_counter() - start
 
   def result(self, reset=False):
-    """Returns the share of time per section since the last reset."""
+    """Returns each section's share of the time since the last reset."""
     total = max(time.perf_counter() - self._start, 1e-9)
     shares = {name: value / total for name, value in self._totals.items()}
     if reset:

@@ -1,4 +1,4 @@
-"""The outputs of a run by name, and those that go to services."""
+"""The table of a run's outputs, and the outputs that send to servers."""
 
 import contextlib
 import importlib.util
@@ -20,18 +20,18 @@ from .files import write_atomic, write_bytes
 
 
 class Service:
-  """Calls an output in a thread, so that no server holds up a run.
+  """Calls an output in a thread, so that a slow server delays no training.
 
-  What goes wrong is raised by a later call. The run keeps its name on the
-  server when it is resumed.
+  Errors are raised by a later call. A resumed run continues the same run on
+  the server.
 
   Args:
-    output: Has `run`, an identifier or '', is called as outputs are, and has
-      `close()`.
+    output: Callable like all outputs, with `close()` and with `run`, the
+      identifier of the run on the server, or ''.
   """
 
-  LIMIT = 1000  # Logs that wait; beyond it they are lost.
-  PATIENCE = 30  # Seconds that the end of a run waits for them.
+  LIMIT = 1000  # Most logs that may wait; further logs are lost.
+  PATIENCE = 30  # Seconds that `close` waits for the remaining logs.
 
   def __init__(self, output):
     self.output = output
@@ -41,14 +41,14 @@ class Service:
 
   def __call__(self, step, entries):
     if not self._thread:
-      # A daemon: what a server never answers must not keep the process.
+      # A daemon thread: a server without answer must not keep the process.
       self._thread = threading.Thread(target=self._serve, daemon=True)
       self._thread.start()
     name = type(self.output).__name__
     try:
       self._queue.put_nowait((step, entries))
     except queue.Full:
-      raise OSError(f'{self.LIMIT} logs wait for {name}') from None
+      raise OSError(f'{name} lags behind by {self.LIMIT} logs') from None
     with contextlib.suppress(queue.Empty):
       raise OSError(f'{name}: {self._errors.get_nowait()}')
 
@@ -57,17 +57,17 @@ class Service:
     return self.output.run
 
   def restore(self, state):
-    """Goes on with a run of the server."""
+    """Continues a run of the server."""
     self.output.run = state
 
   def close(self):
-    """Waits for what was logged, but not for long, and ends the run."""
+    """Waits a limited time for the remaining logs, then ends the run."""
     if self._thread:
       with contextlib.suppress(queue.Full):
         self._queue.put(None, timeout=self.PATIENCE)
       self._thread.join(self.PATIENCE)
       if self._thread.is_alive():
-        self._errors.put(f'not all was written within {self.PATIENCE} s')
+        self._errors.put(f'could not write all logs within {self.PATIENCE} s')
       with contextlib.suppress(queue.Empty):
         name = type(self.output).__name__
         loggers.say(f'Warning: {name}: {self._errors.get_nowait()}')
@@ -81,20 +81,21 @@ class Service:
   def _try(self, fn, *args):
     try:
       fn(*args)
-    # As Logger does: nothing here is worth losing a training run for.
+    # As in Logger: no error here is worth losing a training run for.
     except Exception as error:
       self._errors.put(f'{type(error).__name__}: {error}')
 
 
 class WandbOutput:
-  """Writes to Weights & Biases, whose environment variables say where.
+  """Writes to Weights & Biases, which its environment variables configure.
 
-  Of several values of a name at one step it keeps the last, and nothing of
-  steps before the last one, as they come again when a killed run is resumed.
+  Of several values of one name at one step, only the last is kept. Steps
+  before the last one are ignored, so that steps which a resumed run repeats
+  appear once.
 
   Args:
-    logdir: Where it keeps its files.
-    config: Config of the run, which also names and groups it.
+    logdir: Folder for the files of Weights & Biases.
+    config: Config of the run; it also gives the run's name and group.
   """
 
   def __init__(self, logdir, config, fps=20):
@@ -117,7 +118,7 @@ class WandbOutput:
     self._open.log({k: self._convert(wandb, v) for k, v in entries}, step=step)
 
   def close(self):
-    """Ends the run, which can be taken up again."""
+    """Ends the run; it can be resumed."""
     if self._open:
       self._open.finish()
       self._open = None
@@ -134,14 +135,14 @@ class WandbOutput:
 class MLflowOutput:
   """Writes to MLflow at MLFLOW_TRACKING_URI.
 
-  Images and videos are artifacts <name>/<step>.
+  Images and videos become artifacts named <name>/<step>.
 
   Args:
-    logdir: Unused; the server keeps all.
-    config: Config of the run: its parameters, and its name.
+    logdir: Unused, because the server stores everything.
+    config: Config of the run; gives its parameters and its name.
   """
 
-  CHUNK = 100  # Parameters in one request, the most that MLflow takes.
+  CHUNK = 100  # Most parameters that MLflow takes in one request.
 
   def __init__(self, logdir, config, fps=20):
     self.run = ''
@@ -162,13 +163,13 @@ class MLflowOutput:
         self._log_file(name, step, value)
 
   def close(self):
-    """Ends the run, which can be taken up again."""
+    """Ends the run; it can be resumed."""
     if self._client:
       self._client.set_terminated(self.run)
       self._client = None
 
   def _start(self, entities):
-    # Its own are minutes for each request, in which logs would pile up.
+    # MLflow's defaults take minutes per request, in which logs would pile up.
     os.environ.setdefault('MLFLOW_HTTP_REQUEST_MAX_RETRIES', '1')
     os.environ.setdefault('MLFLOW_HTTP_REQUEST_TIMEOUT', '20')
     import mlflow
@@ -178,8 +179,10 @@ class MLflowOutput:
     else:
       group, name = _names(self._config)
       folder = os.environ.get('MLFLOW_EXPERIMENT_NAME', 'dreamingv2')
-      found = client.get_experiment_by_name(folder)
-      key = found.experiment_id if found else client.create_experiment(folder)
+      experiment = client.get_experiment_by_name(folder)
+      key = (
+          experiment.experiment_id if experiment
+          else client.create_experiment(folder))
       run = client.create_run(key, tags={'group': group}, run_name=name)
       self.run = run.info.run_id
       params = [
@@ -219,7 +222,7 @@ PACKAGES = ('mlflow', 'wandb')
 
 
 def check(names):
-  """Checks names of outputs, and that their packages are there.
+  """Checks that outputs are known and that their packages are installed.
 
   Raises:
     ImportError: A package is missing.

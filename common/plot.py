@@ -1,6 +1,6 @@
-"""Draws figures that read well in print and in all kinds of colour vision.
+"""Draws figures that are readable in print and with colour blindness.
 
-Matplotlib is imported when something is drawn.
+Matplotlib is imported only when something is drawn.
 """
 
 import itertools
@@ -8,9 +8,9 @@ import math
 
 from . import files
 
-# Wong 2011, Nature Methods 8:441: told apart by all kinds of colour vision.
+# Wong 2011, Nature Methods 8:441: readable with all kinds of colour vision.
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
-# Beside colours, so that lines stay apart in grey too.
+# Used besides colours, so that lines differ in greyscale too.
 MARKERS = 'osD^vPX*'
 DASHES = ('-', (0, (4, 1)), (0, (1, 1)), (0, (4, 1, 1, 1)))
 STYLE = {
@@ -19,14 +19,14 @@ STYLE = {
     'lines.linewidth': 1.4, 'lines.markersize': 4, 'savefig.dpi': 200,
     'svg.fonttype': 'none'}
 WIDTH = 7.0  # inches, the text of a page with two columns
-LEGEND = 0.6  # inches of height that a figure has for it
+LEGEND = 0.6  # inches of height that a figure reserves for its legend
 
 
 def library():
-  """Returns matplotlib.figure, and sets our style for all that is drawn.
+  """Returns matplotlib.figure, after setting our style for all figures.
 
   Raises:
-    ValueError: It is not installed.
+    ValueError: Matplotlib is not installed.
   """
   try:
     import matplotlib
@@ -39,7 +39,7 @@ def library():
 
 
 def palette(names):
-  """Maps names, sorted, to the colour, marker and dashes of their lines."""
+  """Maps names, sorted, to the colours, markers and dashes of their lines."""
   return {
       name: {
           'color': COLORS[i % len(COLORS)],
@@ -49,12 +49,12 @@ def palette(names):
 
 
 def grid(count, columns=3, height=2.2):
-  """Makes a figure of so many panels.
+  """Makes a figure with `count` panels.
 
   Args:
-    count: Panels.
-    columns: Most panels side by side.
-    height: Of a row, inches.
+    count: Number of panels.
+    columns: Most panels in one row.
+    height: Height of a row in inches.
 
   Returns:
     Figure, and the list of its axes.
@@ -70,9 +70,9 @@ def grid(count, columns=3, height=2.2):
 
 
 def legend(fig, columns=4):
-  """Puts one legend for all panels above them, in as many columns as fit.
+  """Puts one legend for all panels above them, with as many columns as fit.
 
-  Where it is high, the figure becomes higher.
+  A tall legend makes the figure taller.
   """
   handles = {}
   for ax in fig.axes:
@@ -97,18 +97,18 @@ def legend(fig, columns=4):
 
 
 def save(fig, path):
-  """Writes a figure; the ending says how, see `check`."""
+  """Writes a figure; the path's ending sets the format, see `check`."""
   check(path)
   kind = path.suffix[1:].lower()
   files.write_atomic(path, lambda file: fig.savefig(file, format=kind))
 
 
 def check(path, kinds=()):
-  """Checks that a picture, or what has one of `kinds`, can be written.
+  """Checks that a picture, or a file with one of `kinds`, can be written.
 
   Raises:
-    FileExistsError: What stands there is no ordinary file.
-    ValueError: The ending is none of `kinds`, or of those of pictures.
+    FileExistsError: The path exists and is not a regular file.
+    ValueError: The ending is not among `kinds`, by default those of pictures.
   """
   kinds = kinds or ('pdf', 'png', 'svg')
   if path.suffix[1:].lower() not in kinds:

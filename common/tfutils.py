@@ -21,22 +21,23 @@ PRECISIONS = {
 def setup(precision='auto', deterministic=False, seed=0):
   """Sets precision, GPU memory growth, determinism and the random seed.
 
-  TensorFlow would let recent GPUs round the factors of float32 products to
-  10 bits (TF32). That is off, except with 'tf32': distances and logits of
-  nearly equal vectors would be noise, also with '16' and 'bf16', where they
-  are computed in float32 for that reason.
+  On recent GPUs, TensorFlow would round the factors of float32 products to 10
+  bits (TF32). This function switches that off, except for 'tf32': rounded
+  distances and logits of nearly equal vectors would be noise. This also holds
+  for '16' and 'bf16', which compute them in float32 for that reason.
 
   Args:
     precision: '16', '32', 'bf16', 'tf32', or 'auto' for '16' on a GPU and
       '32' on a CPU.
-    deterministic: Forbid operations whose result depends on thread timing.
+    deterministic: Whether to forbid operations whose result depends on the
+      timing of threads.
     seed: Seed of TensorFlow's global generator.
 
   Returns:
     The names of the GPUs found, and the precision chosen.
 
   Raises:
-    ValueError: Unknown precision.
+    ValueError: The precision is unknown.
   """
   tf.get_logger().setLevel('ERROR')
   gpus = distribute.gpus()
@@ -48,7 +49,7 @@ def setup(precision='auto', deterministic=False, seed=0):
       precision == 'tf32')
   if deterministic:
     tf.config.experimental.enable_op_determinism()
-    # TensorFlow then refuses to make one of its own.
+    # After this, TensorFlow cannot replace it by its own generator.
     tf.random.set_global_generator(tf.random.Generator.from_seed(seed))
   tf.random.set_seed(seed)
   generator().reset_from_seed(seed)
@@ -66,14 +67,14 @@ def cast(x):
 
 
 def zeros(spaces, batch, length):
-  """Returns an empty batch [batch, length, ...] by key of `spaces`."""
+  """Returns a zero batch: {key of `spaces`: [batch, length, ...]}."""
   return {
       k: tf.zeros([batch, length, *v.shape], stored_dtype(v.dtype))
       for k, v in spaces.items()}
 
 
 def stored_dtype(dtype):
-  """Returns the dtype that the driver stores values of a space in."""
+  """Returns the dtype in which the driver stores values of a space."""
   dtype = tf.as_dtype(dtype)
   if dtype.is_floating:
     return tf.float32
@@ -81,45 +82,45 @@ def stored_dtype(dtype):
 
 
 def to_arrays(nest):
-  """Returns nested tensors as NumPy arrays, bfloat16 as float32; or None."""
+  """Returns nested tensors as NumPy arrays, bfloat16 as float32, or None."""
   half = lambda x: tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x
   convert = lambda x: np.asarray(half(tf.convert_to_tensor(x)))
   return None if nest is None else tf.nest.map_structure(convert, nest)
 
 
 def from_arrays(nest, like):
-  """Returns what `to_arrays` was given, of the dtypes of nested tensors."""
+  """Reverses `to_arrays`; `like` holds nested tensors of the right dtypes."""
   convert = lambda x, y: tf.cast(x, y.dtype)
   return None if nest is None else tf.nest.map_structure(convert, nest, like)
 
 
 def compile(fn, xla=False):
-  """Returns `fn` as a graph, or XLA program, traced on its first call."""
-  # Nothing here is Python control flow on tensors, which AutoGraph, slow to
-  # trace, would be needed for.
+  """Returns `fn` as a graph, or an XLA program, traced on its first call."""
+  # No function here needs AutoGraph, which would convert Python control flow
+  # on tensors and makes tracing slow.
   return tf.function(fn, autograph=False, jit_compile=xla or None)
 
 
 def generator():
-  """Returns the one generator all noise comes from; its state is saved."""
+  """Returns the generator of all noise; checkpoints contain its state."""
   return tf.random.get_global_generator()
 
 
 @contextlib.contextmanager
 def keep_generator():
-  """Leaves the generator in its present state, whatever the body draws."""
+  """Restores the state of the generator after the body of a with statement."""
   state = tf.identity(generator().state)
   yield
   generator().state.assign(state)
 
 
 def split(fn):
-  """Returns a training step that replicas share, see distribute.split."""
+  """Returns a training step split over the replicas, see distribute.split."""
   return distribute.split(fn, next_seed)
 
 
 def next_seed():
-  """Draws a stateless seed, int32 [2], advancing the generator."""
+  """Draws a stateless seed, int32 [2], and advances the generator."""
   seed = distribute.seed()
   return generator().uniform_full_int([2], tf.int32) if seed is None else seed
 
@@ -128,14 +129,14 @@ class Module:
   """Creates its parts on first use and keeps them under stable names."""
 
   def get(self, name, ctor, *args, **kwargs):
-    """Returns the part called `name`, creating it with `ctor` if new."""
+    """Returns the part called `name`; creates it with `ctor` if it is new."""
     parts = self.__dict__.setdefault('_parts', {})
     if name not in parts:
       parts[name] = ctor(*args, **kwargs)
     return parts[name]
 
   def var(self, name, init, shape):
-    """Returns the float32 variable `name`, initialised once."""
+    """Returns the float32 variable `name`; the first call initialises it."""
     return self.get(name, lambda: tf.Variable(
         init(shape, tf.float32), name=name))
 
@@ -145,23 +146,23 @@ def named_variables(obj, prefix=''):
 
   Args:
     obj: A module, variable, or nested dicts and lists of them.
-    prefix: Path of `obj`.
+    prefix: Path of `obj` itself.
 
   Returns:
-    Dict of path to variable, sorted by path. Independent of the order in
-    which attributes were set.
+    {path: variable}, sorted by path. The order in which attributes were set
+    does not matter.
   """
-  found = {}
-  _collect(obj, prefix, found, set())
-  return dict(sorted(found.items()))
+  variables = {}
+  _collect(obj, prefix, variables, set())
+  return dict(sorted(variables.items()))
 
 
-def _collect(obj, path, found, seen):
+def _collect(obj, path, variables, seen):
   if isinstance(obj, tf.Variable):
     if obj.ref() not in seen:
       seen.add(obj.ref())
-      assert path not in found, f'two variables are called {path}'
-      found[path] = obj
+      assert path not in variables, f'two variables are called {path}'
+      variables[path] = obj
     return
   if isinstance(obj, Module):
     items = {k: v for k, v in vars(obj).items() if k != '_parts'}
@@ -177,20 +178,20 @@ def _collect(obj, path, found, seen):
   seen.add(id(obj))
   for name in sorted(items, key=str):
     name, value = str(name).lstrip('_'), items[name]
-    _collect(value, f'{path}/{name}' if path else name, found, seen)
+    _collect(value, f'{path}/{name}' if path else name, variables, seen)
 
 
 def trainable(modules):
-  """Lists the variables of modules, in the order of their names."""
+  """Returns the variables of modules, sorted by their paths."""
   return list(named_variables(modules).values())
 
 
 class SlowCopy(Module):
-  """Moves a second set of variables slowly after a first one.
+  """Moves the variables of one module slowly towards those of another.
 
   target <- (1 - fraction) target + fraction source, at every update whose
-  index is a multiple of `every`. The call at build, index -1, and the call
-  after the first update, index 0, copy.
+  index is a multiple of `every`. The call during the build, index -1, and the
+  call after the first update, index 0, copy the source.
   Source: Okada & Taniguchi 2022, section III-E; Hafner et al. 2021 for the
   target critic.
   """
@@ -201,25 +202,25 @@ class SlowCopy(Module):
     self.updates = tf.Variable(-1, dtype=tf.int64, trainable=False)
 
   def __call__(self, source, target):
-    """Updates the variables of module `target` from those of `source`."""
+    """Moves the variables of `target` towards those of `source`."""
     source, target = named_variables(source), named_variables(target)
     assert source.keys() == target.keys(), (source.keys(), target.keys())
     copy = self.updates <= 0
     due = copy | (self.updates % self.every == 0)
     mix = tf.where(copy, 1.0, tf.where(due, self.fraction, 0.0))
     for name, var in target.items():
-      # A weighted sum, not var + mix * difference: with mix 1 it copies to
-      # the bit.
+      # This weighted sum, unlike var + mix * difference, copies to the bit if
+      # mix is 1.
       var.assign(mix * source[name] + (1 - mix) * var)
     self.updates.assign_add(1)
 
 
 class Optimizer(Module):
-  """Adam with clipping by global norm, decayed weights and loss scaling.
+  """Adam with clipping by global norm, weight decay and loss scaling.
 
-  An update whose gradients are not all finite is skipped and counted. With
-  float16 the loss is scaled: halved on every skipped update, doubled after
-  2000 good ones in a row.
+  An update with a gradient that is not finite is skipped and counted. With
+  float16 the loss is scaled: the scale is halved after every skipped update,
+  and doubled after 2000 good updates in a row.
   """
 
   BETA1, BETA2 = 0.9, 0.999
@@ -235,14 +236,14 @@ class Optimizer(Module):
       name: Prefix of the metrics.
       lr: Learning rate.
       eps: Adam's epsilon, added to the root of the second moment.
-      clip: Largest global norm of the gradients; 0 for no limit.
-      wd: Fraction of every variable removed per update.
-      opt: Only 'adam', the one that all systems use.
-      wd_pattern: Regular expression, searched for in '<name>/<path>' of a
-        variable; those that lack it do not decay.
+      clip: Largest global norm of the gradients; 0 disables clipping.
+      wd: Fraction of every variable that is removed per update.
+      opt: Must be 'adam', which all systems use.
+      wd_pattern: Regular expression searched for in '<name>/<path>' of each
+        variable. Only variables that match decay.
 
     Raises:
-      ValueError: Unknown `opt`, or `wd_pattern` is no regular expression.
+      ValueError: `opt` is unknown, or `wd_pattern` is no regular expression.
     """
     self.name = name
     check_known(f'{name}_opt.opt', opt, self.OPTS)
@@ -265,13 +266,13 @@ class Optimizer(Module):
     """Creates the moments of all variables of `modules`, a dict or list.
 
     Raises:
-      ValueError: `wd_pattern` names none of the variables.
+      ValueError: `wd_pattern` matches none of the variables.
     """
     assert not self.slots, f'{self.name}: built twice'
     variables = named_variables(modules)
     if self._wd and not any(map(self._decay, variables)):
       raise ValueError(
-          f"{self.name}_opt.wd_pattern '{self._decays.pattern}' is found in "
+          f"{self.name}_opt.wd_pattern '{self._decays.pattern}' matches "
           f'no variable; one is {self.name}/{next(iter(variables))}')
     for name, var in variables.items():
       self.slots[name] = {
@@ -279,20 +280,21 @@ class Optimizer(Module):
           for key in ('m', 'v')}
 
   def __call__(self, tape, loss, modules):
-    """Moves the variables of `modules` down the gradient of `loss`.
+    """Updates the variables of `modules` along the gradient of `loss`.
 
     Args:
       tape: Tape on which `loss`, a float32 scalar, was computed.
       loss: Scalar.
-      modules: What was given to `build`.
+      modules: The same as passed to `build`.
 
     Returns:
-      Metrics: loss, norm of the gradients before clipping, skipped updates.
+      Metrics: the loss, the norm of the gradients before clipping, and the
+        number of skipped updates.
     """
     variables = named_variables(modules)
     assert variables and variables.keys() == self.slots.keys(), (
         f'{self.name}: build() saw other modules')
-    # The scale enters as the gradient of the loss with respect to itself.
+    # The loss scale enters as the gradient of the loss to itself.
     grads = tape.gradient(
         loss, list(variables.values()),
         output_gradients=self.scale.value() if self._scaled else None)
@@ -324,7 +326,7 @@ class Optimizer(Module):
     power1, power2 = self.BETA1 ** time, self.BETA2 ** time
     for grad, (name, var) in zip(grads, variables.items(), strict=True):
       if self._wd and self._decay(name):
-        # Not var.assign, which replicas would have to wait for.
+        # Not var.assign, for which replicas would have to wait.
         tf.raw_ops.AssignVariableOp(
             resource=var.handle, value=(1 - self._wd) * var)
       slot = self.slots[name]

@@ -1,12 +1,12 @@
-"""Conditions on a step count: every so often, once, until."""
+"""Conditions on a step count: at intervals, once, or until a step."""
 
 
 class Every:
   """Fires at the first call and then once per `every` steps.
 
-  The steps at which it fires lie on a grid that starts at the first call: a
-  call that comes late does not delay the next one, and grid points that no
-  call saw are not made up for.
+  The firing steps lie on a grid that starts at the first call. A late call
+  does not delay the next firing. Grid points that were skipped are not made up
+  for.
 
   Args:
     every: Steps between two firings; 0 means never, negative means always.
@@ -19,7 +19,7 @@ class Every:
     self._last = None
 
   def __call__(self, step):
-    """Tells whether to fire at `step`, an int or a Counter."""
+    """Returns whether to fire at `step`, an int or a Counter."""
     step = int(step)
     if self._every <= 0:
       return self._every < 0
@@ -37,18 +37,18 @@ class Every:
     return self._last
 
   def restore(self, state):
-    """Takes back what `state` gave."""
+    """Restores what `state` returned."""
     self._last = state
 
 
 class Once:
-  """Is true the first time it is asked."""
+  """Is true at the first call only."""
 
   def __init__(self):
     self._fresh = True
 
   def __call__(self):
-    """Tells whether this is the first call."""
+    """Returns whether this is the first call."""
     fresh, self._fresh = self._fresh, False
     return fresh
 
@@ -57,16 +57,16 @@ class Once:
     return self._fresh
 
   def restore(self, state):
-    """Takes back what `state` gave."""
+    """Restores what `state` returned."""
     self._fresh = state
 
 
 class Until:
-  """Is true below `until` steps, or always where `until` is 0."""
+  """Is true while the step is below `until`, or always if `until` is 0."""
 
   def __init__(self, until):
     self._until = until
 
   def __call__(self, step):
-    """Tells whether `step`, an int or a Counter, lies before the end."""
+    """Returns whether `step`, an int or a Counter, is below the end."""
     return not self._until or int(step) < self._until

@@ -1,7 +1,7 @@
-"""Hosts an object in a fresh Python process, or in this one.
+"""Runs an object in a fresh Python process, or in this one.
 
-The process runs `serve`. It imports this module and what the object needs,
-never the script that started it, and so never TensorFlow.
+The process runs `serve`. It imports this module and what the object needs. It
+never imports the script that started it, and so never TensorFlow.
 """
 
 import collections
@@ -25,7 +25,7 @@ HOUR = 60 * 60  # seconds
 
 
 class BadAction(ValueError):
-  """An action that the environment refuses: no fault of the environment."""
+  """The environment refuses this action; the environment is not at fault."""
 
 
 class Lost(RuntimeError):
@@ -37,11 +37,11 @@ class Diverged(Lost):
 
 
 class GaveUp(RuntimeError):
-  """An environment, or another process of the run, failed for good."""
+  """An environment, or another process of the run, failed permanently."""
 
 
 def check_mujoco(data):
-  """Raises Diverged where MuJoCo has reset a state it could not simulate."""
+  """Raises Diverged if MuJoCo reset a state that it could not simulate."""
   import mujoco
   kinds = mujoco.mjtWarning
   for kind in (
@@ -50,18 +50,19 @@ def check_mujoco(data):
       raise Diverged(f'MuJoCo: {kind.name} after {data.time:.3f} s')
 
 
-class Kept:
-  """Keeps an environment going: starts it again where it crashed or hangs.
+class Restarting:
+  """Hosts an environment and restarts it after a crash or a hang.
 
-  Until the first observation nothing is started again: what fails so early
-  would fail again. After that, the promise that met the failure raises Lost.
+  There are no restarts before the first observation: an environment that fails
+  so early would fail again. After that, the call of the promise that failed
+  raises Lost.
 
   Args:
-    kind: A host, Here or Process.
-    constructor, environ: As of Async.
-    restarts: Most restarts within an hour; the failure after them is raised.
-    timeout: Seconds without an answer after which a process counts as hung
-      and is killed; 0 waits for ever.
+    kind: Class of the host, Here or Process.
+    constructor, environ: See envs.Async.
+    restarts: Most restarts within an hour; one more failure raises GaveUp.
+    timeout: Seconds without an answer after which a process counts as hung and
+      is killed; 0 waits forever.
   """
 
   def __init__(self, kind, constructor, environ, restarts=0, timeout=0):
@@ -73,11 +74,11 @@ class Kept:
 
   @property
   def waiting(self):
-    """Returns what has not been answered yet, and since when, or ''."""
+    """The pending request and how long it has waited, or ''."""
     return self._host.waiting
 
   def call(self, name, *args):
-    """Returns a promise of the attribute, or of what the method returns."""
+    """Returns a promise of an attribute, or of a method's result."""
     host = self._host
     try:
       promise = host.call(name, *args)
@@ -90,7 +91,7 @@ class Kept:
 
   def _wait(self, host, name, promise):
     if host is not self._host:
-      raise Lost('the environment was started again meanwhile')
+      raise Lost('the environment was restarted in the meantime')
     try:
       value = promise()
     except (BadAction, Diverged):
@@ -99,7 +100,7 @@ class Kept:
       if not self._proven:
         raise
       self._restart(error)
-      raise Lost('the environment was started again') from error
+      raise Lost('the environment was restarted') from error
     self._proven = self._proven or name == 'reset'
     return value
 
@@ -115,15 +116,15 @@ class Kept:
           f'hour (--env_restarts): {error}') from error
     self._times.append(now)
     warnings.warn(
-        f'{error}\nThe environment is started again, '
-        f'{len(self._times)} of at most {self._restarts} times in an hour '
-        f'(--env_restarts); its episode is cut there.', stacklevel=2)
+        f'{error}\nRestarting the environment, '
+        f'{len(self._times)} of at most {self._restarts} times within an hour '
+        f'(--env_restarts); its episode ends here', stacklevel=2)
     self._host.close()
     self._host = self._start()
 
 
 class Here:
-  """Hosts an environment in this process, where no timeout can be kept."""
+  """Hosts an environment in this process, where a timeout is not possible."""
 
   waiting = ''
 
@@ -144,16 +145,17 @@ class Here:
 class Process:
   """Hosts an environment in a process of its own.
 
-  The process starts at once, so that several start side by side; the first
-  promise waits for it. It ends with `close`, with this interpreter, or when
-  this interpreter dies, since it then reads the end of its socket.
+  The process starts at once, so that several processes start in parallel; the
+  first promise waits for it. The process ends with `close` or with this
+  interpreter, even if that is killed: then the process reads the end of its
+  socket.
   """
 
-  # One core per environment: the parallelism is in their number.
+  # Each environment gets one core: parallelism comes from their number.
   _ENVIRON = {
       'MKL_NUM_THREADS': '1', 'NUMBA_NUM_THREADS': '1',
       'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1'}
-  # Whoever signals the whole group means the run, which ends its workers.
+  # A signal to the whole group is meant for the run, which ends its workers.
   _MAIN = (
       'import signal as s, sys, importlib; '
       '[s.signal(x, s.SIG_IGN) for x in '
@@ -165,7 +167,7 @@ class Process:
   def __init__(self, constructor, environ, timeout=0):
     self._name = f'environment worker {next(self._count)}'
     self._timeout = timeout or None
-    self._asked = collections.deque()  # [(name, when)], not answered yet.
+    self._asked = collections.deque()  # [(name, when)] of pending requests.
     self._stderr = tempfile.TemporaryFile()
     ours, theirs = socket.socketpair()
     with theirs:
@@ -232,8 +234,8 @@ class Process:
     waiting = self.waiting
     self._process.kill()
     return RuntimeError(
-        f'waited in vain for {waiting} (--env_timeout {self._timeout:g}); it '
-        f'was killed')
+        f'gave up waiting for {waiting} (--env_timeout {self._timeout:g}) and '
+        f'killed it')
 
   def _death(self):
     if not self._stop.alive:
@@ -253,7 +255,7 @@ class Process:
 
 STRATEGIES = {'none': Here, 'process': Process}
 
-# Those that are told apart, most of which a user can cause.
+# Exception types rebuilt in the parent process; most are user errors.
 ERRORS = {x.__name__: x for x in (
     BadAction, Diverged, ImportError, KeyError, ValueError)}
 
@@ -279,7 +281,7 @@ def _stop(process, pipe):
 
 
 def serve(fd):
-  """Runs the environment whose constructor comes first over socket `fd`."""
+  """Runs the environment whose constructor arrives first on socket `fd`."""
   pipe, env, failure = connection.Connection(fd), None, None
   try:
     constructor = pipe.recv()
@@ -294,7 +296,7 @@ def serve(fd):
     pass
   if env:
     env.close()
-  os._exit(0)  # OpenGL's own clean-up at exit prints harmless errors.
+  os._exit(0)  # OpenGL prints harmless errors in a normal exit.
 
 
 def _reply(env, name, args):

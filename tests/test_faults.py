@@ -206,7 +206,7 @@ def test_run_goes_on_without_disk_for_logs_and_checkpoints(
   assert run.replay.stats['loaded_episodes'] == 2
   err = capfd.readouterr().err
   assert 'Warning: no checkpoint was written' in err
-  assert 'JSONLOutput lost the log of step' in err
+  assert 'JSONLOutput could not write step' in err
   assert not run._save()
   assert not list(tmp_path.rglob('*.npz'))
 
@@ -268,7 +268,7 @@ def test_workers_that_are_killed_or_hang_are_started_again(tmp_path):
   runs.wait_for(lambda: saved(logdir) > place, process)
   os.kill(second, signal.SIGSTOP)
   runs.wait_for(
-      lambda: 'waited in vain for' in logged(process, logdir), process)
+      lambda: 'gave up waiting for' in logged(process, logdir), process)
   text = logged(process, logdir)
   assert re.search(
       r"Stalled for \d s in 'env', environment worker \d+ \(process "

@@ -2,9 +2,10 @@
 
 A renderer's module has `QUALITIES` (with the keys full, medium and light),
 `REFUSED` (options of `distractors` that it cannot draw), `validate()` (raises
-ImportError if it is not installed), `prepare()` (the environment variables of
-the processes that render; prints what does; raises RuntimeError if this
-machine cannot) and `Renderer`, see `base.Renderer`.
+ImportError if the renderer is not installed), `prepare()` (returns the
+environment variables of the processes that render; prints which device
+renders; raises RuntimeError if this machine cannot render) and `Renderer`, see
+`base.Renderer`.
 """
 
 import importlib
@@ -20,11 +21,12 @@ RENDERERS = {
 
 
 def validate(name, key, quality, distractors=None):
-  """Checks the name of a renderer and the value that `key` has as quality.
+  """Checks a renderer's name and its quality, which config key `key` sets.
 
   Raises:
-    ValueError: unknown, or distractors that the renderer cannot draw.
-    ImportError: the renderer is not installed.
+    ValueError: A name or quality is unknown, or the renderer cannot draw the
+      distractors.
+    ImportError: The renderer is not installed.
   """
   check_known('renderer', name, RENDERERS)
   check_known(key, quality, _module(name).QUALITIES)
@@ -41,7 +43,7 @@ def prepare(name):
   """Returns the environment variables of the processes that render.
 
   Raises:
-    RuntimeError: this machine cannot render.
+    RuntimeError: This machine cannot render.
   """
   return _module(name).prepare()
 
@@ -50,8 +52,8 @@ def make(name, size, quality, hide=(), seed=0, distractors=None):
   """Makes a renderer, with the distractors that are switched on.
 
   Args:
-    size, quality, hide: see `base.Renderer`.
-    seed: of the distractors.
+    size, quality, hide: See `base.Renderer`.
+    seed: Seed of the distractors.
   """
   return distractorlib.wrap(
       _module(name).Renderer(size, quality, hide), seed,
@@ -62,7 +64,7 @@ def cameras(names):
   """Maps observation keys to the cameras in `names`.
 
   Args:
-    names: a camera, or several separated by commas.
+    names: One camera, or several separated by commas.
 
   Returns:
     'image' for the first, 'image_<name>' for each of the others.

@@ -9,9 +9,9 @@ class Renderer:
   """Draws compiled models.
 
   Args:
-    size: height and width of the image in pixels.
-    quality: a key of `QUALITIES` of the renderer's module.
-    hide: geom groups that are not drawn.
+    size: Height and width of the image in pixels.
+    quality: One of the keys of `QUALITIES` in the renderer's module.
+    hide: Groups of geoms that are not drawn.
   """
 
   def __init__(
@@ -26,14 +26,14 @@ class Renderer:
     raise NotImplementedError
 
   def background(self, model, data, camera: str | int) -> np.ndarray:
-    """Tells where sky or the world's own geoms are seen, bool [H, W]."""
+    """Returns where sky or the world's own geoms are visible, bool [H, W]."""
     raise NotImplementedError
 
   def seed(self, number: int) -> None:
-    """Lets the next `reset` depend on that number alone."""
+    """Seeds random properties; the next `reset` depends on `number` alone."""
 
   def reset(self) -> None:
-    """Draws anew what is random; call at the start of each episode."""
+    """Resamples all random properties; call it before each episode."""
 
   def close(self) -> None:
-    """Frees what it holds; the next call makes it anew."""
+    """Frees resources; the next call allocates them again."""

@@ -1,7 +1,8 @@
-"""Changes what is drawn and nothing of the task: colours, camera, background.
+"""Visual distractors: change the image, not the task.
 
-They are the paper's motive for leaving the decoder out, and what TPC and
-DreamerPro are judged on. Physics and rewards do not change by a bit.
+The paper leaves the decoder out because of such distractors, and TPC and
+DreamerPro are evaluated with them. Physics and rewards stay the same to the
+bit.
 """
 
 import functools
@@ -17,8 +18,8 @@ OPTIONS = {
     'background': '',
 }
 
-MEMORY = 0.9  # Share of the camera's turn that the next frame keeps.
-FRAMES = 500  # Most that are read of one video.
+MEMORY = 0.9  # Share of the camera's rotation that the next frame keeps.
+FRAMES = 500  # Most frames that are read from one video.
 IMAGES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 
@@ -27,8 +28,8 @@ def validate(options):
   """Checks the options without a simulator.
 
   Raises:
-    ValueError: a number that is not in 0..1, or no picture to be found.
-    ImportError: videos are given, but nothing that reads them is installed.
+    ValueError: A number is not in 0..1, or there is no background picture.
+    ImportError: Videos are given, but no package that reads them is installed.
   """
   for key in ('colors', 'camera'):
     if not 0 <= options[key] <= 1:
@@ -48,17 +49,17 @@ def wrap(renderer, seed, options):
 
 
 class Distractors:
-  """Draws as the `base.Renderer` inside does, but distracted.
+  """Draws with the inner renderer, and adds distractors.
 
   Args:
-    seed: of all that is drawn at random.
-    colors: every material, geom and light keeps a share of at least
-      1 - colors of each colour channel, drawn at each `reset`.
-    camera: standard deviation of the camera's turn about its two image axes,
-      rad; it moves smoothly from frame to frame.
-    background: image or video, or a folder of them. One is drawn at each
-      `reset` and takes the place of sky and of what belongs to the world
-      itself (ground, walls), but not of tables.
+    seed: Seed of all random draws.
+    colors: Each colour channel of every material, geom and light is multiplied
+      by a factor drawn from 1 - colors..1 at each `reset`.
+    camera: Standard deviation of the camera's rotation about its two image
+      axes, in rad. The rotation changes smoothly from frame to frame.
+    background: Image or video, or a folder of them. One is drawn at each
+      `reset`. It replaces the sky and what belongs to the world itself
+      (ground, walls), but not tables.
   """
 
   def __init__(self, renderer, seed, colors, camera, background):
@@ -66,7 +67,7 @@ class Distractors:
     self._colors = colors
     self._camera = camera
     self._files = find_files(background) if background else []
-    self._plain = None  # Colours of the model as it was made.
+    self._plain = None  # Original colours of the model.
     self.seed(seed)
     self.reset()
 
@@ -122,7 +123,7 @@ def find_files(background):
   """Returns the images and videos at a path, sorted.
 
   Raises:
-    ValueError: there are none.
+    ValueError: There are none.
   """
   path = pathlib.Path(background).expanduser()
   files = sorted(path.rglob('*')) if path.is_dir() else [path]

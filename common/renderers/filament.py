@@ -1,6 +1,7 @@
-"""Filament, the physically based renderer in MuJoCo's newer wheels.
+"""Filament, the physically based renderer of newer MuJoCo wheels.
 
-Light from an image of a studio, shadows, tone mapping; on Vulkan.
+It is lit by an image of a studio, has shadows and tone mapping, and uses
+Vulkan.
 """
 
 import functools
@@ -25,16 +26,16 @@ mjrf.Context(mjrf.ContextConfig(
 os._exit(0)
 """
 
-LIGHT = 0.35  # Of what the model's lamps give, beside the studio's light.
-UNSEEN = 5  # A group of geoms and sites that is not drawn.
+LIGHT = 0.35  # Factor on the model's lights, which add to the studio's.
+UNSEEN = 5  # Group of geoms and sites that is not drawn.
 
 QUALITIES = scene.QUALITIES
 REFUSED = ()
 
 
 def validate():
-  """Checks that it is installed."""
-  # Found without importing it, which a process with TensorFlow should not.
+  """Checks that Filament is installed."""
+  # find_spec does not import it; a process with TensorFlow should not.
   spec = importlib.util.find_spec('mujoco')
   new = (pathlib.Path(spec.origin).parent / 'mjrf.py').exists()
   if not new or not importlib.util.find_spec('fast_simplification'):
@@ -51,7 +52,7 @@ def prepare():
 
 @functools.lru_cache(None)
 def _probe():
-  """Returns the name of the Vulkan device that Filament takes."""
+  """Returns the name of the Vulkan device that Filament uses."""
   result = subprocess.run(
       [sys.executable, '-W', 'ignore', '-c', _PROBE], timeout=300,
       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -59,13 +60,13 @@ def _probe():
   device = re.search("Selected physical device '(.*?)'", result.stdout)
   if result.returncode or not device:
     raise RuntimeError(
-        'Filament found no Vulkan device. Install a software one: apt-get '
-        'install libvulkan1 mesa-vulkan-drivers.')
+        'Filament found no Vulkan device; install a software one: apt-get '
+        'install libvulkan1 mesa-vulkan-drivers')
   return device[1]
 
 
 class Renderer(base.Renderer):
-  """Draws a copy, so that the model that is simulated stays as it is."""
+  """Draws a copy of the model, so that the simulated model does not change."""
 
   def __init__(self, size=(64, 64), quality='full', hide=()):
     super().__init__(size, quality, hide)
@@ -136,7 +137,7 @@ class Renderer(base.Renderer):
     self._model, self._copy = model, copy
 
   def _hide_unseen(self, model):
-    """Moves to another group what Filament would draw, transparent or not."""
+    """Moves what must stay hidden to another group; Filament ignores alpha."""
     for kind, hide in (('geom', self._hide), ('site', ())):
       groups = getattr(model, f'{kind}_group')
       for number, group in enumerate(groups):

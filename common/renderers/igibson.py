@@ -1,7 +1,8 @@
 """iGibson 2's MeshRenderer, which drew the robots of the paper.
 
-Physically based surfaces, light from an image of a room, shadows. It draws
-what `scene.walk` finds in the model; transparent things are opaque.
+It draws physically based surfaces, lit by an image of a room, and shadows. It
+draws the parts that `scene.walk` finds in the model. Transparent parts are
+drawn opaque.
 """
 
 import collections
@@ -20,15 +21,15 @@ from ..files import write_atomic, write_bytes
 
 QUALITIES = scene.QUALITIES
 
-# Each episode's colours would stay in OpenGL's memory as new textures.
+# New colours in each episode would fill OpenGL's memory with textures.
 REFUSED = ('colors',)
 
-SHADOW = 1.5  # m, to each side of the middle of the model.
-FINER = 2  # The shadow is as coarse as the image, which is hence drawn finer.
+SHADOW = 1.5  # m, range of shadows to each side of the model's middle.
+FINER = 2  # Oversampling: shadows are only as fine as the drawn image.
 
 
 def validate():
-  """Checks that it is installed."""
+  """Checks that iGibson is installed."""
   for name in ('igibson', 'pybullet', 'fast_simplification'):
     if not importlib.util.find_spec(name):
       raise ImportError(
@@ -39,7 +40,7 @@ def validate():
 def prepare():
   """Returns the environment variables of the processes that render.
 
-  iGibson wants to be the only one there that uses OpenGL.
+  iGibson must be the only user of OpenGL in its process.
   """
   device = mujoco.probe('egl')[1]
   print(mujoco.describe('iGibson', device))
@@ -64,7 +65,7 @@ class Renderer(base.Renderer):
     return self._draw(model, data, camera, 'seg')[..., 0] < 0.5
 
   def close(self):
-    """Forgets the model. The OpenGL context lasts as long as the process."""
+    """Drops the model. The OpenGL context lasts as long as the process."""
     self._model = None
 
   def _draw(self, model, data, camera, mode):
@@ -110,7 +111,7 @@ class Renderer(base.Renderer):
       self._add(number, part, _is_moving(model, part))
 
   def _add(self, number, part, moving):
-    """Adds a part as the instance group of that number."""
+    """Adds a part as the instance group `number`."""
     from igibson.render.mesh_renderer import materials, visual_object
     renderer = self._renderer
     vao, vbo = self._upload(part.mesh)
@@ -130,7 +131,7 @@ class Renderer(base.Renderer):
     renderer.instances[-1].roughness = part.surface.roughness
 
   def _upload(self, mesh):
-    """Returns vertex array and buffer of a mesh; each is uploaded once."""
+    """Returns a mesh's vertex array and buffer; uploads each mesh once."""
     if mesh.key not in self._shapes:
       corners = np.concatenate([
           mesh.points, mesh.normals, mesh.uvs,
@@ -141,9 +142,10 @@ class Renderer(base.Renderer):
     return self._shapes[mesh.key]
 
   def _paint(self, surface):
-    """Returns the texture of a surface; each is uploaded once.
+    """Returns the texture of a surface; uploads each texture once.
 
-    A colour is a texture too: without any, the shader gets no light.
+    A plain colour becomes a texture too: without one, the shader gets no
+    light.
     """
     picture = surface.texture
     if picture is None:
@@ -160,12 +162,12 @@ class Renderer(base.Renderer):
 
 
 def room(height=64):
-  """Returns the light that comes from all sides of a room.
+  """Returns the light of a room from all directions.
 
   White walls, a grey floor, and lamps in the ceiling and high on one side.
 
   Returns:
-    Radiance, [H, 2 * H, 3], from above (first row) to below.
+    Radiance [H, 2 * H, 3], from the ceiling (first row) to the floor.
   """
   polar = (np.arange(height) + 0.5) / height * np.pi
   azimuth = (np.arange(2 * height) + 0.5) / height * np.pi
@@ -181,7 +183,7 @@ def room(height=64):
 
 
 def write_hdr(path, image):
-  """Writes radiance [H, W, 3] as a picture in Radiance's format."""
+  """Writes radiance [H, W, 3] as an image in Radiance's HDR format."""
   mantissa, exponent = np.frexp(np.maximum(image.max(-1), 1e-20))
   scale = mantissa * 256 / np.maximum(image.max(-1), 1e-20)
   pixels = np.concatenate([
@@ -193,8 +195,8 @@ def write_hdr(path, image):
 
 
 def _start(size, shadows):
-  """Returns a MeshRenderer that has nothing to draw yet."""
-  collections.Iterable = collections.abc.Iterable  # So it was named before.
+  """Returns a MeshRenderer with an empty scene."""
+  collections.Iterable = collections.abc.Iterable  # Its name in older Pythons.
   from igibson.render.mesh_renderer import mesh_renderer_cpu
   from igibson.render.mesh_renderer import mesh_renderer_settings
   from igibson.utils import mesh_util
@@ -207,7 +209,7 @@ def _start(size, shadows):
             mesh_renderer_settings.MeshRendererSettings(
                 msaa=True, enable_shadow=shadows, env_texture_filename=path,
                 env_texture_filename2=path, env_texture_filename3=path,
-                # 460, the default, is black on Mesa 22 and says nothing.
+                # The default, 460, gives black images on Mesa 22.
                 glsl_version_override=450)))
   renderer.set_z_near_z_far(scene.NEAR, scene.FAR)
   renderer.lightP = mesh_util.ortho(

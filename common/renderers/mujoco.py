@@ -9,9 +9,9 @@ import numpy as np
 
 from . import base
 
-# What costs time is the shadow map and multisampling, not the pixels. `full`
-# is what the model asks for; `medium` moves only the edges of shadows, 0.2% of
-# the pixels; `light` has jagged edges too, 1 of 255 on average.
+# The shadow map and multisampling cost time, not the pixels. `full` is what
+# the model asks for. `medium` changes only the edges of shadows, 0.2% of the
+# pixels. `light` also has jagged edges: 1 of 255 on average.
 QUALITIES = {
     'full': {},
     'light': {'shadowsize': 256, 'offsamples': 0},
@@ -25,7 +25,7 @@ PACKAGES = {
     'osmesa': 'libosmesa6',
 }
 
-# Words in the messages of mujoco and PyOpenGL -> what they really mean.
+# Texts in messages of mujoco and PyOpenGL -> what they really mean.
 CAUSES = {
     'eglQueryString': 'libEGL is missing',
     'glGetError': 'libOpenGL is missing',
@@ -54,7 +54,7 @@ os._exit(0)
 
 
 def validate():
-  """Is always installed."""
+  """Does nothing; MuJoCo is always installed."""
 
 
 def prepare():
@@ -65,16 +65,16 @@ def prepare():
 
 
 def probe(backend=''):
-  """Finds a way to render: `$MUJOCO_GL` if that is set, else EGL, OSMesa.
+  """Finds a way to render: `$MUJOCO_GL` if it is set, else EGL or OSMesa.
 
   Args:
-    backend: the only one that will do.
+    backend: The only back end to try; '' tries all.
 
   Returns:
     The back end ('egl', 'osmesa', ...) and the name of the OpenGL device.
 
   Raises:
-    RuntimeError: none works; the message says what to install.
+    RuntimeError: No back end works; the message says what to install.
   """
   return _probe(
       backend or os.environ.get('MUJOCO_GL', '').strip().lower())
@@ -83,15 +83,15 @@ def probe(backend=''):
 def environ(backend):
   """Returns the environment variables that select `backend`.
 
-  The choice of a CUDA device is removed: simulators do not compute on one,
-  and robosuite refuses some of its forms.
+  The variable that chooses a CUDA device is removed: simulators do not compute
+  on one, and robosuite refuses some of its values.
   """
   platform = {'PYOPENGL_PLATFORM': backend} if backend in PACKAGES else {}
   return {'MUJOCO_GL': backend, 'CUDA_VISIBLE_DEVICES': None, **platform}
 
 
 def describe(backend, device):
-  """Returns one line that says what renders, and on what."""
+  """Returns one line that names the renderer and its device."""
   software = any(word in device.lower() for word in SOFTWARE)
   kind = 'software, on the CPU' if software else 'GPU'
   name = backend.upper() if backend in PACKAGES else backend
@@ -112,12 +112,12 @@ def _probe(wanted):
   set_to = os.environ.get('MUJOCO_GL', '')
   hint = f' (MUJOCO_GL is set to {set_to!r})' if set_to else ''
   raise RuntimeError(
-      f'MuJoCo cannot render here{hint}: {tried}. Install a software '
-      f'renderer: {install}.')
+      f'MuJoCo cannot render here{hint}: {tried}; install a software '
+      f'renderer: {install}')
 
 
 def _try(backend):
-  """Returns the device that renders through `backend`, and what failed."""
+  """Returns the device that renders with `backend`, and the failure."""
   variables = {**os.environ, **environ(backend)}
   try:
     result = subprocess.run(
@@ -140,15 +140,15 @@ def _cause(stderr, code):
 
 
 def apply_quality(model, quality, size):
-  """Sets how `model` (MjModel) is drawn; call before its first rendering.
+  """Sets the quality of `model`, an MjModel; call it before any rendering.
 
   Args:
-    quality: a key of `QUALITIES`.
-    size: height and width of the image in pixels.
+    quality: One of the keys of `QUALITIES`.
+    size: Height and width of the image in pixels.
   """
   for name, value in QUALITIES[quality].items():
     setattr(model.vis.quality, name, value)
-  # A buffer of the image's size alone saves up to a quarter of the time.
+  # A buffer that is only as large as the image saves up to 1/4 of the time.
   model.vis.global_.offheight, model.vis.global_.offwidth = size
 
 
@@ -170,7 +170,7 @@ class Renderer(base.Renderer):
     if self._renderer is None or self._renderer.model is not model:
       self._build(model)
     sites = self._option.sitegroup.copy()
-    self._option.sitegroup[:] = 0  # They count even where they are invisible.
+    self._option.sitegroup[:] = 0  # Even invisible ones would be seen.
     self._renderer.enable_segmentation_rendering()
     try:
       self._renderer.update_scene(data, camera, self._option)
@@ -182,7 +182,7 @@ class Renderer(base.Renderer):
     return ~geom | (model.geom_bodyid[np.where(geom, number, 0)] == 0)
 
   def close(self):
-    """Frees the OpenGL context; the next call makes a new one."""
+    """Frees the OpenGL context; the next call creates a new one."""
     if self._renderer is not None:
       self._renderer.close()
       self._renderer = None
@@ -192,7 +192,7 @@ class Renderer(base.Renderer):
     self.close()
     apply_quality(model, self._quality, self.size)
     self._option = mujoco.MjvOption()
-    # Beams of distance sensors are no part of the scene: dm_control's rule.
+    # As in dm_control: the beams of distance sensors are not drawn.
     self._option.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = 0
     for group in self._hide:
       self._option.geomgroup[group] = 0

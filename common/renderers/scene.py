@@ -1,7 +1,7 @@
-"""Walks a compiled MuJoCo model: what is drawn, of what surface, and where.
+"""Lists the visible parts of a MuJoCo model: shapes, surfaces, poses.
 
-For renderers that are not MuJoCo's own. Height fields, skins, tendons and
-shadows of light sources are left to those.
+Renderers other than MuJoCo's own use it. Height fields, skins, tendons and
+shadows of light sources are left to these renderers.
 """
 
 import copy
@@ -16,35 +16,35 @@ import numpy as np
 from ..config import check_known
 from ..files import write_atomic
 
-SECTORS = 24  # Around what is round.
-CREASE = np.cos(np.radians(40))  # Sharper edges are not shaded smoothly.
-KEPT = 0.9  # Of a mesh's area, what must be left of it.
+SECTORS = 24  # Number of segments around round shapes.
+CREASE = np.cos(np.radians(40))  # Edges sharper than 40 degrees stay sharp.
+KEPT = 0.9  # Smallest share of a mesh's area that must remain.
 GROUND = 10.0  # m, from the middle to the edges of infinite planes.
-GROUPS = (0, 1, 2)  # Of geoms and sites that MuJoCo draws by default.
+GROUPS = (0, 1, 2)  # Groups of geoms and sites drawn by default in MuJoCo.
 RGB = 1  # Role of a texture: mujoco.mjtTextureRole.mjTEXROLE_RGB
 FAR = 50.0  # m
 NEAR = 0.01  # m
-GRAY = (0.5, 0.5, 0.5, 1)  # MuJoCo's default colour; it gives way to another.
+GRAY = (0.5, 0.5, 0.5, 1)  # MuJoCo's default; a material overrides it.
 
-# Most triangles of a mesh (0: all), and whether there are shadows.
+# Most triangles per mesh (0: no limit), and whether to draw shadows.
 QUALITIES = {
     'full': {'faces': 0, 'shadows': True},
     'light': {'faces': 600, 'shadows': False},
     'medium': {'faces': 2000, 'shadows': True},
 }
 
-# What may change while a model is simulated.
+# Attributes that may change during a simulation.
 LIVE = ('geom_rgba', 'geom_size', 'mat_rgba', 'site_rgba', 'site_size')
 
 
 class Mesh(typing.NamedTuple):
-  """Triangles in the frame of their geom, corner by corner.
+  """Triangles of a geom in its own frame, corner by corner.
 
   Attributes:
-    key: equal for equal meshes.
-    points: m, [N, 3, 3]
-    normals: of length 1, [N, 3, 3]
-    uvs: place in the texture, in its widths and heights, [N, 3, 2]
+    key: Equal for equal meshes.
+    points: Corners in m, [N, 3, 3]
+    normals: Unit normals of the corners, [N, 3, 3]
+    uvs: Positions in the texture, in units of its size, [N, 3, 2]
   """
 
   key: str
@@ -54,11 +54,11 @@ class Mesh(typing.NamedTuple):
 
 
 class Surface(typing.NamedTuple):
-  """What a geom is made of.
+  """The material of a geom.
 
   Attributes:
-    rgba: 0..1, multiplies the texture.
-    texture: uint8 [H, W, 3], upright, or None.
+    rgba: Colour in 0..1, multiplied with the texture.
+    texture: Uint8 [H, W, 3], upright, or None.
     metallic: 0..1
     roughness: 0..1
   """
@@ -83,8 +83,8 @@ def walk(model, hide=(), faces=0):
 
   Args:
     model: MjModel.
-    hide: groups of geoms that are not drawn.
-    faces: most triangles of a mesh; 0: all. What has a texture stays whole.
+    hide: Groups of geoms that are not drawn.
+    faces: Most triangles per mesh; 0: no limit. Textured meshes stay whole.
   """
   parts = []
   for kind in ('geom', 'site'):
@@ -99,7 +99,7 @@ def walk(model, hide=(), faces=0):
 
 
 def color(model, kind, number):
-  """Returns red, green, blue and alpha of a geom or site, 0..1."""
+  """Returns the colour (red, green, blue, alpha; 0..1) of a geom or site."""
   matid = getattr(model, f'{kind}_matid')[number]
   rgba = getattr(model, f'{kind}_rgba')[number]
   if matid >= 0 and np.allclose(rgba, GRAY):
@@ -123,7 +123,7 @@ def find_surface(model, kind, number):
 
 
 def find_texture(model, matid):
-  """Returns the picture of a material, uint8 [H, W, 3], or None."""
+  """Returns the image of a material, uint8 [H, W, 3], or None."""
   texid = model.mat_texid[matid][RGB]
   if texid < 0:
     return None
@@ -138,7 +138,7 @@ def find_texture(model, matid):
 
 
 def find_mesh(model, kind, number, faces=0):
-  """Returns the triangles of a geom or site, None if it has none."""
+  """Returns the triangles of a geom or site, or None."""
   import mujoco
   shape = mujoco.mjtGeom(int(getattr(model, f'{kind}_type')[number]))
   shape = shape.name.removeprefix('mjGEOM_').lower()
@@ -162,7 +162,7 @@ def find_mesh(model, kind, number, faces=0):
 
 
 def box(size):
-  """Returns the triangles of a box, [12, 3, 3], from half its sides."""
+  """Returns the triangles of a box, [12, 3, 3], given half its sides."""
   corners = np.array(
       [[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * size
   return corners[[
@@ -176,7 +176,7 @@ def plane(size):
 
 
 def lathe(radii, heights):
-  """Returns the triangles of what a line makes that turns about z."""
+  """Returns the triangles of the surface that a line sweeps around z."""
   angles = np.linspace(0, 2 * np.pi, SECTORS + 1)
   turn = np.stack([np.cos(angles), np.sin(angles)], -1)
   rings = np.concatenate([
@@ -189,20 +189,20 @@ def lathe(radii, heights):
 
 
 def ball(size):
-  """Returns the triangles of an ellipsoid from its three radii."""
+  """Returns the triangles of an ellipsoid with the given radii."""
   angles = np.linspace(-np.pi / 2, np.pi / 2, SECTORS // 2 + 1)
   return lathe(np.cos(angles), np.sin(angles)) * size
 
 
 def capsule(size):
-  """Returns the triangles of a capsule from its radius and half length."""
+  """Returns the triangles of a capsule, given radius and half its length."""
   angles = np.linspace(-np.pi / 2, np.pi / 2, SECTORS // 2 + 2)
   heights = size[0] * np.sin(angles) + size[1] * np.sign(angles)
   return lathe(size[0] * np.cos(angles), heights)
 
 
 def cylinder(size):
-  """Returns the triangles of a cylinder from its radius and half length."""
+  """Returns the triangles of a cylinder, given radius and half its length."""
   radius, half = size[:2]
   return lathe([0, radius, radius, 0], [-half, -half, half, half])
 
@@ -218,11 +218,11 @@ SHAPES = {
 
 
 def project(points, repeat, uniform):
-  """Lays a texture on triangles along the axis that each faces most.
+  """Maps a texture onto triangles along the axis that each faces most.
 
   Args:
-    repeat: of the texture, in x and y.
-    uniform: that many times in 2 m instead of along the whole body.
+    repeat: Repetitions of the texture in x and y.
+    uniform: Whether `repeat` counts per 2 m instead of per body.
   """
   axis = np.abs(_cross(points)).argmax(-1)
   across = np.array([[1, 2], [0, 2], [0, 1]])[axis]  # [N, 2]
@@ -234,7 +234,7 @@ def project(points, repeat, uniform):
 
 
 def smooth(points):
-  """Returns the normals of corners [N, 3, 3], shared but over sharp edges."""
+  """Returns normals of corners [N, 3, 3], averaged except at sharp edges."""
   normals = _cross(points)
   units = normals / (np.linalg.norm(normals, axis=-1, keepdims=True) + 1e-20)
   grid = np.round(
@@ -260,10 +260,10 @@ def smooth(points):
 
 
 def simplify(vertices, faces, most):
-  """Returns triangles [N, 3, 3] of a mesh, N at most about `most`; 0: all.
+  """Returns a mesh as triangles [N, 3, 3], about `most` of them; 0: all.
 
-  The result, which is kept in the user's cache folder, is the mesh itself
-  where simplifying would lose too much of its area.
+  The result is cached in the user's cache folder. If simplifying would lose
+  too much of the area, the result is the mesh itself.
   """
   if not most or len(faces) <= most:
     return vertices[faces]
@@ -282,14 +282,14 @@ def simplify(vertices, faces, most):
       index[faces].astype(np.int32), target_count=most)
   small = vertices[faces].astype(np.float32)
   area = lambda points: np.linalg.norm(_cross(points), axis=-1).sum()
-  # Meshes of many loose pieces would get holes.
+  # Meshes made of many loose pieces would get holes.
   points = small if area(small) > KEPT * area(points) else points
   write_atomic(path, lambda file: np.savez_compressed(file, points=points))
   return points
 
 
 def simplified_key(vertices, faces, most):
-  """Returns the name in the cache of what a mesh is simplified to."""
+  """Returns the name of a simplified mesh in the cache."""
   return hashlib.sha256(
       vertices.tobytes() + faces.tobytes() + str(most).encode()).hexdigest()
 
@@ -297,7 +297,8 @@ def simplified_key(vertices, faces, most):
 def lighten(model, most):
   """Returns a copy of a model whose meshes have about `most` triangles.
 
-  Meshes with a texture stay whole, and those that smaller ones do not fit in.
+  Meshes with a texture stay whole, and so do those whose simplified version
+  does not fit in their place.
   """
   model = copy.copy(model)
   for mesh in np.flatnonzero(model.mesh_facenum > most):
@@ -321,13 +322,13 @@ def lighten(model, most):
 
 
 def cache():
-  """Returns the folder of the user that keeps what was computed once."""
+  """Returns the user's folder for cached results."""
   folder = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return pathlib.Path(folder).expanduser() / 'dreamingv2' / 'meshes'
 
 
 def poses(data, parts):
-  """Returns where parts are: positions in m [N, 3], rotations [N, 3, 3]."""
+  """Returns the poses of parts: positions in m [N, 3], rotations [N, 3, 3]."""
   where = {
       kind: (getattr(data, f'{kind}_xpos'), getattr(data, f'{kind}_xmat'))
       for kind in ('geom', 'site')}
@@ -337,14 +338,14 @@ def poses(data, parts):
 
 
 def camera(model, data, name):
-  """Returns what a camera by name or number sees.
+  """Returns the pose of a camera, given by name or number.
 
   Returns:
-    Position in m; rotation whose columns are right, up and backwards; the
-    vertical angle of view in degrees.
+    Position in m; rotation whose columns point right, up and backwards;
+    vertical field of view in degrees.
 
   Raises:
-    ValueError: there is no such camera.
+    ValueError: There is no such camera.
   """
   if isinstance(name, str):
     names = [model.camera(x).name for x in range(model.ncam)]
@@ -373,7 +374,7 @@ def _triangles(model, number):
 
 
 def _corners(model, number):
-  """Returns the triangles of a mesh and their places in the texture."""
+  """Returns the triangles of a mesh and their positions in the texture."""
   vertices, faces = _triangles(model, number)
   begin, first = model.mesh_texcoordadr[number], model.mesh_faceadr[number]
   index = begin + model.mesh_facetexcoord[first: first + len(faces)]
@@ -381,12 +382,12 @@ def _corners(model, number):
 
 
 def _unique(rows):
-  """Returns the different rows and, for each row, which of them it is."""
+  """Returns the distinct rows and, for each row, the index of its equal."""
   rows, index = np.unique(rows, axis=0, return_inverse=True)
   return rows, index.reshape(-1)
 
 
 def _cross(points):
-  """Returns the normals of triangles, of twice their area, [N, 3]."""
+  """Returns normals of triangles, as long as twice the area, [N, 3]."""
   a, b, c = np.moveaxis(points, 1, 0)
   return np.cross(b - a, c - a)

@@ -1,11 +1,11 @@
 """Suites: one file per simulator, imported when one of its tasks is made.
 
-A suite module has `OPTIONS` (its config keys and their defaults, and those
-that all suites share which draw MuJoCo models: 'renderer', 'distractors'),
+A suite module has `OPTIONS` (its config keys and their defaults, and
+'renderer' and 'distractors', which all suites that draw MuJoCo models share),
 `tasks()` (the names it offers), `make(task, seed, size, action_repeat,
-**options)`, `validate(task, options)` and `limit(task, options)` (the most
-return of a whole episode, None if unknown). What `make` returns draws anew
-with `images()` where it has a camera.
+**options)`, `validate(task, options)` and `limit(task, options)` (the largest
+return of a whole episode, None if unknown). If an environment has a camera,
+its method `images()` draws the current state again.
 
 `start` is the one way from a config to running environments.
 """
@@ -29,15 +29,15 @@ SUITES = {
 
 
 def parse(suite: str, task: str) -> tuple[str, str]:
-  """Splits a task name in DreamerV2's manner: `dmc_walker_walk`.
+  """Splits a task name such as `dmc_walker_walk`, as DreamerV2 does.
 
-  A prefix that names a suite wins over `suite`, which may be empty.
+  A prefix that is a suite overrides `suite`, which may be empty.
 
   Returns:
     The suite and the task without its prefix.
 
   Raises:
-    ValueError: `suite` is unknown, or neither says a suite.
+    ValueError: `suite` is unknown, or neither argument names a suite.
   """
   if suite:
     check_known('suite', suite, SUITES)
@@ -48,7 +48,7 @@ def parse(suite: str, task: str) -> tuple[str, str]:
     return suite, task
   raise ValueError(
       f'Task {task!r} does not begin with a suite; use SUITE_TASK or set '
-      f'--suite to one of: {", ".join(SUITES)}.')
+      f'--suite to one of: {", ".join(SUITES)}')
 
 
 def check(config: Config) -> tuple[str, str]:
@@ -57,10 +57,10 @@ def check(config: Config) -> tuple[str, str]:
   No simulator is started.
 
   Returns:
-    Suite, and task without the suite's prefix.
+    The suite, and the task without the suite's prefix.
 
   Raises:
-    ValueError: An unknown suite, task, option or value of an option.
+    ValueError: A suite, task, option or value of an option is unknown.
     ImportError: The simulator is not installed.
   """
   suite, task = parse(config['suite'], config['task'])
@@ -69,33 +69,33 @@ def check(config: Config) -> tuple[str, str]:
 
 
 def constructor(config: Config) -> tuple[Callable, dict[str, str | None]]:
-  """Prepares the making of a config's environments, in whatever process.
+  """Prepares making the environments of a config, in any process.
 
-  Prints one line that says what renders.
+  Prints one line that says which device renders.
 
   Returns:
-    Function of the keywords of `make`, such as seed and size, that makes an
-    environment and can be sent to another process; and the environment
-    variables that this process needs, where None removes one.
+    Function that makes an environment and can be sent to another process; its
+    keywords are those of `make`, such as seed and size. Also the environment
+    variables that this process needs; None removes a variable.
 
   Raises:
     RuntimeError: This machine cannot render.
     ValueError, ImportError: See `check`.
   """
   suite, task = check(config)
-  found = options(suite, config)
-  environ = prepare(suite, **found)
+  chosen = options(suite, config)
+  environ = prepare(suite, **chosen)
   return functools.partial(
       make, suite, task, size=config['render_size'],
       action_repeat=config['action_repeat'], time_limit=config['time_limit'],
-      **found), environ
+      **chosen), environ
 
 
 def start(config: Config, seeds: Iterable[int]) -> list[envs.Async]:
   """Starts environments, each in a process of its own.
 
   Args:
-    config: Config.
+    config: Config of the run.
     seeds: One seed for each environment.
 
   Returns:
@@ -115,23 +115,23 @@ def start(config: Config, seeds: Iterable[int]) -> list[envs.Async]:
 def options(suite: str, config: Config) -> dict[str, typing.Any]:
   """Returns the options of `suite` that a config holds.
 
-  The shared ones are left out at their defaults, which all suites can do.
+  Shared options are left out at their defaults, which all suites support.
   """
-  found = dict(config[suite]) if suite in config else {}
+  result = dict(config[suite]) if suite in config else {}
   if config['renderer'] != 'mujoco':
-    found['renderer'] = config['renderer']
+    result['renderer'] = config['renderer']
   distractors = dict(config['distractors'])
   if distractors != distractorlib.OPTIONS:
-    found['distractors'] = distractors
-  return found
+    result['distractors'] = distractors
+  return result
 
 
 def validate(suite: str, task: str, options: dict) -> None:
   """Checks the names of a task and of its options without a simulator.
 
   Raises:
-    ValueError: an unknown suite, task, option or value of an option.
-    ImportError: the simulator is not installed.
+    ValueError: A suite, task, option or value of an option is unknown.
+    ImportError: The simulator is not installed.
   """
   module = _module(suite)
   for key in options:
@@ -149,10 +149,10 @@ def validate(suite: str, task: str, options: dict) -> None:
 def prepare(suite: str, **options) -> dict[str, str | None]:
   """Returns the environment variables for the processes of `suite`.
 
-  Prints one line that says what renders.
+  Prints one line that says which device renders.
 
   Raises:
-    RuntimeError: this machine cannot render.
+    RuntimeError: This machine cannot render.
   """
   options = {**_module(suite).OPTIONS, **options}
   return (
@@ -165,18 +165,18 @@ def make(
   """Makes an environment that is ready for the driver.
 
   Args:
-    size: height and width of the image in pixels.
-    action_repeat: simulator steps per agent step; their rewards add up.
-    time_limit: agent steps after which an episode is cut; 0 leaves that to
-      the simulator.
-    options: config keys of the suite's block.
+    size: Height and width of the image in pixels.
+    action_repeat: Simulator steps per agent step; their rewards add up.
+    time_limit: Agent steps after which an episode is cut; 0 leaves that to the
+      simulator.
+    options: Config keys of the suite's block.
 
   Raises:
-    ValueError: see `validate`.
+    ValueError: See `validate`.
   """
   validate(suite, task, options)
   if action_repeat < 1:
-    raise ValueError(f'action_repeat is {action_repeat}; it must be >= 1.')
+    raise ValueError(f'action_repeat is {action_repeat}; it must be >= 1')
   env = _module(suite).make(
       task, seed=seed, size=tuple(size), action_repeat=action_repeat,
       **options)
@@ -184,12 +184,12 @@ def make(
 
 
 def limit(suite: str, task: str, **options) -> float | None:
-  """Returns the most return of a whole episode, None where that is unknown.
+  """Returns the largest return of a whole episode, None if unknown.
 
   Args:
     suite: Name of a suite.
-    task: Without the suite's prefix.
-    options: Those of the suite that are not at their defaults.
+    task: Name without the suite's prefix.
+    options: Options of the suite that are not at their defaults.
   """
   module = _module(suite)
   return module.limit(task, {**module.OPTIONS, **options})

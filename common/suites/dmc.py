@@ -22,10 +22,10 @@ OPTIONS = {
     'distractors': distractors.OPTIONS,
 }
 
-# DreamerV2's short name of a domain -> dm_control's.
+# DreamerV2's short name of a domain -> dm_control's name.
 ALIASES = {'cup': 'ball_in_cup'}
 
-# The cameras that see the whole robot where that is not camera 0.
+# Cameras that see the whole robot, for domains where camera 0 does not.
 CAMERAS = {'quadruped': 2}
 
 
@@ -60,21 +60,21 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
 class DMC:
   """One task of dm_control.
 
-  Observations are the task's own vectors by name, and `image`. An episode's
-  end is terminal where dm_control's discount is 0.
+  Observations are the task's own vectors by name, and `image`. The end of an
+  episode is terminal if dm_control's discount is 0.
 
   Args:
-    domain: of the suite, or 'manip'.
-    size: height and width of the image in pixels.
-    action_repeat: control steps per agent step; their rewards add up.
-    camera: name or number, or several separated by commas (see
-      `envs.cameras`); -1 takes the task's usual one.
-    render: full, medium or light.
-    renderer: a key of `renderers.RENDERERS`.
-    distractors: see `renderers.distractors`.
+    domain: Domain of the suite, or 'manip'.
+    size: Height and width of the image in pixels.
+    action_repeat: Control steps per agent step; their rewards add up.
+    camera: Name or number, or several separated by commas (see
+      `renderers.cameras`); -1 takes the task's usual camera.
+    render: Quality: full, medium or light.
+    renderer: One of the keys of `renderers.RENDERERS`.
+    distractors: See `renderers.distractors`.
 
   Raises:
-    ValueError: a camera that the task does not have.
+    ValueError: The task does not have the camera.
   """
 
   def __init__(
@@ -109,7 +109,7 @@ class DMC:
     return {'action': gymnasium.spaces.Box(low, high)}
 
   def seed(self, number):
-    # The tasks of the suite hold their generator, those of composer do not.
+    # Tasks of the suite hold their generator; those of composer do not.
     owner = self._env if self._manip else self._env.task
     (owner.random_state if self._manip else owner.random).seed(number)
     self._render.seed(number)
@@ -155,7 +155,7 @@ class DMC:
     return {**vectors, **self.images(), **ends}
 
   def _find(self, camera, usual):
-    """Returns the number of a camera given by its name or number."""
+    """Returns the number of a camera, given by name or number."""
     if self._manip:
       self._env.reset()  # Only this compiles the model.
     model = self._env.physics.model
@@ -183,7 +183,7 @@ def _canonical(task):
 
 
 def _plain(key):
-  """Makes a path of dm_control into a name that fits files and metrics."""
+  """Turns a path of dm_control into a name for files and metrics."""
   return key.replace('/', '_')
 
 

@@ -1,4 +1,4 @@
-"""robosuite: every environment by its name, with pixels from a camera."""
+"""robosuite: every environment by its name, with camera images."""
 
 import ast
 import importlib.util
@@ -28,7 +28,7 @@ OPTIONS = {
     'distractors': distractors.OPTIONS,
 }
 
-# The paper's name for a task -> robosuite's.
+# The paper's name of a task -> robosuite's name.
 ALIASES = {'PegInHole': 'TwoArmPegInHole'}
 
 
@@ -47,7 +47,7 @@ def validate(task, options):
   check_known('robosuite.controller', options['controller'], _controllers())
   for key in ('horizon', 'control_freq'):
     if not options[key] >= 1:
-      raise ValueError(f'robosuite.{key} is {options[key]}; it must be >= 1.')
+      raise ValueError(f'robosuite.{key} is {options[key]}; it must be >= 1')
   if not importlib.util.find_spec('robosuite_models'):
     for name in _names(options['robots']):
       check_known('robosuite.robots', name, ['auto'] + _built_in_robots())
@@ -68,30 +68,30 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
 class Robosuite:
   """One robosuite environment.
 
-  The model is built once: positions are drawn anew at each reset, sizes of
-  objects are not. The end of the horizon is last but not terminal.
+  The model is built once: each reset draws new positions, but not new sizes of
+  objects. The end of the horizon is last but not terminal.
 
   Args:
-    size: height and width of the image in pixels.
-    action_repeat: control steps per agent step; their rewards add up.
-    robots: one name, several (a list, or separated by commas), or 'auto':
-      one Panda per arm that the task needs.
-    controller: of the arms ('OSC_POSE', 'JOINT_VELOCITY', ...), or of the
-      whole robot ('BASIC', 'WHOLE_BODY_IK', ...).
-    camera: a camera of the model, or several separated by commas; see
-      `envs.cameras`.
-    horizon: control steps per episode.
-    control_freq: control steps per second.
-    reward_shaping: dense instead of sparse rewards; at most 1 per control
-      step either way.
-    proprio: adds the state of each robot (`robot0`, ...) and of the objects
-      (`object`) as vectors.
-    render: full, medium or light, which leaves reflections out as well.
-    renderer: a key of `renderers.RENDERERS`.
-    distractors: see `renderers.distractors`.
+    size: Height and width of the image in pixels.
+    action_repeat: Control steps per agent step; their rewards add up.
+    robots: One name, several (a list, or separated by commas), or 'auto': one
+      Panda per arm that the task needs.
+    controller: Controller of the arms ('OSC_POSE', 'JOINT_VELOCITY', ...), or
+      of the whole robot ('BASIC', 'WHOLE_BODY_IK', ...).
+    camera: One camera of the model, or several separated by commas; see
+      `renderers.cameras`.
+    horizon: Control steps per episode.
+    control_freq: Control steps per second.
+    reward_shaping: Whether rewards are dense instead of sparse; both are at
+      most 1 per control step.
+    proprio: Whether to add the state of each robot (`robot0`, ...) and of the
+      objects (`object`) as vectors.
+    render: Quality: full, medium, or light, which also leaves out reflections.
+    renderer: One of the keys of `renderers.RENDERERS`.
+    distractors: See `renderers.distractors`.
 
   Raises:
-    ValueError: robots, controller or camera that the task cannot have.
+    ValueError: The task cannot have these robots, controller or camera.
     ImportError: robosuite is not installed.
   """
 
@@ -139,7 +139,7 @@ class Robosuite:
     return {'action': gymnasium.spaces.Box(low, high)}
 
   def seed(self, number):
-    # In place, as samplers of placements hold the same generator.
+    # In place, because samplers of placements hold the same generator.
     self._env.rng.bit_generator.state = np.random.default_rng(
         number).bit_generator.state
     self._render.seed(number)
@@ -187,9 +187,9 @@ def _import():
 
 
 def _adapt():
-  """Lets robosuite 1.5.2 run on MuJoCo 3.10 and newer, of other signatures.
+  """Adapts robosuite 1.5.2 to MuJoCo 3.10 and newer, whose signatures differ.
 
-  Up to 3.9 it changes nothing.
+  It changes nothing up to MuJoCo 3.9.
   """
   import mujoco
   from robosuite.controllers.parts import controller
@@ -200,7 +200,7 @@ def _adapt():
   controller.mujoco = types.SimpleNamespace(
       mj_fullM=lambda model, matrix, data: mujoco.mj_fullM(
           model, data, matrix))
-  # Its kinds of joints equal no integers of NumPy any more.
+  # Its joint types are no longer equal to NumPy's integers.
   binding_utils.MjModel.jnt_type = property(
       lambda self: self._model.jnt_type.tolist())
 
@@ -236,7 +236,7 @@ def _controllers():
 def _controller(name, robot):
   """Returns robosuite's settings of controller `name` for `robot`.
 
-  A robot's own settings stay where they are of that kind already.
+  The robot's own settings are kept if they are of that kind already.
   """
   from robosuite import controllers
   if name not in controllers.ALL_PART_CONTROLLERS:
@@ -279,10 +279,10 @@ def _register_joint_velocity():
 
 
 def _joint_velocity():
-  """Returns a joint velocity controller of one arm that can be made.
+  """Returns a working class of robosuite's joint velocity controller.
 
-  robosuite 1.5.2's own cannot: it assigns to a property without a setter.
-  Same gains, same gravity compensation.
+  The class in robosuite 1.5.2 fails: it assigns to a property without a
+  setter. Gains and gravity compensation are the same.
   """
   from robosuite.controllers.parts import controller, generic
 
@@ -315,7 +315,7 @@ def _joint_velocity():
 
 
 def _robots(task, robots):
-  """Returns the list of robots that `task` gets."""
+  """Returns the list of robots for `task`."""
   from robosuite.environments.base import REGISTERED_ENVS
   from robosuite.environments.manipulation import two_arm_env
   from robosuite.robots import ROBOT_CLASS_MAPPING
@@ -331,5 +331,5 @@ def _robots(task, robots):
     raise ValueError(
         f'{task} takes ' + (
             'two robots, or one with two arms' if two else 'one robot')
-        + f'; robosuite.robots is {",".join(robots)}.')
+        + f'; robosuite.robots is {",".join(robots)}')
   return robots

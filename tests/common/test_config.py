@@ -109,7 +109,7 @@ def test_update_with_a_pattern_sets_every_match_and_no_more(config):
     ({r'.*\.decay': 1}, [r'.*\.decay']),
     ({'rssm': 1}, ['group', 'rssm.deter', 'rssm.act']),
     ({'task.name': 1}, ["'task.name'"]),
-    ({'(': 1}, ['no pattern']),
+    ({'(': 1}, ['no regular expression']),
     ({'rssm': {}}, ['empty group']),
     ({3: 1}, ['must be a string']),
 ])

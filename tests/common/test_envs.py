@@ -62,7 +62,7 @@ def test_gym_wrapper_leaves_text_out_and_says_so():
   space = gymnasium.spaces.Dict({
       'image': gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8),
       'mission': gymnasium.spaces.Text(9)})
-  with pytest.warns(UserWarning, match='they are text: mission'):
+  with pytest.warns(UserWarning, match='that are text: mission'):
     env = envs.GymWrapper(Fake(space, ACTION))
   for obs in (env.obs_space, env.reset()):
     assert set(obs) == {'image', *envs.FLAGS}

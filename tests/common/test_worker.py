@@ -35,7 +35,7 @@ def act(way):
 
 @pytest.mark.parametrize('way, words', [
     (1, 'died with signal SIGKILL'),
-    (2, r"waited in vain for .* to answer 'step' for 1 s .*--env_timeout 1"),
+    (2, r"gave up waiting for .* to answer 'step' for 1 s .*--env_timeout 1"),
     (3, '(?s)Traceback.*ZeroDivisionError'), (4, "(?s)invalid literal.*'x'")])
 def test_kept_environment_is_started_again_with_the_reason(start, way, words):
   env = start(Bad, restarts=2, timeout=60)
