@@ -22,9 +22,9 @@ FAST = {
     'common/renderers/test_filament.py',
     'dreamingv2/test_ranges.py', 'dreamingv2/test_resume.py',
     'dreamingv2/test_settings.py',
-    'dreamingv2/tools/test_results.py', 'dreamingv2/tools/test_scores.py',
-    'dreamingv2/tools/test_tables.py', 'test_configs.py', 'test_docs.py',
-    'test_house.py'}
+    'dreamingv2/tools/test_engines.py', 'dreamingv2/tools/test_results.py',
+    'dreamingv2/tools/test_scores.py', 'dreamingv2/tools/test_tables.py',
+    'test_configs.py', 'test_docs.py', 'test_house.py'}
 HEAVY = ('keras', 'tensorflow', 'tensorflow_probability', 'tf_keras')
 
 

@@ -1,10 +1,7 @@
-"""Evaluates and exports agents of short runs on the toy task."""
+"""Evaluates agents of short runs on the toy task."""
 
 import io
 import json
-import os
-import shutil
-import subprocess
 import sys
 import types
 
@@ -15,36 +12,8 @@ import pytest
 from dreamingv2.tools import evaluate
 from dreamingv2 import settings
 from dreamingv2.common import checkpoint
-from dreamingv2.common import counter
 from dreamingv2.common import envs
 from dreamingv2.common import suites
-from tests.helpers import run_toy
-
-ALONE = """
-import sys
-import numpy as np
-sys.modules['dreamingv2'] = None  # To import it is an ImportError.
-import tensorflow as tf
-policy = tf.saved_model.load(sys.argv[1])
-episode = dict(np.load(sys.argv[2]))
-state, actions = policy.initial_state(), []
-for image, first in zip(episode['image'], episode['is_first']):
-  state = policy.act(image=image[None], is_first=[first], **state)
-  actions.append(state['action'][0].numpy())
-assert not [x for x in sys.modules if x.startswith('dreamingv2.')]
-np.save(sys.argv[3], actions)
-"""
-
-
-@pytest.fixture(scope='module')
-def logdir(tmp_path_factory):
-  """The logdir of a run with a best and a newest checkpoint."""
-  folder = tmp_path_factory.mktemp('run') / 'logdir'
-  run_toy(folder)
-  best = folder / 'checkpoints' / checkpoint.BEST
-  best.unlink()  # It is the same file as the newest.
-  shutil.copy(best.with_name(f'{50:012d}.npz'), best)
-  return folder
 
 
 def start(*argv):
@@ -94,73 +63,6 @@ def test_video_shows_the_episodes_side_by_side(results):
   with PIL.Image.open(results / 'one.gif') as gif:
     assert gif.size == (2 * 128, 128) and gif.n_frames > 20
     assert np.asarray(gif.convert('RGB')).std() > 5
-
-
-@pytest.mark.parametrize('method', ['dreamingv2', 'dreamer'])
-def test_exported_policy_acts_as_the_agent_without_this_package(
-    method, tmp_path):
-  from dreamingv2 import agent as agents
-  from dreamingv2.tools import export
-  config = settings.load_config(['--configs', 'debug', method])
-  env = suites.make('toy', 'reach')
-  agent = agents.Agent(
-      config, env.obs_space, env.act_space, counter.Counter())
-  found, = evaluate.play(agent, env, 1)
-  noise = agent.generator.state.numpy()
-  assert export.save(agent, tmp_path / 'policy', found['episode']) < 1e-6
-  np.testing.assert_array_equal(agent.generator.state.numpy(), noise)
-  ours, state = [], None
-  for index in range(51):
-    obs = {k: found['episode'][k][index: index + 1] for k in env.obs_space}
-    outputs, state = agent.policy(obs, state, 'eval')
-    ours.append(outputs['action'][0])
-  np.savez(tmp_path / 'episode.npz', **found['episode'])
-  environ = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-  subprocess.run([
-      sys.executable, '-I', '-c', ALONE, str(tmp_path / 'policy'),
-      str(tmp_path / 'episode.npz'), str(tmp_path / 'actions.npy')],
-      check=True, cwd=tmp_path, env=environ, timeout=300)
-  np.testing.assert_allclose(
-      np.load(tmp_path / 'actions.npy'), ours, rtol=0, atol=1e-6)
-  assert np.abs(np.diff(ours, axis=0)).max() > 1e-3
-
-
-def test_exported_policy_earns_what_its_agent_earns(
-    logdir, tmp_path, monkeypatch, capsys):
-  from dreamingv2 import agent as agents
-  change(logdir, tmp_path / 'run', drop='eval_state_mean',
-         config='\neval_state_mean: True\n')  # Free of noise.
-  start('--logdir', tmp_path / 'run', '--episodes', 2, '--export',
-        tmp_path / 'policy', '--out', tmp_path / 'agent.json')
-  monkeypatch.setattr(agents, 'Agent', lambda *args: pytest.fail())
-  start('--policy', tmp_path / 'policy', '--episodes', 2, '--out',
-        tmp_path / 'policy.json')
-  ours, theirs = (
-      json.loads((tmp_path / f'{x}.json').read_text())
-      for x in ('agent', 'policy'))
-  assert theirs['from'].startswith('Step 100, ')
-  assert theirs['return'] == pytest.approx(ours['return'], rel=1e-4)
-  assert capsys.readouterr().out.count('Step 100, ') == 2
-
-
-@pytest.mark.slow
-def test_exported_policy_drives_lift(tmp_path):
-  run = lambda *words: subprocess.run(
-      [sys.executable, '-m', 'dreamingv2', *words], cwd=settings.ROOT,
-      check=True, capture_output=True, text=True, timeout=900).stdout
-  run('train', '--configs', 'robosuite', 'debug', '--task', 'Lift',
-      '--robosuite.horizon', '20', '--prefill', '40', '--steps', '60',
-      '--eval_eps', '0', '--logdir', str(tmp_path / 'run'))
-  policy = str(tmp_path / 'policy')
-  out = run('evaluate', '--logdir', str(tmp_path / 'run'),
-            '--episodes', '1', '--export', policy)
-  assert float(out.rpartition("agent's by ")[2].split()[0]) < 1e-4
-  out = run('evaluate', '--policy', policy, '--episodes', '2',
-            '--video', str(tmp_path / 'lift.gif'))
-  assert 'episode 2: return ' in out and ', 20 agent steps' in out
-  assert 'success rate ' in out
-  with PIL.Image.open(tmp_path / 'lift.gif') as gif:
-    assert np.asarray(gif.convert('RGB')).std() > 20
 
 
 def test_play_counts_a_success_at_any_step():
