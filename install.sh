@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up a virtual environment with the tested versions, and the libraries
-# for rendering without a display where apt can bring them.
+# Creates a virtual environment with the tested versions. If apt is available,
+# also installs the libraries for rendering without a display.
 #   bash install.sh [FOLDER]     FOLDER is .venv by default
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -8,7 +8,7 @@ venv=${1:-.venv}
 python=${PYTHON:-$(command -v python3.11 || command -v python3.12 ||
   command -v python3)}
 
-# EGL and Mesa's software driver behind it; harmless beside a GPU's driver.
+# EGL and Mesa's software driver for it; they do not disturb a GPU's driver.
 packages=(libegl1 libopengl0 libgl1-mesa-dri)
 "$python" -c 'import ensurepip' 2> /dev/null || packages+=(python3-venv)
 if command -v apt-get > /dev/null && ! dpkg -s "${packages[@]}" &> /dev/null

@@ -1,7 +1,7 @@
-"""Packages the checkout: everything lands inside `dreamingv2`.
+"""Packages the checkout; all files are installed inside `dreamingv2`.
 
-Symbolic links in that folder lead to common/, train.py and configs.yaml, which
-stand at the root as in DreamerV2.
+Symbolic links in that folder point to common/, train.py and configs.yaml,
+which are at the root, as in DreamerV2.
 """
 
 import pathlib
@@ -51,12 +51,12 @@ setuptools.setup(
         'dreamingv2.tools': ['*.yaml']},
     entry_points={
         'console_scripts': ['dreamingv2 = dreamingv2.__main__:main']},
-    # Tested: constraints.txt. TensorFlow 2.18 is the last that shares a
-    # process with Mesa's software OpenGL and, with CUDA 12, still drives a
-    # V100; tf_keras follows its minor version and TensorFlow Probability 0.25
-    # was made for it. dm_control works only with the MuJoCo it was made for,
-    # robosuite 1.5 only below MuJoCo 3.10. TensorBoard's command needs the
-    # pkg_resources that setuptools dropped.
+    # constraints.txt has the tested versions. TensorFlow 2.18 is the last one
+    # that works in one process with Mesa's software OpenGL and, with CUDA 12,
+    # supports a V100. tf_keras needs the same minor version, and TensorFlow
+    # Probability 0.25 was made for it. dm_control works only with the MuJoCo
+    # it was made for, robosuite 1.5 only with MuJoCo below 3.10. TensorBoard's
+    # command needs pkg_resources, which newer setuptools no longer has.
     install_requires=[
         'cloudpickle>=3.1,<4',
         'dm_control==1.0.41',

@@ -12,14 +12,14 @@ from matplotlib import pyplot
 BLUE, GREEN, GREY, ORANGE, RED = (
     '#0072b2', '#009e73', '#666666', '#d55e00', '#c62828')
 HORIZON = 3  # K
-WIDTH = 2.3  # From one time step to the next.
+WIDTH = 2.3  # Distance from one time step to the next.
 # Heights of the rows, from the online view at the bottom to the slow one.
 FRAME, ENCODER, POSTERIOR, LATENT, CODE, SLOW, VIEW = (
     0.0, 1.1, 2.15, 3.65, 5.15, 6.2, 7.3)
 
 
 def main(path):
-  """Draws the figure into a file."""
+  """Draws the figure and saves it in a file."""
   matplotlib.use('Agg')
   pyplot.rcParams.update({'font.size': 10, 'font.family': 'DejaVu Sans'})
   fig, ax = pyplot.subplots(figsize=(9.6, 5.6))
@@ -34,7 +34,7 @@ def main(path):
 
 
 def draw_column(ax, k):
-  """Draws time t + k: both views, the latent, and the losses on it."""
+  """Draws time t + k: both views, the latent, and the losses between them."""
   x, at = k * WIDTH, time_name(k)
   draw_frame(ax, x, FRAME, k, 0.0)
   box(ax, x, ENCODER, 'encoder', GREEN)
@@ -60,7 +60,7 @@ def draw_column(ax, k):
 
 
 def draw_next(ax):
-  """Hints at the last divergence, a step beyond the last contrast."""
+  """Draws an arrow to the last KL term, one step after the last NCE term."""
   x = HORIZON * WIDTH
   arrow(ax, (x + 0.85, LATENT), (x + 1.35, LATENT), BLUE)
   ax.text(
@@ -69,7 +69,7 @@ def draw_next(ax):
 
 
 def draw_auxiliary(ax):
-  """Draws the term between the encoders alone, beside the first column."""
+  """Draws the auxiliary term between both encoders, at the first column."""
   x = -1.12
   ax.plot(
       [-0.86, x, x, -0.86], [ENCODER, ENCODER, CODE, CODE], color=ORANGE,
@@ -80,7 +80,7 @@ def draw_auxiliary(ax):
 
 
 def name_rows(ax):
-  """Writes what the rows are, at the left."""
+  """Writes the names of the rows at the left."""
   for y, text, color in (
       (VIEW, 'second view,\nshifted differently', GREY),
       (SLOW, 'moving average,\nno gradient', GREY),
@@ -91,7 +91,7 @@ def name_rows(ax):
 
 
 def draw_frame(ax, x, y, k, shift):
-  """Draws what a camera sees: an arm that comes nearer to a cube."""
+  """Draws a camera image of an arm that approaches a cube."""
   ax.add_patch(patches.Rectangle(
       (x - 0.42, y - 0.38), 0.84, 0.76, fc='#eeeeee', ec='#999999'))
   elbow = x - 0.22 + 0.05 * k + shift, y + 0.12 - 0.02 * k - shift
@@ -107,12 +107,12 @@ def draw_frame(ax, x, y, k, shift):
 
 
 def time_name(k):
-  """Returns the index of a time step, as it is written."""
+  """Returns the index of a time step as text."""
   return f't+{k}' if k else 't'
 
 
 def box(ax, x, y, text, color):
-  """Draws a named box around a point."""
+  """Draws a box with a name, centred on a point."""
   ax.add_patch(patches.FancyBboxPatch(
       (x - 0.78, y - 0.22), 1.56, 0.44, fc='white', ec=color, lw=1.4,
       boxstyle='round,pad=0.03'))
@@ -129,7 +129,7 @@ def arrow(ax, start, end, color='#444444'):
 
 
 def loss(ax, x, low, high, text, color):
-  """Joins two boxes by a loss."""
+  """Draws a loss as an arrow between two boxes."""
   ax.annotate(
       '', (x, high - 0.27), (x, low + 0.27), arrowprops={
           'arrowstyle': '<|-|>', 'color': color, 'lw': 1.6, 'shrinkA': 0,

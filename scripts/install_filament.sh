@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Replaces MuJoCo by a version that brings Filament, in a virtual environment;
+# Installs a version of MuJoCo that includes Filament in a virtual environment;
 # see docs/rendering.md.
 #   bash scripts/install_filament.sh [FOLDER]     FOLDER is .venv by default
 set -euo pipefail
 python=$(realpath -s "${1:-.venv}")/bin/python
 
-# The Vulkan loader and Mesa's software driver; harmless beside a GPU's driver.
+# The Vulkan loader and Mesa's software driver; they do not disturb a GPU's.
 packages=(libvulkan1 mesa-vulkan-drivers)
 if command -v apt-get > /dev/null && ! dpkg -s "${packages[@]}" &> /dev/null
 then

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds iGibson 2.2.2's MeshRenderer into a virtual environment; see
-# docs/rendering.md.
+# Builds iGibson 2.2.2's MeshRenderer and installs it in a virtual environment;
+# see docs/rendering.md.
 #   bash scripts/install_igibson.sh [FOLDER]     FOLDER is .venv by default
 set -euo pipefail
 python=$(realpath -s "${1:-.venv}")/bin/python
@@ -26,8 +26,8 @@ export PYTHONPATH=$tools PATH=$tools/bin:$PATH
 "$python" -m pip download -q --no-deps --no-build-isolation \
   --no-binary igibson -d "$build" igibson==2.2.2
 tar xzf "$build/igibson-2.2.2.tar.gz" -C "$build"
-# Its copy of pybind11 is older than Python 3.11, CUDA serves no purpose since
-# pictures go to the CPU anyway, and Crypto++ would also build its tests.
+# iGibson's copy of pybind11 is too old for Python 3.11. CUDA is not needed,
+# because images are copied to the CPU. Crypto++ would also build its tests.
 sed -i -e 's/^add_subdirectory(pybind11)/find_package(pybind11 REQUIRED)/' \
   -e 's/^add_subdirectory(cryptopp)/add_subdirectory(cryptopp EXCLUDE_FROM_ALL)/' \
   -e 's/find_package(CUDAToolkit)//' \
@@ -35,7 +35,7 @@ sed -i -e 's/^add_subdirectory(pybind11)/find_package(pybind11 REQUIRED)/' \
 pybind11_DIR=$tools/pybind11/share/cmake/pybind11 \
   "$python" -m pip install -q --no-deps --no-build-isolation \
   "$build/igibson-2.2.2"
-# What importing its renderer imports.
+# Packages that the renderer imports.
 "$python" -m pip install -q --no-deps \
   bddl==1.0.1 freetype-py==2.5.1 future==1.0.0 ipython==9.18.1 \
   networkx==3.6.1 prompt_toolkit==3.0.53 py360convert==1.0.4 \

@@ -1,11 +1,11 @@
-"""Writes docs/upstream.md: what is as in DreamerV2's code, and what is not.
+"""Writes docs/upstream.md, which compares this project with DreamerV2's code.
 
 python -m scripts.upstream
 
-Upstream's names and config keys are in docs/upstream/names.json and keys.json,
-ours are read from the files of this checkout, and docs/upstream/reasons.yaml
-has a reason for each that differs: a missing one is an error, and so is one
-that nothing needs any more.
+Upstream's names and config keys are in docs/upstream/names.json and keys.json;
+ours are read from the files of this checkout. docs/upstream/reasons.yaml has a
+reason for each name or key that differs. A missing reason is an error, and so
+is a reason that is no longer needed.
 """
 
 import ast
@@ -24,7 +24,7 @@ REASONS = configs.read_yaml(DATA / 'reasons.yaml')
 
 
 class Reasons:
-  """Hands out reasons by name, and knows which nothing has asked for.
+  """Looks up reasons by name, and finds those that were never looked up.
 
   Args:
     part: Key of reasons.yaml.
@@ -36,21 +36,21 @@ class Reasons:
     self._asked = set()
 
   def __call__(self, name, *others):
-    """Returns the reason of a name, or of the first of others that has one.
+    """Returns the reason for a name, or for the first of `others` with one.
 
     Raises:
-      ValueError: None of them has.
+      ValueError: None of them has a reason.
     """
     for key in (name, *others):
       if key in self._reasons:
         self._asked.add(key)
         return self._reasons[key]
     raise ValueError(
-        f'{self._part}: {name} differs from upstream; say why in '
+        f'{self._part}: {name} differs from upstream; add a reason to '
         f'docs/upstream/reasons.yaml')
 
   def check(self):
-    """Raises ValueError where a reason is left over."""
+    """Raises ValueError if a reason was never looked up."""
     left = [x for x in self._reasons if x not in self._asked]
     if left:
       raise ValueError(
@@ -59,12 +59,12 @@ class Reasons:
 
 
 def read_upstream(name):
-  """Returns the named part of upstream's facts."""
+  """Returns the content of a JSON file of facts about upstream."""
   return json.loads((DATA / f'{name}.json').read_text())
 
 
 def read_names():
-  """Returns {file: public names in order}, without upstream's plot script."""
+  """Returns {file: public names in order}, without upstream's plot.py."""
   names = read_upstream('names')['names']
   return {
       file: [x for x in names[file] if is_public(x)]
@@ -72,17 +72,17 @@ def read_names():
 
 
 def is_public(name):
-  """Tells whether no part of a dotted name begins with an underscore."""
+  """Says whether no part of a dotted name starts with an underscore."""
   return not any(part.startswith('_') for part in name.split('.'))
 
 
 def our_file(file):
-  """Returns where this project has a file of upstream."""
+  """Returns the path in this project of a file of upstream."""
   return REASONS['files'].get(file, file)
 
 
 def define(file):
-  """Lists what a file of ours defines, in order, as dotted names."""
+  """Lists the dotted names that one of our files defines, in order."""
   names = []
   for node in ast.parse((ROOT / file).read_text()).body:
     if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
@@ -94,7 +94,7 @@ def define(file):
 
 
 def imported(file):
-  """Maps the names that a file of ours imports at its top to modules."""
+  """Returns {name: module} of the imports at the top of one of our files."""
   return {
       alias.asname or alias.name: node.module
       for node in ast.parse((ROOT / file).read_text()).body
@@ -102,15 +102,16 @@ def imported(file):
 
 
 def kept(file, names):
-  """Returns those of upstream's names that our file has, too."""
+  """Returns the names of an upstream file that our file has as well."""
   ours = {*define(our_file(file)), *imported(our_file(file))}
   return [x for x in names if x in ours]
 
 
 def in_order(file, names):
-  """Tells whether those of the names that our file defines keep their order.
+  """Says whether our file defines the names in upstream's order.
 
-  Classes and functions among themselves, and the members of each class.
+  The order of classes and functions is compared, and that of the members of
+  each class.
   """
   ours = [x for x in define(our_file(file)) if x in names]
   groups = {x.rpartition('.')[0] for x in ours}
@@ -120,18 +121,18 @@ def in_order(file, names):
 
 
 def flat(blocks, name):
-  """Returns a block of upstream's over its defaults."""
+  """Returns upstream's defaults, updated by one of its blocks."""
   values = {**blocks['defaults'], **blocks[name]}
   return {k: v for k, v in values.items() if k in blocks['defaults']}
 
 
 def our_flat(name):
-  """Returns a block of ours over our defaults."""
+  """Returns our defaults, updated by one of our blocks."""
   return settings.defaults().update(settings.blocks()[name]).flat
 
 
 def same(one, other):
-  """Tells whether two config values mean the same."""
+  """Says whether two config values mean the same."""
   listed = lambda x: list(x) if isinstance(x, tuple) else x
   try:
     return float(one) == float(other)
@@ -140,7 +141,7 @@ def same(one, other):
 
 
 def show(value):
-  """Returns a config value as configs.yaml has it."""
+  """Formats a config value as in configs.yaml."""
   if isinstance(value, (list, tuple)):
     return f'[{", ".join(map(str, value))}]'
   if isinstance(value, float):
@@ -149,24 +150,24 @@ def show(value):
 
 
 def code(names):
-  """Returns names as inline code, separated by commas."""
+  """Formats names as inline code, separated by commas."""
   return ', '.join(f'`{x}`' for x in names)
 
 
 def paragraph(text, first='', then=''):
-  """Wraps a text; `first` and `then` begin its lines."""
+  """Wraps a text; `first` starts its first line, `then` the others."""
   return textwrap.fill(
       ' '.join(text.split()), WIDTH, initial_indent=first,
       subsequent_indent=then, break_long_words=False, break_on_hyphens=False)
 
 
 def bullet(text):
-  """Returns an entry of a list."""
+  """Formats an entry of a Markdown list."""
   return paragraph(text, '- ', '  ')
 
 
 def table(heads, rows):
-  """Returns a Markdown table."""
+  """Formats a Markdown table."""
   lines = [heads, ['---'] * len(heads), *rows]
   return '\n'.join(
       f'| {" | ".join(str(x).replace("|", chr(92) + "|") for x in line)} |'
@@ -174,7 +175,7 @@ def table(heads, rows):
 
 
 def describe_missing(old, reason):
-  """Returns in words where a name went, checked, and why."""
+  """Says where a missing name went, and why; checks the new place."""
   if isinstance(reason, str):
     return f'gone. {reason}'
   file, name = reason['now'].split(':')
@@ -185,7 +186,7 @@ def describe_missing(old, reason):
 
 
 def file_section(file, names, reasons):
-  """Describes one file of upstream's, class by class."""
+  """Describes a file of upstream, class by class."""
   here = kept(file, names)
   ours = [x for x in define(our_file(file)) if is_public(x)]
   where = '' if our_file(file) == file else f' -> `{our_file(file)}`'
@@ -230,7 +231,7 @@ def names_section():
 
 
 def key_rows(theirs, ours, keys, reasons, block):
-  """Returns a row of the table for each key that differs."""
+  """Returns a table row for each key whose value differs."""
   rows = []
   for key in keys:
     if same(theirs[key], ours.get(key, ...)):
@@ -266,9 +267,9 @@ def keys_section():
 
 
 def behaviour_section():
-  """Describes what differs in behaviour though names and keys agree.
+  """Describes differences in behaviour where names and keys agree.
 
-  A row without `here` differed once and follows upstream now.
+  A row without `here` was different once and is the same as upstream now.
   """
   return [
       bullet(
@@ -278,7 +279,7 @@ def behaviour_section():
 
 
 def logs_section():
-  """Describes what a logdir holds."""
+  """Describes the content of a logdir."""
   logs = REASONS['logs']
   return [
       paragraph(logs['text']), '',
@@ -290,7 +291,7 @@ def logs_section():
 
 
 def count():
-  """Returns numbers of upstream's public names: kept, and all."""
+  """Returns how many of upstream's public names we keep, and their total."""
   names = read_names()
   return (
       sum(len(kept(file, x)) for file, x in names.items()),
@@ -301,7 +302,7 @@ def page():
   """Returns the whole page.
 
   Raises:
-    ValueError: A reason is missing or left over.
+    ValueError: A reason is missing or is not needed.
   """
   facts = read_upstream('names')
   (present, total), defaults = count(), read_upstream('keys')['blocks'][

@@ -35,13 +35,13 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-  """Lets every import fail that the fast tier must not need."""
+  """Makes the imports fail that the fast tier must not need."""
   if config.getoption('fast'):
     sys.modules.update(dict.fromkeys(HEAVY))
 
 
 def pytest_ignore_collect(collection_path, config):
-  """Passes over other files and folders before anything there is imported."""
+  """Skips files and folders of other tiers before they are imported."""
   if config.getoption('fast') and collection_path.is_relative_to(FOLDER):
     return not any((FOLDER / x).is_relative_to(collection_path)
                    for x in FAST) or None

@@ -1,6 +1,6 @@
-"""What several tests need beside fixtures.
+"""Helper functions that several tests need.
 
-TensorFlow is imported late: tests of the fast tier import this too.
+TensorFlow is imported late, because the fast tier imports this file as well.
 """
 
 import pathlib
@@ -13,7 +13,7 @@ from dreamingv2.common import suites
 
 
 def assert_equal(lhs, rhs):
-  """Asserts that two dicts of arrays are the same to the bit."""
+  """Asserts that two dicts of arrays are bitwise equal."""
   assert lhs.keys() == rhs.keys()
   for key in lhs:
     np.testing.assert_array_equal(lhs[key], rhs[key], err_msg=key)
@@ -27,7 +27,7 @@ def copy(module):
 
 
 def in_worker(function, suite='dmc', **options):
-  """Returns what a function returns where MuJoCo does not meet TensorFlow."""
+  """Calls a function in a process without TensorFlow; returns its result."""
   env = envs.Async(
       lambda: types.SimpleNamespace(obs_space=function(), close=lambda: None),
       environ=suites.prepare(suite, **options))
@@ -60,7 +60,7 @@ def to_tensors(data):
 
 
 def make_curve(**values):
-  """Makes a curve of scores.py, of an evaluation at 500 and one at 1000."""
+  """Makes a curve as in scores.py, with evaluations at 500 and 1000."""
   return {
       'task': 'Lift', 'method': 'dreamingv2', 'seed': 0, 'xs': [500, 1000],
       'ys': [0.0, 1.0], **values}
@@ -70,7 +70,7 @@ def run_toy(logdir, *argv):
   """Trains on toy_reach for 100 steps with environments in this process.
 
   Returns:
-    The Run; checkpoints of steps 50, before any update, and 100 stay.
+    The Run; it keeps the checkpoints of step 50, before any update, and 100.
   """
   from dreamingv2 import settings
   from dreamingv2 import train

@@ -3,8 +3,8 @@
 KIND is none, mirrored (two logical CPU devices) or multiworker (TF_CONFIG
 says which of two processes this is, and so which half of the batch it gets).
 ARGS are blocks of configs.yaml and KEY=VALUE. All noise is constant, so that
-what replicas compute does not depend on how a batch is split. OUT.npz gets the
-metrics of each update and the variables of every replica of this process.
+the results do not depend on how a batch is split. OUT.npz gets the metrics of
+each update and the variables of every replica of this process.
 """
 
 import json
@@ -50,7 +50,7 @@ def batch(seed):
       **{k: np.zeros((B, T), bool)
          for k in ('is_first', 'is_last', 'is_terminal')}}
   data['is_first'][:, 0] = True
-  data['is_first'][B - 1, T // 2] = True  # The halves mask unlike much.
+  data['is_first'][B - 1, T // 2] = True  # The halves mask different amounts.
   data['state'][B // 2:] *= 3
   return data
 
@@ -75,7 +75,7 @@ def main(kind, out, *args):
   tfutils.setup('32')
   with distribute.scope(strategy):
     made = agent.Agent(config, *spaces(), counter.Counter(0))
-  if config.seed == 0:  # Any other seed keeps its noise.
+  if config.seed == 0:  # Other seeds keep their noise.
     tf.random.stateless_uniform = constant
     tf.random.stateless_normal = constant
   part = slice(None)
@@ -89,7 +89,7 @@ def main(kind, out, *args):
   for name, variable in made._variables().items():
     for i, value in enumerate(getattr(variable, 'values', [variable])):
       found[f'{i}/{name}'] = value
-  made.load(made.save())  # As a run that is resumed.
+  made.load(made.save())  # Like a resumed run.
   obs = {k: v[:1, 0] for k, v in batch(0).items() if k != 'action'}
   found['action'] = made.policy(obs, mode='eval')[0]['action']
   np.savez(out, **{k: np.asarray(v) for k, v in found.items()})

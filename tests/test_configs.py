@@ -1,4 +1,4 @@
-"""Holds configs.yaml to what the code reads, and to the paper's numbers."""
+"""Compares configs.yaml with the code that reads it and with the paper."""
 
 import ast
 import itertools
@@ -26,7 +26,7 @@ def apply(*names):
 
 
 def read_words():
-  """Returns the names and strings of all code that may read a setting."""
+  """Returns the names and strings in all code that may read a setting."""
   words = set()
   paths = [*ROOT.glob('*.py'), *ROOT.glob('common/**/*.py'),
            *ROOT.glob('dreamingv2/**/*.py')]
@@ -72,7 +72,7 @@ def test_method_block_names_itself(name):
 
 
 def test_method_blocks_can_follow_one_another():
-  """A later method wins whole: nothing of the earlier one is left over."""
+  """The later method replaces all settings of the earlier one."""
   for first, second in itertools.permutations(METHODS, 2):
     assert apply(first, second).flat == apply(second).flat
 
@@ -94,10 +94,10 @@ def test_batches_leave_room_for_the_windows(blocks):
 
 @pytest.mark.parametrize('size', SIZES)
 def test_sizes_change_only_sizes(size):
-  """A method stays the method: sizes touch no choice of the paper's.
+  """Sizes change no choice that defines a method in the paper.
 
-  Learning rates and the weights of rewards and divergences belong to the
-  size: they decide how far a budget of updates goes.
+  Learning rates and the weights of rewards and divergences belong to the size,
+  because they decide how much is learned in a number of updates.
   """
   changed = set(apply(size).diff(DEFAULTS))
   assert not {k for k in changed if re.match(
@@ -131,7 +131,7 @@ def test_words_of_no_setting_are_not_taken_for_read():
 
 
 @pytest.mark.parametrize('key, value', [
-    # Okada & Taniguchi 2022, section III; the rest is DreamerV2's.
+    # Okada & Taniguchi 2022, section III; the others are those of DreamerV2.
     ('contrastive.horizon', 3), ('contrastive.momentum', 0.05),
     ('contrastive.pad', 4), ('contrastive.dynamics', 'rssm'),
     ('rssm.stoch', 32), ('rssm.discrete', 32), ('rssm.deter', 200),

@@ -1,4 +1,4 @@
-"""Holds the documents to the code: links, commands, flags, names, widths."""
+"""Checks the documents against the code: links, commands, flags, names."""
 
 import argparse
 import ast
@@ -26,11 +26,11 @@ PAGES = sorted([
     *ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('scores/*.md')])
 WIDTH = 79
 WORDS = 1200
-# Words in capitals that stand for what a user fills in.
+# Words in capitals that stand for values of the user.
 PLACEHOLDERS = {
     'DIR': 'logdir', 'FOLDER': 'logdir', 'METHOD': 'dreamingv2',
     'TASK': 'toy_reach', 'R': 'mujoco', 'Q': 'full', 'N': '1'}
-# Programs of others, which no test calls.
+# Programs of other projects, which no test calls.
 FOREIGN = {
     '.', 'bash', 'basedpyright', 'curl', 'pip', 'ruff', 'source',
     'tensorboard'}
@@ -38,7 +38,7 @@ SCRIPT = ['python', 'train.py']
 
 
 class Parsed(Exception):
-  """Ends a tool as soon as it has understood its command line."""
+  """Stops a tool as soon as it has parsed its command line."""
 
 
 def short(path):
@@ -59,7 +59,7 @@ def read_commands(block):
 
 
 def read_spans(text):
-  """Returns what stands between backticks outside of code blocks."""
+  """Returns the text between backticks outside of code blocks."""
   text = re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
   return [' '.join(x.split()) for x in re.findall(r'`([^`]+)`', text)]
 
@@ -73,7 +73,7 @@ def section(text, title):
 
 
 def parse(words, monkeypatch):
-  """Raises what a user would see if the command were wrong."""
+  """Raises the error that a user would see if a command is wrong."""
   if words[:2] == SCRIPT:
     words = ['dreamingv2', 'train', *words[2:]]
   if words[0] in FOREIGN or words[:3] == ['python', '-m', 'pytest']:
@@ -96,9 +96,9 @@ def parse(words, monkeypatch):
 
 
 def check_run(words):
-  """Raises ValueError for what cannot be trained."""
+  """Raises ValueError if a command cannot start a training."""
   config = settings.load_config(words)
-  with contextlib.suppress(ImportError):  # Of an optional package.
+  with contextlib.suppress(ImportError):  # Optional packages.
     suites.check(config)
 
 
@@ -181,7 +181,7 @@ def is_flag(word, tool_sources):
 
 @pytest.mark.parametrize('path', PAGES, ids=short)
 def test_python_blocks_run_up_to_the_training(path, monkeypatch):
-  """Settings are real; environments and training are replaced."""
+  """The settings are real; environments and training are replaced."""
   monkeypatch.setattr(
       gymnasium, 'make', lambda name: types.SimpleNamespace(name=name))
   trained = []
@@ -206,7 +206,7 @@ def test_links_and_pictures_exist(path):
 
 @pytest.mark.parametrize('path', PAGES, ids=short)
 def test_lines_are_wrapped_at_one_width(path):
-  """Rows of tables, pictures and addresses cannot be wrapped."""
+  """Table rows, images and addresses are exempt: they cannot be wrapped."""
   wrong = [
       f'{number}: {line}' for number, line in enumerate(
           path.read_text().splitlines(), 1)
@@ -227,7 +227,7 @@ def test_tests_and_files_that_a_page_names_exist(path):
       x for x in spans if re.fullmatch(
           r'(common|docs|dreamingv2|scores|scripts|tests)/[\w./]+', x)
       and not re.search('NAME|PATH', x)]
-  # Modules are named as they are imported, too.
+  # Modules may also be named as they are imported.
   wrong = [x for x in paths if not (ROOT / x).exists()]
   assert not wrong
 
@@ -237,7 +237,7 @@ def test_readme_is_one_page():
 
 
 def test_ci_does_what_the_readme_tells_a_newcomer():
-  """Each command of the section Install is a line of .ci/run, in order."""
+  """Each command of the section Install is in .ci/run, in the same order."""
   text = section((ROOT / 'README.md').read_text(), 'Install')
   told = [
       x.strip() for block in read_blocks(text, 'sh')

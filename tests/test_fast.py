@@ -1,4 +1,4 @@
-"""Holds the fast tier to its promise; too slow to be a part of it."""
+"""Tests the promises of the fast tier; too slow to be in it."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ def test_fast_tier_collects_its_files_and_loads_nothing_heavy():
 
 
 def test_fast_tier_cannot_import_what_is_heavy(tmp_path):
-  """Not even inside of a test; here for a file that is in no tier."""
+  """Such an import fails even inside a test; the file here is in no tier."""
   path = tmp_path / 'test_heavy.py'
   path.write_text('def test_import():\n  import tensorflow\n')
   program = (

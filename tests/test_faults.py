@@ -1,6 +1,6 @@
 """Breaks runs in every way that docs/faults.md promises to survive.
 
-The short forms run always; the long ones (-m slow) start whole programs.
+The short tests always run; the long ones (-m slow) start whole programs.
 """
 
 import importlib.util
@@ -32,7 +32,7 @@ _spec = importlib.util.spec_from_file_location(
 runs = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(runs)
 
-# One episode of 50 steps of prefill, then an update at every 15th step.
+# Prefill is one episode of 50 steps; then every 15th step has an update.
 ARGV = [
     '--configs', 'debug', '--task', 'toy_reach', '--steps', '110',
     '--prefill', '40', '--train_every', '15', '--log_every', '30',
@@ -40,7 +40,7 @@ ARGV = [
 
 
 class Kicking:
-  """Sends this process a signal at the end of given steps, counted by all."""
+  """Sends a signal to this process at given steps, counted over all envs."""
 
   def __init__(self, env, steps=(), number=signal.SIGTERM):
     self._env, self._steps, self._number = env, steps, number
@@ -89,7 +89,7 @@ def assert_same_runs(left, right):
 
 
 def test_run_stopped_anywhere_goes_on_to_the_bit(tmp_path, capfd):
-  """In the prefill, then in an evaluation; each time in a new place."""
+  """Stops in the prefill, then in an evaluation, each time at another step."""
   make_run(tmp_path / 'whole').train()
   parts = [{'kicks': [30]}, {'eval_kicks': [20]}, {}]
   for number, kwargs in enumerate(parts):
@@ -117,7 +117,7 @@ def test_run_of_an_older_version_is_taken_up(tmp_path):
     del meta['replay'][key]
   store.save(snapshot.step, snapshot.arrays, meta)
   path = tmp_path / 'config.yaml'
-  path.write_text(re.sub(  # Keys of this version are not in there.
+  path.write_text(re.sub(  # Older runs lack keys of this version.
       r'\n *(env_restarts|env_timeout|keep|max_gib|max_skipped|stall_after)'
       r':.*', '', path.read_text()))
   config = settings.load_config([*ARGV, '--logdir', str(tmp_path)])
@@ -158,7 +158,7 @@ def test_run_in_use_is_refused_before_anything_starts(
 
 
 def poison(run, after):
-  """Lets the batches of a run be NaN after so many updates."""
+  """Makes the batches of a run NaN after a number of updates."""
   inner = run.replay.sample
 
   def sample(batch, length):
@@ -242,7 +242,7 @@ def logged(process, logdir):
 
 
 def launch(logdir, *argv):
-  """Starts a program in a logdir, whose output goes to a file beside it."""
+  """Starts a program in a logdir; its output goes to a file beside it."""
   path = logdir.parent / 'log'
   with path.open('w') as file:
     process = subprocess.Popen(
@@ -307,7 +307,7 @@ def test_program_survives_a_full_disk_and_resumes_when_there_is_room(tmp_path):
 
 @pytest.mark.slow
 def test_memory_is_flat_over_20000_updates(tmp_path):
-  """Prints the memory at every thousand; the replay holds 500 steps."""
+  """Prints the memory at every 1,000 updates; the replay holds 500 steps."""
   run = make_run(
       tmp_path, '--jit', 'True', '--steps', '2e4', '--train_steps', '20',
       '--train_every', '20', '--replay.capacity', '500', '--eval_eps', '0',
@@ -327,7 +327,7 @@ def test_memory_is_flat_over_20000_updates(tmp_path):
 
 
 def play(env, number, steps=20):
-  """Returns what an environment observes after it was seeded."""
+  """Returns the observations of an environment after it was seeded."""
   random = np.random.default_rng(number)
   shape = env.act_space['action'].shape
   env.seed(number)

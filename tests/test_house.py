@@ -1,4 +1,4 @@
-"""Holds the code to its floors, its style and its tables."""
+"""Tests that the code keeps its floors, its style and its tables."""
 
 import ast
 import fnmatch
@@ -48,14 +48,14 @@ NO_TENSORFLOW = [
     'machine', 'outputs', 'renderers', 'renderers.*', 'replay', 'suites',
     'suites.*', 'when', 'worker']
 
-# Methods that write to a path they are given, and whose own `save` does not.
+# Methods that write to a given path, and objects whose `save` does not.
 WRITERS = {
     'copy2', 'copyfile', 'copytree', 'create_file_writer', 'dump',
     'extractall', 'hardlink_to', 'imsave', 'imwrite', 'memmap', 'mimsave',
     'save', 'savefig', 'savetxt', 'savez', 'savez_compressed',
     'symlink_to', 'to_csv', 'tofile', 'touch', 'write_bytes', 'write_text'}
 OWN_WRITERS = {'save': ['_checkpoint', '_state', 'agent', 'export', 'plots']}
-# Functions that write themselves, and why common.files does not.
+# Functions that write files themselves, and why they need not common.files.
 WRITES = {
     'dreamingv2.common.checkpoint:write_npz': 'fills an open file',
     'dreamingv2.common.command:entry': 'the null device',
@@ -70,7 +70,7 @@ WRITES = {
     'dreamingv2.tools.sweep:Job.__call__': 'grows at its end',
 }
 
-# Modules whose tests are in the file of another one; none shall come here.
+# Modules whose tests are in the file of another one; do not add to this.
 UNTESTED = {
     'dreamingv2.__main__', 'dreamingv2.objectives.multistep',
     'dreamingv2.objectives.openloop'}
@@ -82,7 +82,7 @@ METHODS, SUITES = (
 
 
 def find_modules():
-  """Returns {name in dreamingv2: path} of the checkout's modules."""
+  """Returns {dotted name in dreamingv2: path} of all modules."""
   modules = {}
   for path in [
       *ROOT.glob('dreamingv2/**/*.py'), *ROOT.glob('common/**/*.py'),
@@ -107,7 +107,7 @@ def short(path):
 
 
 def floor(name):
-  """Returns the index of a module's floor, preferring its exact name."""
+  """Returns the index of a module's floor; exact names win over patterns."""
   for match in (lambda name, entry: name == entry, fnmatch.fnmatchcase):
     for index, entries in enumerate(FLOORS):
       if any(match(name, entry) or match(name, f'dreamingv2.{entry}')
@@ -144,7 +144,7 @@ def imports(name, top=False):
 
 
 def reach_on_import(name):
-  """Returns all that importing a module of ours imports."""
+  """Returns everything that the import of one of our modules imports."""
   seen, todo = set(), [name]
   while todo:
     current = todo.pop()
@@ -309,7 +309,7 @@ def test_files_have_at_most_500_lines():
 
 
 def test_functions_have_at_most_40_lines():
-  """Counts from the first statement on, so not what documents it."""
+  """Counts from the first statement on, without the docstring."""
   wrong = {}
   for name, tree in TREES.items():
     for node in ast.walk(tree):
@@ -322,7 +322,7 @@ def test_functions_have_at_most_40_lines():
 
 
 def test_what_is_public_has_a_docstring():
-  """The functions of a suite are those that its table's module documents."""
+  """Suites are exempt: the module of their table documents the functions."""
   wrong = [name for name, tree in TREES.items() if not ast.get_docstring(tree)]
   wrong += [
       f'{name}.{node.name}' for name, tree in TREES.items()
@@ -334,7 +334,7 @@ def test_what_is_public_has_a_docstring():
 
 
 def test_every_module_has_a_test_file():
-  """That of a package carries the name of the package."""
+  """The test file of a package has the name of the package."""
   missing = set()
   for name, path in MODULES.items():
     parts = ['dreamingv2', *name.split('.')[1:]]
@@ -342,7 +342,7 @@ def test_every_module_has_a_test_file():
       parts.append(parts[-1])
     if parts[1] in ('common', 'train'):
       parts = parts[1:]
-    if path.read_text().count('\n') > 9:  # Else there is nothing to test.
+    if path.read_text().count('\n') > 9:  # Shorter ones have no tests.
       file = pathlib.Path('tests', *parts[:-1], f'test_{parts[-1]}.py')
       missing |= set() if (ROOT / file).exists() else {name}
   assert missing == UNTESTED

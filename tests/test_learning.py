@@ -1,8 +1,8 @@
 """The score gate: python -m pytest -m slow tests/test_learning.py
 
-Trains on pixels for some minutes and asks for returns that no policy gets
-which does not see both what it moves and where that should go. A loss that
-falls is no policy that learns.
+Trains on pixels for some minutes and asks for a return that a policy can only
+get if it sees both the object that it moves and the target. A falling loss
+does not show that a policy learns.
 """
 
 import json
@@ -45,10 +45,10 @@ def test_policies_earn_what_only_sight_can(tmp_path):
 
 
 def threshold(baselines, spread):
-  """Returns the return that is clearly more than any earned without sight.
+  """Returns a return that no policy reaches without sight.
 
-  A fifth of the way to the oracle, and four standard errors above the best
-  of what sees nothing, or not the target.
+  It is a fifth of the way to the oracle, and at least four standard errors
+  above the best policy that sees nothing or does not see the target.
   """
   blind = max(v for k, v in baselines.items() if k != 'oracle')
   return max(blind + 4 * spread, blind + 0.2 * (baselines['oracle'] - blind))
@@ -69,7 +69,7 @@ POLICIES = {
 
 @pytest.mark.parametrize('name', POLICIES)
 def test_threshold_is_passed_by_sight_alone(name):
-  """Whatever luck they have: 50 evaluations of each policy."""
+  """Luck does not suffice: each policy is evaluated 50 times."""
   baselines, passed = toy.baselines(TASK, 1000), 0
   for _ in range(50):
     starts = RNG.uniform(*WORLD.START, (2, EPISODES, 2))

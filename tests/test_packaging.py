@@ -1,4 +1,4 @@
-"""Installs and runs the package the ways a user does, outside its folder."""
+"""Installs and runs the package as users do, outside of its folder."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import dreamingv2
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Imports all that may not need TensorFlow, and says what was loaded.
+# Imports all modules that must not load TensorFlow; prints what was loaded.
 PROBE = '''
 import importlib, json, pkgutil, sys
 import dreamingv2.common.renderers, dreamingv2.common.suites
@@ -33,7 +33,7 @@ print(json.dumps({
     for name, module in sys.modules.items()}))
 '''
 
-# Runs a file as `python file --help` would, and says what was loaded.
+# Runs a file like `python file --help`, and prints what was loaded.
 SCRIPT = '''
 import contextlib, io, json, runpy, sys
 path = sys.argv[1]
@@ -66,9 +66,9 @@ def run(code, *args, folder=None):
 
 
 def ours(loaded, folder):
-  """Returns what was loaded from `folder`, by module name.
+  """Returns the modules that were loaded from `folder`, by name.
 
-  A virtual environment may lie inside of the folder, as .venv does.
+  A virtual environment in the folder, such as .venv, does not count.
   """
   return {
       name: pathlib.Path(path).relative_to(folder)

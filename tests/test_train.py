@@ -1,4 +1,4 @@
-"""Trains on a toy task: what a run writes, counts, resumes and refuses."""
+"""Trains on a toy task; tests what runs write, count, resume and refuse."""
 
 import json
 import os
@@ -27,15 +27,15 @@ SMALL = [
     '--log_every', '50', '--save_every', '50', '--eval_eps', '2']
 LOSSES = [
     'model', 'reward', 'kl', 'nce', 'overshooting', 'aux', 'actor', 'critic']
-# What DreamerV2 logs and we log, too.
+# Metrics that both DreamerV2 and we log.
 UPSTREAM = {*configlib.read_yaml(
     ROOT / 'docs' / 'upstream' / 'reasons.yaml')['logs']['same']}
-# Whatever depends on the clock.
+# Metrics that depend on the clock.
 TIMED = r'fps', r'share_', r'seconds'
 
 
 def start(folder, *argv):
-  """Starts `python train.py`, whose session is its own, in a folder."""
+  """Starts `python train.py` in a folder, in its own session."""
   return subprocess.Popen(
       [sys.executable, str(ROOT / 'train.py'), *argv], cwd=folder,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -94,7 +94,7 @@ def pick(lines, name):
 
 
 def untimed(lines):
-  """Returns the lines without what depends on the clock."""
+  """Returns the lines without metrics that depend on the clock."""
   lines = [
       {k: v for k, v in line.items() if not k.startswith(TIMED)}
       for line in lines]
@@ -126,7 +126,7 @@ def check_gif(path):
 
 @pytest.fixture(scope='module')
 def dreamingv2(tmp_path_factory):
-  """A whole run from another folder: folder, logdir, printed, its metrics."""
+  """Trains in another folder; returns folder, logdir, output and metrics."""
   folder = tmp_path_factory.mktemp('elsewhere')
   out, err = finish(start(folder, *DEBUG, *SMALL))
   logdir = folder / 'logdir' / 'toy_reach' / 'dreamingv2' / '0'
@@ -135,7 +135,7 @@ def dreamingv2(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def dreamerv2(tmp_path_factory):
-  """A whole run in which all numbers differ: logdir, its metrics."""
+  """Trains with other numbers for all settings; returns logdir and metrics."""
   folder = tmp_path_factory.mktemp('dreamerv2')
   finish(start(
       folder, '--configs', 'debug', 'dreamerv2', '--task', 'toy_reach',
@@ -290,7 +290,7 @@ def test_two_environments_give_different_episodes(dreamerv2):
 
 
 def test_run_resumes_after_interrupt_and_after_kill(tmp_path):
-  """One run in three parts, of which the second ends with kill -9."""
+  """A run has three parts, of which the second ends with kill -9."""
   argv = [
       *DEBUG, *SMALL, '--logdir', str(tmp_path / 'run'), '--pretrain', '7',
       '--steps', '260', '--eval_every', '0', '--eval_eps', '0',
@@ -332,7 +332,7 @@ def test_run_resumes_after_interrupt_and_after_kill(tmp_path):
 
 
 def check_workers(pid):
-  """Asserts that the processes of environments are free of TensorFlow."""
+  """Asserts that no process of an environment has loaded TensorFlow."""
   maps = {
       x: pathlib.Path(f'/proc/{x}/maps').read_text()
       for x in [pid, *children(pid)]}
@@ -344,7 +344,7 @@ def check_workers(pid):
 
 
 def test_seed_decides_every_number(tmp_path):
-  """Also with the environment in another process or in this one."""
+  """It does not matter whether the environment is in another process."""
   argv = ['--steps', '122', '--eval_eps', '1']
   for name, seed in (('here', '1'), ('other', '2')):
     run_here(tmp_path / name, *argv, '--seed', seed)
@@ -423,7 +423,7 @@ def refused(argv, capfd):
       if not line.startswith((
           'Compiled', 'Logdir ', 'No GPU found', 'Prefill', 'Pretr',
           'Starting ', 'The environment is ready'))
-      and 'oneDNN supports' not in line]  # Of TensorFlow, on some CPUs.
+      and 'oneDNN supports' not in line]  # By TensorFlow on some CPUs.
   assert len(said) == 1, err
   assert said[0].startswith('Error: ')
   return said[0]
@@ -436,7 +436,7 @@ def test_bad_input_is_refused_in_one_line_that_helps(name, tmp_path, capfd):
   message = refused([*DEBUG, *SMALL, *logdir, *flags.split()], capfd)
   for word in words.split():
     assert word in message, message
-  # What is left must not be in the way of the corrected command.
+  # The files that are left must not block the corrected command.
   config = settings.load_config([*DEBUG, *SMALL, *logdir])
   logdirs.prepare(config, 'toy', 'reach')
   assert not [x for x in (tmp_path / 'run').rglob('*') if x.is_file()]

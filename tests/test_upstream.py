@@ -1,4 +1,4 @@
-"""Holds docs/upstream.md to the code, and the code to upstream's names."""
+"""Compares docs/upstream.md with the code, and the code with upstream."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from scripts import upstream
 
 
 def test_page_is_what_the_script_writes():
-  """If not: python -m scripts.upstream"""
+  """If this fails, run python -m scripts.upstream."""
   assert upstream.PAGE.read_text() == upstream.page()
 
 

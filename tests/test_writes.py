@@ -1,4 +1,4 @@
-"""Holds a whole run and the tools to the one writer of files."""
+"""Tests that a whole run and the tools write only through common.files."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Tells of every file that Python opens for writing, and trains and reads.
+# Prints every file opened for writing while it trains and runs the tools.
 PROGRAM = '''
 import json, os, pathlib, sys
 root = pathlib.Path(sys.argv[1]).resolve()
@@ -41,7 +41,7 @@ GROWING = {'logdir/metrics.jsonl'}
 
 
 def test_run_and_tools_open_only_temporary_files(tmp_path):
-  """What grows at its end is the exception."""
+  """Files that only grow at their end are the exception."""
   done = subprocess.run(
       [sys.executable, '-c', PROGRAM, str(tmp_path)], cwd=ROOT,
       capture_output=True, text=True)

@@ -1,1 +1,1 @@
-"""What reads runs: evaluation, tables, figures, sweeps, benchmarks."""
+"""Tools that read or start runs: evaluate, tables, figures, sweep, ..."""

@@ -1,14 +1,15 @@
-"""Times updates and their parts, in turns, beside what they have to compute.
+"""Times updates and their parts, and compares them with a lower bound.
 
 dreamingv2 benchmark --configs small --methods dreamerv2 dreamingv2
 dreamingv2 benchmark --methods dreamingv2 dreamingv2+precision=bf16
 
-Every system is trained in a process of its own on random images. Times are
-CPU seconds of the process, medians over the rounds; in every round each system
-has its turn. The floor is what the matrix products and convolutions of the
-graph would take at the peaks that were measured in the same rounds: at 1.0
-floors nothing else costs anything. Parts run forward and backward, compiled
-one by one; policy (one observation) and environment are per agent step.
+Every system is trained on random images in a separate process. Times are CPU
+seconds of that process: the median over the rounds, in each of which all
+systems take turns. The floor is the time that the matrix products and
+convolutions of the graph would take at the peak rates, which are measured in
+the same rounds; an update of 1.0 floors has no other cost. Each part is
+compiled alone and runs forward and backward. The times of policy (one
+observation) and environment are per agent step.
 """
 
 import argparse
@@ -39,7 +40,7 @@ COLUMNS = ('CPU-s', 'ratio', 'floors', 'updates/s', 'first call, CPU-s',
            'peak GB', 'parameters')
 PARTS = ('augment', 'encoder', 'rssm', 'objective', 'actor', 'critic',
          'optimizer', 'data', 'policy')
-STEPS = 20  # Of policy and environment in a row, as one is over too soon.
+STEPS = 20  # Timed together for policy and environment: one is too short.
 
 
 @command.entry()
@@ -72,26 +73,26 @@ def make_parser():
   add('--configs', nargs='*', default=[], metavar='BLOCK',
       help="blocks of configs.yaml (default: the paper's size)")
   add('--methods', nargs='+', default=['dreamerv2', 'dreamingv2'],
-      metavar='METHOD', help='blocks with settings, as in '
-      'dreamingv2+contrastive.horizon=0; the first is what the others are '
-      'divided by')
+      metavar='METHOD', help='blocks, also with settings such as '
+      'dreamingv2+contrastive.horizon=0; times are divided by those of the '
+      'first')
   add('--rounds', type=int, default=7, metavar='N',
-      help='timed updates of each method')
+      help='number of timed updates of each method')
   add('--precision', default='auto',
       help='16, bf16 or 32; auto: 16 on a GPU, 32 on a CPU')
   add('--parts', action=argparse.BooleanOptionalAction, default=True,
-      help='time the parts of an update, too (default: yes)')
-  add('--task', help='time steps of this environment, too')
+      help='also time the parts of an update (default: yes)')
+  add('--task', help='also time the steps of this environment')
   add('--out', metavar='FILE', type=pathlib.Path,
-      help='JSON file for all that was measured')
+      help='JSON file to write, with all measurements')
   return parser
 
 
 def load(spec, blocks=(), precision='auto'):
-  """Returns the config of a method's block, of others, and of settings.
+  """Returns the config of a method's block, further blocks and settings.
 
   Args:
-    spec: Block and settings, 'dreamingv2+rssm.deter=1024'.
+    spec: Block and settings, such as 'dreamingv2+rssm.deter=1024'.
     blocks: Names of further blocks.
     precision: As in configs.yaml.
 
@@ -105,46 +106,46 @@ def load(spec, blocks=(), precision='auto'):
 
 
 def measure(configs, rounds, parts=False, env=None):
-  """Times updates of each system, one after another in every round.
+  """Times updates of all systems, which take turns in every round.
 
   Args:
-    configs: Name to config.
-    rounds: Timed updates of each.
-    parts: Time the parts of an update, too.
-    env: Arguments of `_Environment`, to time its steps, too.
+    configs: Maps names to configs.
+    rounds: Number of timed updates of each system.
+    parts: Also time the parts of an update.
+    env: Arguments of `_Environment`, to time its steps as well.
 
   Returns:
     Dict with 'peaks' (operations per CPU second of 'matmul' and 'conv'),
-    'environment' (CPU seconds per step, or None) and 'systems': name to dict
-    with 'first' (CPU seconds), 'updates' (lists of CPU and wall seconds),
-    'bytes' (peak), 'parameters', 'operations', and 'parts': name to 'times'
-    and 'operations'.
+    'environment' (CPU seconds per step, or None) and 'systems', which maps a
+    name to a dict with 'first' (CPU seconds), 'updates' (pairs of CPU and wall
+    seconds), 'bytes' (peak memory), 'parameters', 'operations', and 'parts',
+    which maps a name to 'times' and 'operations'.
   """
   with contextlib.ExitStack() as stack:
     start = lambda *args: stack.enter_context(_Process(*args))
-    systems, found = {}, {}
+    systems, results = {}, {}
     for name, config in configs.items():
       systems[name] = start(_System, config)
-      # One compiles at a time: they would share the cores.
-      found[name] = {'first': systems[name]('update')[0], 'updates': []}
+      # Only one compiles at a time, because they share the cores.
+      results[name] = {'first': systems[name]('update')[0], 'updates': []}
     peaks = start(_Peaks)
     env, steps, rates = env and start(_Environment, *env), [], []
     for _ in range(rounds):
       rates.append(peaks('measure'))
       steps.append(env('step') if env else 0.0)
       for name, system in systems.items():
-        found[name]['updates'].append(system('update'))
+        results[name]['updates'].append(system('update'))
     for name, system in systems.items():
-      found[name].update(system('costs'))
-      found[name]['parts'] = system('compile') if parts else {}
+      results[name].update(system('costs'))
+      results[name]['parts'] = system('compile') if parts else {}
     for _ in range(rounds):
       for name, system in systems.items():
-        for part, values in found[name]['parts'].items():
+        for part, values in results[name]['parts'].items():
           values['times'].append(system('part', part))
   median = lambda xs: statistics.median(xs)
   return {
       'peaks': {k: median(x[k] for x in rates) for k in rates[0]},
-      'environment': median(steps) if env else None, 'systems': found}
+      'environment': median(steps) if env else None, 'systems': results}
 
 
 def table(results):
@@ -183,7 +184,7 @@ def _row(*cells):
 
 
 class _Process:
-  """Runs methods of an object that lives in a process of its own."""
+  """Runs methods of an object that lives in a separate process."""
 
   def __init__(self, *args):
     context = multiprocessing.get_context('spawn')
@@ -234,7 +235,7 @@ class _Environment:
     self._last = True
 
   def step(self):
-    """Returns the CPU seconds of a step, the mean of some."""
+    """Returns the mean CPU seconds of a step."""
     return sum(_cpu(self._step) for _ in range(STEPS)) / STEPS
 
   def _step(self):
@@ -245,7 +246,7 @@ class _Environment:
 
 
 class _Peaks:
-  """Computes large products."""
+  """Measures peak rates with large products and convolutions."""
 
   def __init__(self):
     with machine.quiet():
@@ -267,7 +268,7 @@ class _Peaks:
         self._products[kind].append((fn, operations.count(fn)))
 
   def measure(self):
-    """Returns operations per CPU second, the best of each kind."""
+    """Returns the most operations per CPU second of each kind."""
     return {
         kind: max(sum(ops.values()) / _cpu(fn) for fn, ops in entries)
         for kind, entries in self._products.items()}
@@ -294,7 +295,7 @@ class _System:
     self._parts = {}
 
   def update(self):
-    """Takes one update; returns CPU and wall seconds."""
+    """Takes one update and returns its CPU and wall seconds."""
     def run():
       _, metrics = self._agent.train(self._data, self._state)
       metrics['model_loss'].numpy()  # Waits for a GPU.
@@ -302,7 +303,7 @@ class _System:
     return _cpu(run), time.perf_counter() - start
 
   def costs(self):
-    """Returns peak memory, trained parameters, operations of an update."""
+    """Returns peak memory, trained parameters and operations of an update."""
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wm, behavior = self._agent.wm, self._agent.parts['task_behavior']
     modules = [wm.modules, behavior.actor, behavior.critic]
@@ -314,16 +315,16 @@ class _System:
             lambda: self._agent.train(self._data, self._state))}
 
   def compile(self):
-    """Builds and runs the parts; returns their operations."""
+    """Builds and runs all parts, and returns their operations."""
     self._parts = {
         k: self._graph(v) for k, v in self._tensor_parts().items()}
-    found = {k: self._count(fn) for k, fn in self._parts.items()}
+    counts = {k: self._count(fn) for k, fn in self._parts.items()}
     self._parts.update(self._host_parts())
-    with machine.quiet():  # TensorFlow warns of loops that it leaves alone.
+    with machine.quiet():  # TensorFlow warns of loops it cannot optimise.
       for part in PARTS:
         self.part(part)
     return {
-        k: {'times': [], 'operations': found.get(k, {})} for k in PARTS}
+        k: {'times': [], 'operations': counts.get(k, {})} for k in PARTS}
 
   def part(self, name):
     """Returns the CPU seconds of a part."""
@@ -331,7 +332,7 @@ class _System:
     return sum(_cpu(self._parts[name]) for _ in range(times)) / times
 
   def _tensor_parts(self):
-    """Returns what computes each part of an update, forward and backward."""
+    """Returns functions of the parts of an update, forward and backward."""
     wm, ac = self._agent.wm, self._agent.parts['task_behavior']
     _, _, out, _ = wm.loss(self._data)
     data, embed, post, prior = [
@@ -365,7 +366,7 @@ class _System:
         'optimizer': self._optimize}
 
   def _optimize(self):
-    """Takes a step of every optimiser and slow copy, with gradients of 1."""
+    """Updates all optimisers (all gradients are 1) and all slow copies."""
     wm, ac = self._agent.wm, self._agent.parts['task_behavior']
     for opt, modules in (
         (wm.model_opt, wm.modules), (ac.actor_opt, [ac.actor]),

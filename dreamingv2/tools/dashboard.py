@@ -1,4 +1,4 @@
-"""Writes an overview of runs as one HTML file that needs nothing else."""
+"""Writes an overview of runs as one self-contained HTML file."""
 
 import base64
 import contextlib
@@ -14,8 +14,8 @@ from . import text
 from ..common import files
 from ..common import plot as plots
 
-POINTS = 400  # Most of a line; more would not be seen.
-GROUPS = {  # Title of a panel: names of its metrics, DreamerV3's with slashes.
+POINTS = 400  # Most points on a line; more could not be seen.
+GROUPS = {  # Panel title: names of its metrics; DreamerV3's have slashes.
     'returns': r'(train|random)_return|eval_return(_mean)?|\w*episode/score',
     'model losses': r'(?!(expl_)?(actor|critic)_)\w+_loss|'
                     r'train/loss/(?!policy|value|repval)\w+',
@@ -28,12 +28,12 @@ GROUPS = {  # Title of a panel: names of its metrics, DreamerV3's with slashes.
     'environment steps per second': r'fps|fps/policy',
 }
 SCALES = {'gradient norms': 'log', 'model losses': 'symlog'}
-VIDEOS = 2  # Newest of each run, by name.
-SCALE = 2  # Of their pixels.
+VIDEOS = 2  # Most videos of a run; the newest of each name is shown.
+SCALE = 2  # Screen pixels per pixel of a video.
 HEADS = (
     'run', 'task', 'method', 'seed', 'last evaluation', 'steps', 'of',
     'updates', 'hours', 'steps/s')
-LINES = 12  # Of a panel; more could not be told apart.
+LINES = 12  # Most lines in a panel; more could not be told apart.
 CONFIG_BYTES = 2 ** 20
 VIDEO_BYTES = 2 ** 24
 # All columns of the table fit a window of 1300 pixels.
@@ -55,19 +55,19 @@ img { max-width: 100%; } pre { overflow-x: auto; background: #f5f5f5;
 
 
 def write(folders, paths, page, draw):
-  """Writes the overview of all runs below some folders, and of score files.
+  """Writes the overview of the runs in some folders and of score files.
 
   Args:
     folders: Paths in which to look for runs.
-    paths: Score files; their curves have a row each in the table.
+    paths: Score files; each of their curves gets a row of the table.
     page: HTML file to write.
-    draw: Function from curves and a list of notes to a figure of them all.
+    draw: Function of curves and a list of notes that returns their figure.
 
   Returns:
-    Notes on what is wrong with runs; they stand in the file, too.
+    Warnings about runs, as text; the page shows them as well.
 
   Raises:
-    ValueError: There is no run and no curve in all of them.
+    ValueError: The folders and files have no run and no curve.
   """
   rows, sections, notes, curves = [], [], [], []
   for folder in folders:
@@ -81,12 +81,12 @@ def write(folders, paths, page, draw):
         notes.append(text.line(f'{run.logdir} cannot be drawn: {error}'))
       else:
         rows.append(_run_row(len(sections) - 1, run, series, mine))
-  found = results.read_files(paths, notes)
-  rows += [_curve_row(*x) for x in found if x[1]['method'] != 'random']
+  pairs = results.read_files(paths, notes)
+  rows += [_curve_row(*x) for x in pairs if x[1]['method'] != 'random']
   if not rows:
-    raise ValueError('; '.join(notes) or 'no run found; name a folder of '
-                     'runs by --indir, or JSON files')
-  curves = results.place(curves + [c for _, c in found], notes)
+    raise ValueError('; '.join(notes) or 'no run found; give a folder of '
+                     'runs with --indir, or JSON files')
+  curves = results.place(curves + [c for _, c in pairs], notes)
   parts = [
       '<h1>Runs</h1>', _table(rows),
       _inline(draw(curves, notes)) if curves else '',
@@ -100,16 +100,16 @@ def write(folders, paths, page, draw):
 
 def _series(run):
   """Returns {metric: [(step, value)]} of a run."""
-  found = {}
+  series = {}
   for values in run.lines([]):
     step = values.pop('step')
     for key, value in values.items():
-      found.setdefault(key, []).append((step, value))
-  return found
+      series.setdefault(key, []).append((step, value))
+  return series
 
 
 def _run_row(index, run, series, curves):
-  """Returns a run's cells of the table, as HTML, by their heads."""
+  """Returns {head: HTML of the cell} for the row of a run."""
   last = {key: x[-1][1] for key, x in series.items()}
   ends = [_end(c) for c in curves if c['method'] != 'random']
   return _row(
@@ -119,12 +119,12 @@ def _run_row(index, run, series, curves):
 
 
 def _curve_row(path, curve):
-  """Returns the cells of a score file's curve, see `_run_row`."""
+  """Returns {head: HTML of the cell} for a curve of a score file."""
   return _row(_html(path), curve, _end(curve), curve['xs'][-1], curve)
 
 
 def _row(link, names, end, steps, last):
-  """Formats the cells of a row; `last` holds numbers by metric."""
+  """Formats the cells of a row; `last` is {metric: newest number}."""
   text = lambda values, key, form, unit=1: (
       '–' if values.get(key) is None else form.format(values[key] / unit))
   return {
@@ -138,7 +138,7 @@ def _row(link, names, end, steps, last):
 
 
 def _end(curve):
-  """Returns the last evaluation; of logged single episodes, ten of them."""
+  """Formats the last evaluation, or the mean of the last ten episodes."""
   single = all(len(x) == 1 for x in curve.get('returns', ((), )))
   return f"{np.mean(curve['ys'][-10 if single else -1:]):.1f}"
 
@@ -158,7 +158,7 @@ def _table(rows):
 def _section(index, run, series):
   path = run.logdir / 'config.yaml'
   config = files.read_bytes(path, CONFIG_BYTES, run.logdir).decode(
-      errors='replace') if path.exists() else 'There is none.'
+      errors='replace') if path.exists() else 'There is no config.yaml'
   return (
       f'<h2 id="run{index}">{_html(run.logdir)}</h2>{_picture(series)}'
       f'{_videos(run.logdir)}<details><summary>config.yaml</summary><pre>'
@@ -202,13 +202,13 @@ def _short(name):
 
 
 def _videos(logdir):
-  """Returns the newest videos of a run, inline; odd ones are left out."""
+  """Returns the newest videos of a run as HTML, without unreadable ones."""
   newest = {}
   for path in (logdir / 'videos').glob('*.gif'):
-    found = re.fullmatch(r'(.+)_(\d+)', path.stem)
-    if found:
-      key = int(found[2])
-      newest[found[1]] = max(newest.get(found[1], (-1, path)), (key, path))
+    match = re.fullmatch(r'(.+)_(\d+)', path.stem)
+    if match:
+      key = int(match[2])
+      newest[match[1]] = max(newest.get(match[1], (-1, path)), (key, path))
   parts = []
   for _, (_, path) in sorted(newest.items())[:VIDEOS]:
     with contextlib.suppress(OSError, ValueError):
@@ -223,7 +223,7 @@ def _image(data, kind, label, css=''):
   text = base64.b64encode(data).decode()
   size = ''
   if css:
-    width = SCALE * int.from_bytes(data[6:8], 'little')  # As GIF says.
+    width = SCALE * int.from_bytes(data[6:8], 'little')  # As the GIF says.
     size = f'width="{width}" '
   return (
       f'<img class="{css}" {size}alt="{html.escape(label)}" '

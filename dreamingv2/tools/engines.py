@@ -1,8 +1,8 @@
 """Engines that distribute jobs: Ray, and Slurm through submitit.
 
-A job is an object that is called where the engine puts it. An engine has
-`submit(jobs)`, which returns handles with done() and result(), `stop()` and
-`close()`.
+A job is a callable object; the engine calls it on the machine it chooses. An
+engine has `submit(jobs)`, which returns handles with done() and result(),
+`stop()` and `close()`.
 """
 
 import importlib
@@ -14,7 +14,8 @@ def make(args):
   """Returns the engine that the command line asks for.
 
   Raises:
-    ImportError, RuntimeError, ValueError: It is not there, or cannot.
+    ImportError, RuntimeError, ValueError: The engine is not installed, or it
+      cannot run jobs with these options.
   """
   if args.slurm is None:
     return Ray(args.cpus, args.gpus, args.address)
@@ -24,20 +25,20 @@ def make(args):
 
 
 class Ray:
-  """Hands runs to Ray.
+  """Runs jobs on Ray.
 
   Args:
-    cpus, gpus: What a run gets.
-    address: Of a cluster; '' starts one on this machine.
+    cpus, gpus: Number for each run; None for `gpus` takes one if there is one.
+    address: Address of a cluster; '' starts one on this machine.
 
   Raises:
     ConnectionError: There is no cluster at the address.
-    ValueError: No machine of the cluster has so much.
+    ValueError: No machine of the cluster has that many.
   """
 
   def __init__(self, cpus, gpus=None, address=''):
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-    os.environ.setdefault('RAY_worker_niceness', '0')  # Not 15 below others.
+    os.environ.setdefault('RAY_worker_niceness', '0')  # Ray's default is 15.
     self._ray = need('ray')
     ours = {} if address else {
         'include_dashboard': False, 'object_store_memory': 10 ** 8}
@@ -52,8 +53,8 @@ class Ray:
       self.close()
       raise ValueError(
           f'no machine has {cpus:g} CPUs and {gpus:g} GPUs for a run; set '
-          f'--cpus, --gpus')
-    # Attempts are counted in one place, the sweep.
+          f'--cpus and --gpus')
+    # Ray must not retry: the sweep does, and counts the attempts.
     self._start = self._ray.remote(
         num_cpus=cpus, num_gpus=gpus, max_retries=0)(_call)
     self._refs = []
@@ -65,7 +66,7 @@ class Ray:
     return [ref.future() for ref in refs]
 
   def stop(self):
-    """Lets all runs save and end, and drops those that wait."""
+    """Lets all runs save and end, and cancels the waiting jobs."""
     for ref in self._refs:
       self._ray.cancel(ref)
 
@@ -79,7 +80,7 @@ def _call(job):
 
 
 class Slurm:
-  """Hands runs to submitit, as one array for every call of `submit`."""
+  """Runs jobs on Slurm through submitit, one array per call of `submit`."""
 
   def __init__(self, executor):
     self._executor = executor
@@ -93,29 +94,29 @@ class Slurm:
     return handles
 
   def stop(self):
-    """Cancels all jobs: Slurm sends SIGTERM, with which runs save and end."""
+    """Cancels all jobs: Slurm sends SIGTERM, on which runs save and end."""
     for handle in self._handles:
       if not handle.done():
         handle.cancel(check=False)
 
   def close(self):
-    """Does nothing: what was queued is Slurm's."""
+    """Does nothing: queued jobs stay with Slurm."""
 
 
 def _slurm_executor(args):
-  # What train.py knows; submitit's own default would end it unsaved.
+  # train.py saves on USR1; submitit's default would end it without saving.
   os.environ.setdefault('SUBMITIT_PREEMPT_SIGNAL', 'USR1')
   submitit = need('submitit')
   if not shutil.which('sbatch'):
-    raise RuntimeError('--slurm: there is no sbatch here; run this on a '
-                       'machine of the cluster, or leave --slurm out')
+    raise RuntimeError('--slurm needs the command sbatch, and there is no '
+                       'sbatch here; run this on a machine of the cluster')
   options = {'cpus_per_task': max(1, int(args.cpus))}
   if args.gpus:
     options['gpus_per_node'] = int(args.gpus)
   for text in args.slurm:
     key, _, value = text.partition('=')
     options[key] = int(value) if value.isdigit() else value
-  # A time limit is no failure: the run is queued again as often as it takes.
+  # Reaching a time limit is not a failure: the job is queued again each time.
   executor = submitit.SlurmExecutor(
       args.indir.expanduser().absolute() / 'slurm', max_num_timeout=10 ** 6)
   try:
@@ -129,7 +130,7 @@ def need(package):
   """Imports an optional package.
 
   Raises:
-    ImportError: It is not installed; names the extra.
+    ImportError: It is not installed; the message names the extra.
   """
   try:
     return importlib.import_module(package)

@@ -1,12 +1,12 @@
-"""Runs a saved agent: every return, videos, and an export of its policy.
+"""Evaluates a saved agent: its returns, videos, and an export of its policy.
 
 dreamingv2 evaluate --logdir DIR --episodes 10 --video out.gif
 dreamingv2 evaluate --logdir DIR --best --export policy
 dreamingv2 evaluate --policy policy --episodes 10
 
-The logdir says what task and agent it is of. Nothing in it is changed, but
-that a damaged checkpoint is set aside. An exported policy acts by itself: no
-agent is made.
+The config in the logdir selects the task and the agent. The logdir is not
+changed, except that a damaged checkpoint is moved to its folder `damaged`. An
+exported policy acts without an agent.
 """
 
 import json
@@ -25,21 +25,21 @@ from ..common import episodes as episodelib
 from ..common import files
 from ..common import guards
 from ..common import logdir as logdirs
-from ..common import logger
+from ..common import logger as loggers
 from ..common import machine
 from ..common import suites
 
-# Where the variables begin that make what an agent does and shows.
+# First parts of the names of variables that an agent needs to act and draw.
 ACTING = (
     'probe/decoder/', 'task_behavior/actor/', 'wm/encoder/', 'wm/heads/',
     'wm/rewnorm/', 'wm/rssm/')
 COLUMNS = 4  # Episodes side by side in a video.
-SCALE = 2  # Of its frames.
+SCALE = 2  # Screen pixels per pixel of its frames.
 
 
 @command.entry()
 def main(argv=None):
-  """Evaluates as the command line says; see --help."""
+  """Evaluates what the command line names; see --help."""
   args = make_parser().parse_args(argv)
   with guards.user_errors():
     check(args)
@@ -50,25 +50,25 @@ def main(argv=None):
     with guards.user_errors():
       if args.video and 'image' not in env.obs_space:
         raise ValueError(
-            f'--video needs an observation called image; there are '
+            f'--video needs an observation called image; this run has '
             f'{", ".join(sorted(set(env.obs_space) - set(envs.FLAGS)))}')
       if snapshot:
         agent = load_agent(config, snapshot, env.obs_space, env.act_space)
         agent.generator.reset_from_seed(args.seed)
       else:
         agent = load_policy(args.policy)
-    found = play(agent, env, args.episodes, args.seed)
+    played = play(agent, env, args.episodes, args.seed)
   finally:
     env.close()
   origin = describe(snapshot) if snapshot else _heads(args.policy)[0]
   print(f'{origin}.')
-  print(table(found))
+  print(table(played))
   if args.video:
-    write_video(found, args.video)
+    write_video(played, args.video)
   if args.out:
-    write_json(found, args, snapshot, origin)
+    write_json(played, args, snapshot, origin)
   if args.export:
-    export_policy(agent, args, origin, found[0]['episode'])
+    export_policy(agent, args, origin, played[0]['episode'])
 
 
 def make_parser():
@@ -80,25 +80,25 @@ def make_parser():
       help='folder of the run')
   source.add_argument(
       '--policy', type=pathlib.Path, metavar='FOLDER',
-      help='folder that --export has written')
+      help='folder written by --export')
   parser.add_argument(
       '--best', action='store_true',
-      help='take the checkpoint of the best evaluation, not the newest')
+      help='use the checkpoint of the best evaluation, not the newest')
   parser.add_argument(
       '--episodes', type=int, default=10, metavar='N',
-      help='episodes to play, by the mode of the policy')
+      help='episodes to play, with the mode of the policy')
   parser.add_argument(
       '--seed', type=int, default=0, metavar='N',
       help='seed of environment and agent; an exported policy has its own')
   parser.add_argument(
       '--video', type=pathlib.Path, metavar='FILE',
-      help=f'GIF file to write: the first {COLUMNS} episodes')
+      help=f'GIF file to write, with the first {COLUMNS} episodes')
   parser.add_argument(
       '--export', type=pathlib.Path, metavar='FOLDER',
-      help='new folder for the policy as a SavedModel')
+      help='new folder to write, with the policy as a SavedModel')
   parser.add_argument(
       '--out', type=pathlib.Path, metavar='FILE',
-      help='JSON file to write: all numbers')
+      help='JSON file to write, with all numbers')
   return parser
 
 
@@ -111,19 +111,19 @@ def check(args):
   if args.export and args.export.exists():
     raise ValueError(f'--export {args.export} exists; name a new folder')
   if args.policy and (args.best or args.export):
-    raise ValueError('--best and --export choose among the checkpoints of a '
-                     'run; give --logdir instead of --policy')
+    raise ValueError('--best and --export need the checkpoints of a run; '
+                     'give --logdir instead of --policy')
   if args.policy and not (args.policy / 'saved_model.pb').exists():
     raise ValueError(
-        f'{args.policy} is no exported policy: it has no saved_model.pb; '
-        f'--logdir DIR --export {args.policy} writes one')
+        f'{args.policy} is not an exported policy: it has no saved_model.pb; '
+        f'write one with --logdir DIR --export {args.policy}')
   for path in (args.video, args.out):
     if path:
       files.check(path)
 
 
 def find_config(logdir):
-  """Returns the path of the config.yaml of a run, or of a policy.
+  """Returns the path of the config.yaml of a run or of an exported policy.
 
   Raises:
     ValueError: There is none.
@@ -131,22 +131,23 @@ def find_config(logdir):
   path = logdir / 'config.yaml'
   if not path.exists():
     raise ValueError(
-        f'{logdir} is no logdir and no export of one: it has no config.yaml')
+        f'{logdir} is not a logdir or an exported policy: it has no '
+        f'config.yaml')
   return path
 
 
 def load_config(logdir):
-  """Returns the config of a run, or of the run that a policy is from.
+  """Returns the config of a run, or of the run of an exported policy.
 
-  Keys that its code did not know have their defaults of now.
+  Keys that are newer than the run have today's defaults.
 
   Raises:
-    ValueError: There is none, or it has keys that this code does not know.
+    ValueError: There is no config, or it has keys that this code lacks.
   """
   path = find_config(logdir)
   defaults = settings.defaults()
-  found = configs.Config.load(path).flat
-  unknown = [k for k in found if k not in defaults.flat]
+  stored = configs.Config.load(path).flat
+  unknown = [k for k in stored if k not in defaults.flat]
   if unknown:
     heads = _heads(logdir)
     raise ValueError(
@@ -154,24 +155,24 @@ def load_config(logdir):
         f'{", ".join(unknown[:5])}; use the version that wrote it'
         + f': {heads[-2].partition(", python")[0]}' * (len(heads) > 1))
   missing = [
-      k for k in defaults.flat if k not in found
+      k for k in defaults.flat if k not in stored
       and k not in logdirs.RESUMABLE]
   if missing:
-    logger.say(
-        f'Warning: {path} is older than {len(missing)} keys, which are at '
-        f'their defaults: {", ".join(missing[:5])}'
+    loggers.say(
+        f'Warning: {path} lacks {len(missing)} newer keys; they get their '
+        f'defaults: {", ".join(missing[:5])}'
         + ', ...' * (len(missing) > 5))
-  return defaults.update(found)
+  return defaults.update(stored)
 
 
 def _heads(folder):
-  """Returns the comments of a config.yaml: who made it, and how."""
+  """Returns the comments of a config.yaml: versions and command."""
   text = (folder / 'config.yaml').read_text()
   return [x[2:] for x in text.splitlines() if x[:2] == '# '] or ['unknown']
 
 
 def read_checkpoint(logdir, best=False):
-  """Returns the newest good checkpoint of a run, or that of the best return.
+  """Returns the newest readable checkpoint of a run, or its best one.
 
   Raises:
     ValueError: There is none.
@@ -179,8 +180,8 @@ def read_checkpoint(logdir, best=False):
   folder = logdir / 'checkpoints'
   if best and not (folder / checkpoints.BEST).exists():
     raise ValueError(
-        f'{folder} has no {checkpoints.BEST}, which comes with the first '
-        f'evaluation; leave --best out')
+        f'{folder} has no {checkpoints.BEST}, which the first evaluation '
+        f'writes; leave --best out')
   snapshot = checkpoints.Checkpoint(folder).load(best)
   if not snapshot:
     raise ValueError(f'{folder} has no checkpoint that can be read')
@@ -188,20 +189,20 @@ def read_checkpoint(logdir, best=False):
 
 
 def start_env(config):
-  """Starts the environment of a run in a process of its own.
+  """Starts the environment of a run in a separate process.
 
   Raises:
-    ImportError, RuntimeError, ValueError: It cannot be made here.
+    ImportError, RuntimeError, ValueError: It cannot be started here.
   """
   (env,) = suites.start(config, [config.seed])
   return env
 
 
 def load_policy(folder):
-  """Loads an exported policy, which acts as an agent does.
+  """Loads an exported policy, which acts like an agent.
 
   Raises:
-    OSError: It cannot be read.
+    OSError: The policy cannot be read.
   """
   with machine.quiet():
     from . import export
@@ -209,12 +210,13 @@ def load_policy(folder):
 
 
 def load_agent(config, snapshot, obs_space, act_space):
-  """Makes the agent of a checkpoint, fit to act but not to go on training.
+  """Makes the agent of a checkpoint, to act but not to continue training.
 
-  What only training needs may be missing, as in checkpoints of older code.
+  Variables that only training needs may be missing from the checkpoint, as
+  they are in checkpoints of older code.
 
   Raises:
-    ValueError: The checkpoint is of another model.
+    ValueError: The checkpoint holds another model.
   """
   with machine.quiet():
     from .. import agent as agents
@@ -228,7 +230,7 @@ def load_agent(config, snapshot, obs_space, act_space):
       {k: v for k, v in arrays.items() if k.startswith(ACTING)})
   if report:
     raise ValueError(
-        f'the checkpoint is of another model than its config.yaml says, or '
+        f'the checkpoint is of another model than the one in config.yaml, or '
         f'of another version of the code ({report})')
   agent.load({
       k: arrays[k] if k in arrays and arrays[k].shape == v.shape else v
@@ -241,15 +243,15 @@ def play(agent, env, episodes, seed=0):
 
   Args:
     agent: Agent.
-    env: Environment; what its `success()` says after a step is noted.
-    episodes: Number of them.
-    seed: Of the environment.
+    env: Environment; its `success()`, if any, is called after every step.
+    episodes: Number of episodes.
+    seed: Seed of the episodes.
 
   Returns:
-    A dict for each: 'return', 'length' (agent steps), 'success' (at any
-    step; None where the task defines none), and 'episode', its arrays.
+    A dict for each episode: 'return', 'length' (agent steps), 'success' (at
+    any step; None if the task defines no success), and 'episode' (arrays).
   """
-  found, marks = [], []
+  played, marks = [], []
   succeeds = getattr(env, 'success', lambda: None)
 
   def note(transition, worker):
@@ -258,7 +260,7 @@ def play(agent, env, episodes, seed=0):
 
   def finish(episode):
     known = [x for x in marks if x is not None]
-    found.append({
+    played.append({
         'return': float(episode['reward'].astype(np.float64).sum()),
         'length': len(episode['reward']) - 1,
         'success': any(known) if known else None, 'episode': episode})
@@ -268,33 +270,33 @@ def play(agent, env, episodes, seed=0):
   driver.on_step(note)
   driver.on_episode(finish)
   policy = lambda obs, state: agent.policy(obs, state, 'eval')
-  with logger.Progress(episodes, 0, 'evaluating', 'episodes') as bar:
+  with loggers.Progress(episodes, 0, 'evaluating', 'episodes') as bar:
     for number in range(1, episodes + 1):
       bar.describe(f'episode {number} of {episodes}')
       driver(policy, episodes=1)
       bar.update(1)
-  return found
+  return played
 
 
-def summary(found):
-  """Returns the statistics of what `play` returned."""
-  returns = [x['return'] for x in found]
-  known = [x['success'] for x in found if x['success'] is not None]
+def summary(played):
+  """Returns the statistics of the episodes that `play` returned."""
+  returns = [x['return'] for x in played]
+  known = [x['success'] for x in played if x['success'] is not None]
   return {
-      'episodes': len(found), 'mean': float(np.mean(returns)),
+      'episodes': len(played), 'mean': float(np.mean(returns)),
       'std': float(np.std(returns)), 'median': float(np.median(returns)),
       'least': min(returns), 'most': max(returns),
       'success_rate': float(np.mean(known)) if known else None}
 
 
-def table(found):
-  """Formats every return and their statistics."""
+def table(played):
+  """Formats every return, and statistics of all."""
   words = {None: '', True: 'success', False: 'no success'}
   lines = [
       f"episode {i}: return {x['return']:.2f}, {x['length']} agent steps"
       + f", {words[x['success']]}" * (x['success'] is not None)
-      for i, x in enumerate(found, 1)]
-  stats = summary(found)
+      for i, x in enumerate(played, 1)]
+  stats = summary(played)
   lines.append(
       f"mean {stats['mean']:.2f}, standard deviation {stats['std']:.2f}, "
       f"median {stats['median']:.2f}, from {stats['least']:.2f} to "
@@ -306,25 +308,25 @@ def table(found):
   return '\n'.join(lines)
 
 
-def write_video(found, path):
-  """Writes the first episodes side by side; those that end first wait."""
-  videos = [x['episode']['image'] for x in found[:COLUMNS]]
+def write_video(played, path):
+  """Writes the first episodes side by side; short ones end in a still."""
+  videos = [x['episode']['image'] for x in played[:COLUMNS]]
   length = max(map(len, videos))
   padded = [
       np.concatenate([x, np.repeat(x[-1:], length - len(x), 0)])
       for x in videos]
   video = np.concatenate(padded, 2).repeat(SCALE, 1).repeat(SCALE, 2)
-  files.write_bytes(path, logger.encode_gif(video, fps=20))
+  files.write_bytes(path, loggers.encode_gif(video, fps=20))
   print(f'{path}: {len(videos)} episodes side by side')
 
 
 def describe(snapshot):
-  """Says when a checkpoint was written."""
+  """Returns the step and the number of updates of a checkpoint, as text."""
   return f'Step {snapshot.step}, {snapshot.meta["updates"]} updates'
 
 
 def export_policy(agent, args, origin, episode):
-  """Exports an agent with the config of its run, and says how well."""
+  """Exports an agent with its config; prints how far the actions differ."""
   from . import export
   text = (args.logdir / 'config.yaml').read_text()
   with files.write_folder(args.export) as folder:
@@ -332,55 +334,60 @@ def export_policy(agent, args, origin, episode):
     files.write_text(folder / 'config.yaml', f'# {origin}\n{text}')
   print(
       f'{args.export}: over {len(episode["reward"])} steps its actions '
-      f"differ from the agent's by {difference:.2g} at most.")
+      f"differ from the agent's by {difference:.2g} at most")
 
 
-def write_json(found, args, snapshot, origin):
-  """Writes all numbers, and what they are of."""
+def write_json(played, args, snapshot, origin):
+  """Writes all numbers, and the checkpoint or policy they belong to."""
   source = {
       'logdir': str(args.logdir), 'step': snapshot.step, 'best': args.best
   } if snapshot else {'policy': str(args.policy), 'from': origin}
   data = {
-      **source, 'seed': args.seed, **summary(found),
-      **{key: [x[key] for x in found]
+      **source, 'seed': args.seed, **summary(played),
+      **{key: [x[key] for x in played]
          for key in ('return', 'length', 'success')}}
   files.write_text(args.out, json.dumps(data, indent=1) + '\n')
 
 
 def read_episodes(logdir, count, skip=0):
-  """Returns the newest episodes that a run has stored, the newest first.
+  """Returns the newest stored episodes of a run, the newest first.
+
+  Args:
+    logdir: Path of the run.
+    count: Number of episodes.
+    skip: Number of newest episodes to leave out.
 
   Raises:
-    ValueError: There are not so many.
+    ValueError: There are not enough episodes.
   """
   paths = sorted((logdir / 'train_episodes').glob('*.npz'), reverse=True)
-  found = []
+  episodes = []
   for _, data in episodelib.load_episodes(paths[skip:]):
     if not isinstance(data, Exception):
-      found.append(data)
-    if len(found) == count:
-      return found
+      episodes.append(data)
+    if len(episodes) == count:
+      return episodes
   raise ValueError(
-      f'{logdir}/train_episodes has {len(found)} episodes that can be read; '
-      f'{count} are needed')
+      f'{logdir}/train_episodes has {len(episodes)} episodes that can be '
+      f'read; {count} are needed')
 
 
 def spaces(episode):
-  """Returns the spaces that an episode's arrays show.
+  """Returns the spaces of observations and actions of a stored episode.
 
-  An action whose every row but the first is one-hot is discrete.
+  Actions are discrete if every row after the first is one-hot.
   """
   import gymnasium
   box = gymnasium.spaces.Box
   ends = {'uint8': (0, 255), 'bool': (0, 1)}
-  found = {
+  obs = {
       k: box(*ends.get(v.dtype.name, (-np.inf, np.inf)), v.shape[1:], v.dtype)
       for k, v in episode.items() if k in envs.FLAGS or k != 'action'}
   action = box(-1, 1, episode['action'].shape[1:], np.float32)
   rows = episode['action'][1:]
   if np.isin(rows, (0, 1)).all() and (rows.sum(-1) == 1).all():
     action.discrete = True
-  return found, {'action': action}
+  return obs, {'action': action}
 
 
 if __name__ == '__main__':

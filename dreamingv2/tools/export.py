@@ -1,20 +1,20 @@
-"""Exports the policy of an agent as a SavedModel that needs TensorFlow alone.
+"""Exports the policy of an agent as a SavedModel that needs only TensorFlow.
 
     import tensorflow as tf
     policy = tf.saved_model.load('policy')
     state = policy.initial_state()
     state = policy.act(image=image[None], is_first=[True], **state)
-    action = state['action'][0]  # -1..1, of the environment's bounds
+    action = state['action'][0]  # -1..1, scaled to the bounds
     state = policy.act(image=image[None], is_first=[False], **state)
 
-Observations are those that the encoder reads, one row each: images uint8
-[1, H, W, C], vectors float32 [1, N]. `is_first` clears the state.
+The policy takes the observations that the encoder reads, each with a batch
+size of 1: images are uint8 [1, H, W, C], vectors float32 [1, N]. `is_first`
+resets the state.
 
-The config.yaml beside it tells of the run, so that
+The folder also has the config.yaml of the run. This command plays the policy
+in the environment of that run, without building an agent:
 
     dreamingv2 evaluate --policy policy --episodes 10
-
-plays it in the environment that it was trained in, without an agent.
 """
 
 import numpy as np
@@ -25,9 +25,9 @@ from ..common import tfutils
 
 
 class Policy(tf.Module):
-  """Acts as the agent does in evaluations, for one environment.
+  """Acts as the agent does in evaluations, in one environment.
 
-  Noise of the latent state comes from a generator that is saved along.
+  The noise of the latent state comes from a generator that is saved as well.
   """
 
   def __init__(self, agent):
@@ -48,7 +48,7 @@ class Policy(tf.Module):
         lambda: {k: tf.zeros(v.shape, v.dtype) for k, v in state.items()},
         input_signature=[], autograph=False)
     self._traced = self.act.get_concrete_function(**spec)
-    # All that is saved: neither decoder nor critic nor optimisers.
+    # Only these are saved: no decoder, no critic, no optimisers.
     self._kept = list(self._traced.graph.variables)
 
   @property
@@ -60,7 +60,7 @@ class Policy(tf.Module):
 
 
 def act(agent, keys, values):
-  """Takes one step: returns the next state, of which 'action' is a part."""
+  """Takes one step and returns the next state, which includes 'action'."""
   wm, config = agent.wm, agent.config
   obs = {k: values[k] for k in keys}
   zero = tf.zeros([1])
@@ -82,12 +82,12 @@ def save(agent, folder, episode):
   """Writes the policy and checks it against the agent.
 
   Args:
-    agent: Agent; its generator of noise is where it was, afterwards.
-    folder: Path that does not exist.
-    episode: Arrays [T, ...] to act on.
+    agent: Agent; the state of its noise generator is restored afterwards.
+    folder: Path of a new or empty folder.
+    episode: Arrays [T, ...] of observations to act on.
 
   Returns:
-    Largest difference between the actions of both.
+    Largest difference between the actions of the policy and of the agent.
   """
   policy = Policy(agent)
   tf.saved_model.save(policy, str(folder), policy.signatures)
@@ -102,13 +102,13 @@ def save(agent, folder, episode):
 
 
 class Exported:
-  """Acts as a policy that was exported, where an agent would.
+  """Loads an exported policy, which can replace an agent in evaluations.
 
   Args:
     folder: Path of the SavedModel.
 
   Raises:
-    OSError: It is none.
+    OSError: The folder has no SavedModel.
   """
 
   def __init__(self, folder):

@@ -6,9 +6,9 @@ dreamingv2 figures latents --logdir A --out fig5.png
 dreamingv2 figures profiles --indir logdir --out profiles.png
 dreamingv2 figures dashboard scores/small.json --indir logdir --out runs.html
 
-Pictures are PNG, PDF or SVG, as the ending of the file says. The figures of
-what a model sees use the episodes and the checkpoint in its logdir; they need
-no simulator.
+The ending of the file selects PNG, PDF or SVG. The figures reconstructions and
+latents use the episodes and the checkpoint in a logdir; they need no
+simulator.
 """
 
 import pathlib
@@ -26,17 +26,17 @@ from ..common import machine
 from ..common import plot as plots
 
 BAND = (5, 95)  # Percentiles.
-THRESHOLDS = 41  # Of a performance profile.
-FAR = 2.5  # Limits that many times above all returns would flatten them.
-MARKS = 12  # Of a line about; more would hide it.
-POINTS = 200  # Of a line at most; runs that log each episode have many more.
+THRESHOLDS = 41  # Points of a performance profile.
+FAR = 2.5  # A limit this many times the axis would flatten the curves.
+MARKS = 12  # Markers on a line; more would hide it.
+POINTS = 200  # Most points on a line; some runs log every episode.
 MOST_PANELS = 60
 MOST_LINES = 40  # Methods in one figure.
 
 
 @command.entry()
 def main(argv=None):
-  """Draws what the command line says; see --help."""
+  """Draws the figure that the command line names; see --help."""
   args = make_parser().parse_args(argv)
   with guards.user_errors((ImportError, OSError, ValueError)):
     plots.check(args.out, ('html',) if args.kind == 'dashboard' else ())
@@ -70,25 +70,25 @@ def make_parser():
 
 def curves(args):
   """Draws learning curves: median, 5 to 95 percentiles, limit (Fig. 3)."""
-  found, notes = results.read(args.indir, args.scores)
-  plots.save(draw_curves(results.choose(found, args.methods), notes), args.out)
+  runs, notes = results.read(args.indir, args.scores)
+  plots.save(draw_curves(results.choose(runs, args.methods), notes), args.out)
   return notes
 
 
-def draw_curves(found, notes):
-  """Returns the figure of curves, one panel per task; adds to the notes."""
+def draw_curves(runs, notes):
+  """Returns a figure of curves, one panel per task; adds to the notes."""
   tasks = _first(
-      sorted({c['task'] for c in found}, key=_rank), MOST_PANELS, 'tasks',
+      sorted({c['task'] for c in runs}, key=_rank), MOST_PANELS, 'tasks',
       notes)
   methods = _first(
-      sorted({c['method'] for c in found}, key=lambda x: (x != 'random', x)),
+      sorted({c['method'] for c in runs}, key=lambda x: (x != 'random', x)),
       MOST_LINES, 'methods', notes)
-  found = [
-      c for c in found if c['task'] in tasks and c['method'] in methods]
-  tasks = [x for x in tasks if x in {c['task'] for c in found}]
+  runs = [
+      c for c in runs if c['task'] in tasks and c['method'] in methods]
+  tasks = [x for x in tasks if x in {c['task'] for c in runs}]
   groups = {}
-  for name in sorted({(c['task'], c['method']) for c in found}):
-    mine = [c for c in found if (c['task'], c['method']) == name]
+  for name in sorted({(c['task'], c['method']) for c in runs}):
+    mine = [c for c in runs if (c['task'], c['method']) == name]
     if name[1] == 'random':
       groups[name] = mine
       continue
@@ -97,8 +97,8 @@ def draw_curves(found, notes):
       groups[name[0], label] = group
       if index:
         notes.append(
-            f'{name[0]}: the runs called {name[1]} have several settings, '
-            f'drawn apart')
+            f'{name[0]}: the runs called {name[1]} have several settings and '
+            f'are drawn apart')
   styles = plots.palette({label for _, label in groups} - {'random'})
   fig, axes = plots.grid(len(tasks))
   for ax, task in zip(axes, tasks, strict=True):
@@ -111,8 +111,8 @@ def draw_curves(found, notes):
 def _first(names, most, kind, notes):
   if len(names) > most:
     notes.append(
-        f'{len(names)} {kind} do not fit into one figure; drawn are the '
-        f'first {most}')
+        f'{len(names)} {kind} do not fit into one figure; only the first '
+        f'{most} are drawn')
   return names[:most]
 
 
@@ -133,7 +133,7 @@ def _panel(ax, task, groups, styles):
           *np.percentile(returns, BAND), color='0.88', lw=0,
           label='random, 5 to 95%')
       ax.axhline(np.mean(returns), color='0.6', lw=1, ls=':')
-      if len(groups) == 1:  # Bands know no steps.
+      if len(groups) == 1:  # Bands do not set the limits of the axis.
         ax.set_xlim(0, max(1, *(c['xs'][-1] for c in group)))
       continue
     xs, values = binned(group)
@@ -152,8 +152,8 @@ def _panel(ax, task, groups, styles):
       last = np.flatnonzero(whole)[-1] if whole.any() else 0
       ax.plot(xs[last:], mid[last:], color=style['color'], lw=0.8, ls=':')
       yield (
-          f'{task}, {label}: not all of its {len(group)} runs have every '
-          f'point; where some lack one the line is thin and dotted')
+          f'{task}, {label}: not all of its {len(group)} runs have reached '
+          f'every step; where some have not, the line is thin and dotted')
   _draw_limit(ax, groups)
   _draw_published(ax, task, groups, styles)
   ax.xaxis.set_major_formatter(
@@ -161,10 +161,10 @@ def _panel(ax, task, groups, styles):
 
 
 def binned(curves):
-  """Returns bin centres [N], and returns by run and bin [R, N], NaN: none.
+  """Returns bin centres [N] and returns [R, N] of R runs, NaN if missing.
 
-  Bins are as wide as the rarest evaluations of the runs are apart, so that
-  runs which evaluate at different steps can be compared.
+  A bin is as wide as the largest typical distance between two evaluations of
+  a run, so that runs that evaluate at different steps can be compared.
   """
   gaps = [np.median(np.diff(c['xs'])) for c in curves if len(c['xs']) > 1]
   spans = [(c['xs'][-1] - c['xs'][0]) / POINTS for c in curves]
@@ -194,7 +194,7 @@ def _draw_limit(ax, groups):
 
 
 def _draw_published(ax, task, groups, styles):
-  """Marks the paper's returns where the axis reaches their steps."""
+  """Marks the paper's returns if the axis reaches their step."""
   table = results.published()['tables']['I']
   if ax.get_xlim()[1] < 0.9 * results.PAPER_STEPS:
     return
@@ -210,29 +210,29 @@ def _draw_published(ax, task, groups, styles):
 
 def profiles(args):
   """Draws performance profiles: the share of runs above each score."""
-  found, notes = results.read(args.indir, args.scores)
-  found = [
-      c for c in results.choose(found, args.methods)
+  runs, notes = results.read(args.indir, args.scores)
+  runs = [
+      c for c in results.choose(runs, args.methods)
       if c['method'] != 'random']
   methods = _first(
-      sorted({c['method'] for c in found}), MOST_LINES, 'methods', notes)
+      sorted({c['method'] for c in runs}), MOST_LINES, 'methods', notes)
   samples, missing = shares(
-      [c for c in found if c['method'] in methods], args.steps)
+      [c for c in runs if c['method'] in methods], args.steps)
   if not samples:
     raise ValueError(
-        'no run has a score there: ' + '; '.join((missing + notes)[:3]))
+        'no run has a score at this step: ' + '; '.join((missing + notes)[:3]))
   taus = np.linspace(0, 1, THRESHOLDS)
   styles = plots.palette(samples)
   fig, (ax,) = plots.grid(1, height=2.8)
-  for method, found in samples.items():
+  for method, by_task in samples.items():
     above = lambda tau: lambda *x, axis=-1: np.mean(
         np.concatenate(x, axis) > tau, axis)
-    values = [above(tau)(*found) for tau in taus]
+    values = [above(tau)(*by_task) for tau in taus]
     style = {**styles[method], 'marker': ''}
     ax.step(
         taus, values, where='post', **style,
-        label=text.plot(f'{method} ({sum(map(len, found))})'))
-    bands = [results.interval(found, above(tau)) for tau in taus]
+        label=text.plot(f'{method} ({sum(map(len, by_task))})'))
+    bands = [results.interval(by_task, above(tau)) for tau in taus]
     if all(bands):
       ax.fill_between(
           taus, *zip(*bands, strict=True), step='post', alpha=0.2, lw=0,
@@ -240,7 +240,7 @@ def profiles(args):
     else:
       notes.append(f'{method}: a task has one run, so there is no interval')
   ax.set(
-      title=f'tasks: {len(found)}; runs in parentheses',
+      title=f'tasks: {len(by_task)}; runs in parentheses',
       xlabel='score τ, share of the upper limit', xlim=(0, 1),
       ylabel='share of runs above τ', ylim=(0, 1.03))
   plots.legend(fig, 2)
@@ -249,12 +249,12 @@ def profiles(args):
 
 
 def shares(curves, steps):
-  """Returns lists of scores per task, as shares of its limit, by method.
+  """Divides scores by the maximum return of their task.
 
-  Only tasks that all methods have a score on count.
+  Only tasks on which all methods have a score are used.
 
   Returns:
-    {method: [array of a task's runs]}, and notes.
+    {method: [array of scores for each task]}, and notes.
   """
   common = scores.shortest(curves)
   cells, notes = {}, []
@@ -268,13 +268,13 @@ def shares(curves, steps):
   tasks = set.intersection(*map(set, samples.values())) if samples else set()
   if samples and not tasks:
     raise ValueError(
-        'the methods share no task; choose some by --methods: ' + '; '.join(
+        'the methods share no task; choose some with --methods: ' + '; '.join(
             f'{k} has {", ".join(v)}' for k, v in samples.items()))
   return {k: [v[x] for x in sorted(tasks)] for k, v in samples.items()}, notes
 
 
 def reconstructions(args):
-  """Draws observations beside what decoders make of features (Fig. 4)."""
+  """Draws observations and their reconstructions by decoders (Fig. 4)."""
   for logdir in args.logdir:
     evaluate.find_config(logdir)
   with machine.quiet():
@@ -284,7 +284,7 @@ def reconstructions(args):
 
 
 def latents(args):
-  """Draws the categoricals that switch with an episode's phases (Fig. 5)."""
+  """Draws the categoricals that change with an episode's phases (Fig. 5)."""
   evaluate.find_config(args.logdir)
   with machine.quiet():
     from . import views
@@ -293,7 +293,7 @@ def latents(args):
 
 
 def dashboard(args):
-  """Writes an overview of runs as one HTML file without outside parts."""
+  """Writes an overview of runs as one self-contained HTML file."""
   from . import dashboard as pages
   return pages.write(args.indir, args.scores, args.out, draw_curves)
 
@@ -308,15 +308,15 @@ FILES = {
     **INDIR,
     'scores': dict(
         nargs='*', type=pathlib.Path, metavar='FILE',
-        help='JSON files with curves, as scores writes them')}
+        help='JSON files with curves, written by dreamingv2 scores')}
 CURVES = {
     **FILES,
     '--methods': dict(
         nargs='*', default=[], metavar='METHOD',
-        help='only these, as the runs name them (default: all)')}
+        help='methods to show, as the runs name them (default: all)')}
 BEST = {'--best': dict(
     action='store_true',
-    help='take the checkpoint of the best evaluation, not the newest')}
+    help='use the checkpoint of the best evaluation, not the newest')}
 FLAGS = {
     'curves': CURVES,
     'dashboard': FILES,
@@ -326,29 +326,29 @@ FLAGS = {
             help='folder of the run'), **BEST,
         '--episodes': dict(
             type=int, default=10, metavar='N',
-            help='newest episodes, by which categoricals are chosen'),
+            help='number of newest episodes used to choose the categoricals'),
         '--phases': dict(
-            type=int, default=3, metavar='N', help='phases of an episode'),
+            type=int, default=3, metavar='N', help='number of phases'),
         '--by': dict(
             default='reward', choices=('reward', 'time'),
-            help='what tells the phases of an episode apart')},
+            help='how the phases of an episode are told apart')},
     'profiles': {
         **CURVES,
         '--steps': dict(
             default=str(results.PAPER_STEPS), type=tables.parse_steps,
-            help='environment steps after which runs are compared, or '
-            '"common": those that all runs of a task have reached')},
+            help='environment step at which runs are compared, or '
+            '"common": the last one that all runs of a task have reached')},
     'reconstructions': {
         '--logdir': dict(
             type=pathlib.Path, required=True, nargs='+', metavar='FOLDER',
             help='folders of runs'), **BEST,
         '--frames': dict(
             type=int, default=6, metavar='N',
-            help='frames of the newest episode to draw'),
+            help='number of frames to draw from the newest episode'),
         '--fit': dict(
             type=int, default=0, metavar='UPDATES',
-            help='where a run has no decoder, train one on its frozen '
-                 'features')},
+            help='updates to train a decoder on the frozen features of a '
+                 'run that has none (default: no decoder is trained)')},
 }
 
 

@@ -1,9 +1,9 @@
 """Reads the folders of runs: ours, and those of DreamerV2 and DreamerV3.
 
-What is in a folder tells its format, see FORMATS. Nothing in it is trusted:
-kinds and sizes of files are checked before they are read, and every value
-before it is used. Whatever is wrong with a run raises a ValueError or an
-OSError, or becomes a note; it never harms the runs beside it.
+The files of a folder and their keys tell its format, see FORMATS. Nothing in
+a folder is trusted: the kind and size of a file are checked before it is read,
+and every value is checked before it is used. A problem with a run raises a
+ValueError or an OSError, or becomes a note; other runs are still read.
 """
 
 import collections
@@ -22,28 +22,28 @@ import numpy as np
 from . import text
 from ..common import config as configs
 from ..common import files
-from ..common import logdir as layout
-from ..common import logger
+from ..common import logdir as logdirs
+from ..common import logger as loggers
 from ..common import suites
 
-FILES = ('config.yaml', 'metrics.jsonl', 'scores.jsonl')  # Make it a run.
-FILE_BYTES = 2 ** 27  # Of metrics; hundreds of times a long run's.
+FILES = ('config.yaml', 'metrics.jsonl', 'scores.jsonl')  # Of a run.
+FILE_BYTES = 2 ** 27  # Most for metrics; a long run has far less.
 LINE_BYTES = 2 ** 20
 NAME_LENGTH = 200  # characters of a task or method
 BAR_NAME = 30  # characters of the run that a progress bar shows
-GAPS = 5  # Of one run that are told one by one.
-LARGEST = 1e30  # Of all numbers; more would overflow in statistics.
+GAPS = 5  # Notes on missing evaluations of a run; the rest is counted.
+LARGEST = 1e30  # Largest number; a larger one could overflow in statistics.
 MOST_STEPS = 10 ** 15
 RETURNS = re.compile(r'(return|return_mean|score)$')  # Names of metrics.
-# Names of metrics in older runs, as patterns, and what they are called now.
+# Maps patterns of the metric names in older runs to their present names.
 RENAMED = {
     r'episodes': 'train_total_episodes',
     r'train_(?!return$|length$|total_|loaded_|damaged_|bytes$)(\w+)': r'\1',
 }
-# Keys that change no result, or that a curve tells elsewhere.
+# Keys that change no result, or that a curve holds outside of its settings.
 IGNORED = (
-    *layout.RESUMABLE, 'method', 'probe', 'seed', 'suite', 'task')
-# The same of DreamerV2 and DreamerV3, as a pattern.
+    *logdirs.RESUMABLE, 'method', 'probe', 'seed', 'suite', 'task')
+# The same for DreamerV2 and DreamerV3, as a pattern.
 IGNORED_UPSTREAM = (
     r'clock_.*|envs_parallel|errfile|ipv6|jax\..*|log_keys_.*|logger\..*|'
     r'replicas?|run\.(.*_addr|debug|duration|from_.*|log_every|report_every|'
@@ -52,15 +52,15 @@ IGNORED_UPSTREAM = (
 
 @dataclasses.dataclass
 class Run:
-  """What the folder of a run tells; `lines` and `curves` read its metrics.
+  """The folder of a run; `lines` and `curves` read its metrics.
 
   Attributes:
     logdir: Path.
     format: Key of FORMATS.
-    config: {dotted key: value}, as the run's config.yaml has it.
-    task, method, seed: Its names; the method of a run that is not ours ends
-      in '(upstream)'.
-    budget: Environment steps wanted, None where it does not tell.
+    config: {dotted key: value} from the run's config.yaml.
+    task, method, seed: Names of the run; the method of a run of another
+      project ends in '(upstream)'.
+    budget: Environment steps wanted, None if unknown.
   """
 
   logdir: pathlib.Path
@@ -77,7 +77,7 @@ class Run:
       yield {rename(k, self.format): v for k, v in values.items()}
 
   def curves(self, notes):
-    """Returns its curves, see scores.py; what is wrong becomes a note."""
+    """Returns its curves, see scores.py; problems become notes."""
     try:
       return FORMATS[self.format].curves(self, notes)
     except (OSError, ValueError) as error:
@@ -92,16 +92,16 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """How a kind of folder is known, and read.
+  """How a kind of folder is recognised and read.
 
   Attributes:
-    marks: Any of them in a folder tells the format: dotted keys of its
-      config.yaml, files, or, where it has no config, names of metrics.
-    files: The first that is there holds the metrics.
-    budget: Key of the environment steps wanted.
-    curves: Function from a Run and a list of notes to its curves.
-    method: Name of runs that do not tell theirs; '' for ours, which must.
-    renamed: {pattern of older names of metrics: present name}.
+    marks: A folder with any of these has the format: dotted keys of its
+      config.yaml, file names or, if it has no config, names of metrics.
+    files: Names of metrics files; the first one that exists is read.
+    budget: Config key of the environment steps wanted.
+    curves: Function of a Run and a list of notes that returns its curves.
+    method: Name for runs without one; '' for our runs, which must have one.
+    renamed: {pattern of an older metric name: present name}.
   """
 
   marks: frozenset
@@ -114,7 +114,7 @@ class Format:
 
 @functools.lru_cache(1000)
 def rename(name, kind):
-  """Returns the present name of a metric of a format, see RENAMED."""
+  """Returns the present name of a metric; see RENAMED."""
   for pattern, present in FORMATS[kind].renamed.items():
     if match := re.fullmatch(pattern, name):
       return match.expand(present)
@@ -122,16 +122,16 @@ def rename(name, kind):
 
 
 def find(folder, notes):
-  """Yields the folders below one that look like runs, and that one itself.
+  """Yields a folder and the folders in it that look like runs.
 
-  Links are not followed. What cannot be entered is noted.
+  Links are not followed. A folder that cannot be entered becomes a note.
   """
   todo = [pathlib.Path(folder)]
   while todo:
     current = todo.pop()
     try:
-      with os.scandir(current) as found:
-        entries = sorted(found, key=lambda x: x.name, reverse=True)
+      with os.scandir(current) as scanned:
+        entries = sorted(scanned, key=lambda x: x.name, reverse=True)
       todo += [
           current / x.name for x in entries if x.is_dir(follow_symlinks=False)]
     except OSError as error:
@@ -142,13 +142,13 @@ def find(folder, notes):
 
 
 def open_runs(folder, notes):
-  """Yields the runs below a folder; one that cannot be read is one note."""
+  """Yields the runs in a folder; an unreadable run becomes a note."""
   if not os.path.isdir(folder):
     notes.append(text.line(f'there is no folder {folder}'))
     return
-  logdirs = list(find(folder, notes))
-  with logger.Progress(len(logdirs), 0, 'reading', 'runs') as bar:
-    for logdir in logdirs:
+  paths = list(find(folder, notes))
+  with loggers.Progress(len(paths), 0, 'reading', 'runs') as bar:
+    for logdir in paths:
       bar.describe(reading(logdir))
       try:
         yield open_run(logdir, folder)
@@ -159,7 +159,7 @@ def open_runs(folder, notes):
 
 
 def reading(logdir):
-  """Returns what a progress bar says while a run is read."""
+  """Returns the text of a progress bar while a run is read."""
   return f'reading {text.line(logdir)[-BAR_NAME:]}'
 
 
@@ -168,11 +168,11 @@ def open_run(logdir, root=None):
 
   Args:
     logdir: Path.
-    root: Folder that it was looked for in, from which on its path may be
-      TASK/METHOD/SEED.
+    root: Folder in which the run was found; the path from there may be
+      TASK/METHOD/SEED and name the run.
 
   Raises:
-    OSError, ValueError: It cannot be read.
+    OSError, ValueError: The run cannot be read.
   """
   path = logdir / 'config.yaml'
   config = {}
@@ -187,8 +187,8 @@ def open_run(logdir, root=None):
   kind = next((k for k, v in FORMATS.items() if v.marks & marks), None)
   if not kind:
     raise ValueError(
-        f'it is no run of {", ".join(FORMATS)}, by its config.yaml and '
-        f'metrics')
+        f'its config.yaml and metrics are not those of a run of '
+        f'{", ".join(FORMATS)}')
   names = _names(kind, config, logdir, root)
   budget = config.get(FORMATS[kind].budget)
   return Run(
@@ -199,18 +199,18 @@ def flatten(mapping, prefix=''):
   """Returns {dotted key: value}; values are numbers, strings or lists.
 
   Raises:
-    ValueError: A number that is too large.
+    ValueError: A number is too large.
   """
-  found = {}
+  flat = {}
   for key, value in mapping.items():
     name = f'{prefix}{text.printable(key)}'
     if isinstance(value, dict):
-      found.update(flatten(value, f'{name}.'))
+      flat.update(flatten(value, f'{name}.'))
     elif isinstance(value, (list, tuple)):
-      found[name] = [_plain(x) for x in value]
+      flat[name] = [_plain(x) for x in value]
     else:
-      found[name] = _plain(value)
-  return found
+      flat[name] = _plain(value)
+  return flat
 
 
 def _plain(value):
@@ -231,7 +231,7 @@ def is_number(value, most=LARGEST):
 
 
 def check_names(task, method, seed):
-  """Raises ValueError for names that a curve cannot have."""
+  """Raises ValueError for a task, method or seed that no curve can have."""
   for key, value in {'task': task, 'method': method}.items():
     if not isinstance(value, str) or not 0 < len(value) <= NAME_LENGTH:
       raise ValueError(
@@ -245,8 +245,8 @@ def check_names(task, method, seed):
 def _names(kind, config, logdir, root):
   """Returns task, method and seed of a run.
 
-  They are those of the config, else those of a path TASK/METHOD/SEED, with
-  a number as SEED, and TASK as the config has it or below the root.
+  They come from the config or else from a path TASK/METHOD/SEED. SEED must be
+  a number, and TASK must equal the task of the config or lie below the root.
   """
   default = FORMATS[kind].method
   task, method, seed = (config.get(k) for k in ('task', 'method', 'seed'))
@@ -257,7 +257,7 @@ def _names(kind, config, logdir, root):
     if len(parts) == 3 and re.fullmatch(r'\d{1,9}', parts[2]) and (
         parts[0] == task or task is None and len(below) >= 3):
       task, seed = task or parts[0], int(parts[2]) if seed is None else seed
-      # DreamerV3 has the key, and 'name' in it by default.
+      # DreamerV3 has the key method, with the default value 'name'.
       method = parts[1] if method in (None, 'name') else method
     elif method == 'name':
       method = None
@@ -279,7 +279,7 @@ def read_lines(path, within=None, notes=None):
   Args:
     path: JSON lines.
     within: Folder that a link must not lead out of.
-    notes: Gets a line if lines are damaged, which are left out.
+    notes: List that collects a warning if damaged lines are left out.
 
   Raises:
     OSError, ValueError: The file cannot be read at all.
@@ -311,12 +311,12 @@ def _parse(line):
   if not isinstance(values, dict) or not is_number(
       values.get('step'), MOST_STEPS) or values['step'] < 0:
     return None
-  found = {
+  numbers = {
       text.printable(k): v if is_number(v) else math.nan
       for k, v in values.items() if is_number(v) or isinstance(v, float)}
-  if any(k not in found for k in values if RETURNS.search(k)):
-    return None  # Words may stand beside numbers, but not in their place.
-  return {**found, 'step': int(values['step'])}
+  if any(k not in numbers for k in values if RETURNS.search(k)):
+    return None  # Other metrics may be text, but a return must be a number.
+  return {**numbers, 'step': int(values['step'])}
 
 
 def _curve(run, xs, ys, **more):
@@ -328,9 +328,9 @@ def _curve(run, xs, ys, **more):
 def _read_ours(run, notes):
   """Returns the curves of one of our runs: evaluations, and random actions.
 
-  Steps that were run twice, after a resume, count as they were last. A y is
-  the mean that the run logged; an evaluation with a damaged line is still
-  counted if that mean is whole.
+  If a step was run twice, after a resume, its last values count. A y is the
+  mean that the run has logged; an evaluation with a damaged line still counts
+  if the line of its mean is intact.
   """
   origin = _origin(run.logdir)
   evals, means, randoms, last = collections.defaultdict(list), {}, {}, {}
@@ -348,7 +348,7 @@ def _read_ours(run, notes):
     last.update({k: values[k] for k in ('updates', 'seconds') if k in values})
   notes += mine
   gaps = list(_gaps(evals, means, run, last))
-  more = [f'{len(gaps) - GAPS:,} more of the kind'] * (len(gaps) > GAPS)
+  more = [f'{len(gaps) - GAPS:,} more notes like this'] * (len(gaps) > GAPS)
   notes += [text.line(f'{run.logdir}: {x}') for x in gaps[:GAPS] + more]
   others = {*suites.SUITES} - {
       run.config.get('suite'), *run.task.split('_')}
@@ -361,14 +361,14 @@ def _read_ours(run, notes):
              returns=[evals[x] for x in sorted(means)], **last,
              budget=run.budget, settings=settings),
       _curve(random, sorted(randoms), [randoms[x] for x in sorted(randoms)],
-             **origin, settings={  # Of the task; no others matter here.
+             **origin, settings={  # Only those of the task matter here.
                  k: v for k, v in settings.items()
-                 if k.split('.')[0] in layout.DATA})]
+                 if k.split('.')[0] in logdirs.DATA})]
   return [c for c in curves if c['xs']]
 
 
 def _gaps(evals, means, run, last):
-  """Yields in words what a run's evaluations lack."""
+  """Yields notes on what is missing from a run's evaluations."""
   for step in sorted({*evals, *means}):
     if step not in means:
       yield f'the evaluation at {step:,} has no mean and was left out'
@@ -377,8 +377,8 @@ def _gaps(evals, means, run, last):
     elif evals[step] and not np.isclose(
         np.mean(evals[step]), means[step], 1e-4, 1e-4):
       yield (
-          f'the returns of the evaluation at {step:,} are not those of its '
-          f'mean, which counts')
+          f'the returns of the evaluation at {step:,} do not match its mean, '
+          f'which is used')
   if not means:
     yield (
         f"no evaluation yet, after {last.get('at', 0):,} of "
@@ -386,21 +386,21 @@ def _gaps(evals, means, run, last):
 
 
 def _origin(logdir):
-  """Returns who ran it and how, from the comments that train.py writes."""
+  """Returns command, commit and machine, from the comments by train.py."""
   path = logdir / 'config.yaml'
   data = files.read_bytes(path, FILE_BYTES, logdir).decode(errors='replace')
   heads = [x[2:] for x in data.splitlines() if x[:2] == '# ']
-  found = re.search(
+  match = re.search(
       r'commit (.+?), (.+?), python', heads[-2] if len(heads) > 1 else '')
-  if not found:
+  if not match:
     raise ValueError(f'{path} does not say by which commit it was run')
   commit, machine, words = map(
-      text.printable, (found[1], found[2], command(heads[-1])))
+      text.printable, (match[1], match[2], command(heads[-1])))
   return {'command': words, 'commit': commit, 'machine': machine}
 
 
 def command(line):
-  """Returns a command line without the folder it wrote to."""
+  """Returns a command line without its --logdir."""
   words = shlex.split(line)
   while '--logdir' in words:
     index = words.index('--logdir')
@@ -409,11 +409,11 @@ def command(line):
 
 
 def _read_upstream(*keys):
-  """Returns a reader of curves with a y for each step that has returns.
+  """Returns a function that reads the curves of runs of other projects.
 
   Args:
-    keys: Metrics that hold the return of an episode; the first that a run
-      has is read. Episodes of one step are averaged.
+    keys: Metrics that hold the return of an episode; the first one that a run
+      has is read. Episodes of the same step are averaged.
   """
 
   def read(run, notes):
@@ -431,8 +431,8 @@ def _read_upstream(*keys):
       return []
     if key != keys[0]:
       notes.append(text.line(
-          f'{run.logdir}: its {key} is of training episodes; it has no '
-          f'{keys[0]}'))
+          f'{run.logdir}: it has no {keys[0]}; the curve shows {key}, which '
+          f'is of training episodes'))
     xs = sorted(returns[key])
     settings = {
         k: v for k, v in run.config.items()
@@ -451,7 +451,7 @@ def _unreadable(logdir, error):
       f"{logdir} cannot be read: {reason.removeprefix(f'{logdir}/')}")
 
 
-# Name -> how it is known and read; the first that has a mark counts.
+# Name to Format; the first one of which a folder has a mark is used.
 FORMATS = {
     'DreamerV3': Format(
         marks=frozenset({'episode/score', 'run.steps', 'scores.jsonl'}),

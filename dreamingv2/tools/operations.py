@@ -1,12 +1,14 @@
-"""Counts what a graph computes: matrix products and convolutions."""
+"""Counts the operations of the matrix products and convolutions of a graph."""
 
 import collections
 import math
 
 from ..common import tfutils
 
-# Operation to the attribute that says whether its first matrix is transposed;
-# to its kernel and its pixels beyond the convolution, '' being the result.
+# PRODUCTS maps an operation to the attribute that says whether its first
+# matrix is transposed. CONVOLUTIONS maps an operation to a function that picks
+# the kernel and the pixels beyond the convolution from its inputs; '' stands
+# for the result.
 PRODUCTS = {'BatchMatMulV2': 'adj_x', 'MatMul': 'transpose_a'}
 CONVOLUTIONS = {
     'Conv2D': lambda x, kernel: (kernel, ''),
@@ -15,16 +17,16 @@ CONVOLUTIONS = {
 
 
 def count(function):
-  """Counts what a function without arguments computes as a graph.
+  """Counts the operations of a function without arguments, run as a graph.
 
-  Matrix products and convolutions, two operations per multiply-add. Loops
-  count as often as they run. What no result or variable needs does not count,
-  as TensorFlow leaves it out.
+  Only matrix products and convolutions count, with two operations for each
+  multiply-add. A loop counts as often as it runs. Nodes that no result and no
+  variable needs do not count, because TensorFlow removes them.
 
   Returns:
     Dict with 'matmul' and 'conv'.
   """
-  # Only what a graph calls has all its shapes.
+  # Only functions that are called from a graph have all their shapes.
   inner = tfutils.compile(lambda: function())
   graph = tfutils.compile(lambda: inner()).get_concrete_function().graph
   graph = graph.as_graph_def(add_shapes=True)
@@ -48,7 +50,7 @@ def _count(functions, name):
   def size(name):
     name, *output = name.split(':')
     index = int(output[-1]) if output else 0
-    if output[:1] == ['tensor']:  # Of a list, behind the list itself.
+    if output[:1] == ['tensor']:  # An element, which follows its list.
       index = -1
     return [x.size for x in shapes[name].list.shape[index].dim]
 

@@ -1,4 +1,4 @@
-"""Turns curves into scores: which runs belong together, what they got.
+"""Turns curves into scores, and groups the runs that can be averaged.
 
 A score is the mean of a curve's evaluations within 2.5% of a step, never a
 maximum over training. Runs whose settings differ are never averaged.
@@ -19,17 +19,17 @@ from .. import settings
 from ..common import config as configs
 from ..common import suites
 
-WINDOW = 0.025  # Of the steps, to both sides.
+WINDOW = 0.025  # Share of the steps, to both sides.
 PAPER_STEPS = 500_000
 RESAMPLES = 2000
 
 
 @dataclasses.dataclass
 class Cell:
-  """What the runs of one method on one task got.
+  """Scores of the runs of one method on one task.
 
-  `groups` holds a list of scores by seed for each setup; a cell has one mean
-  only where there is one.
+  `groups` holds a list of (seed, score) for each setup. A cell has a mean only
+  if all its runs have the same setup.
   """
 
   task: str
@@ -40,24 +40,24 @@ class Cell:
 
   @property
   def values(self):
-    """Scores, one per run; none where runs of several setups meet."""
+    """Scores, one per run; empty if the runs have several setups."""
     return [x for _, x in self.groups[0]] if len(self.groups) == 1 else []
 
   @property
   def mean(self):
-    """Mean over the runs, NaN without any."""
+    """Mean over the runs, NaN if there is none."""
     return float(np.mean(self.values)) if self.values else float('nan')
 
   @property
   def std(self):
-    """Standard deviation over the runs (n - 1), NaN for less than two."""
+    """Standard deviation over the runs (n - 1), NaN for fewer than 2."""
     values = self.values
     return float(np.std(values, ddof=1)) if len(values) > 1 else float('nan')
 
 
 @functools.lru_cache(None)
 def published():
-  """Returns what published.yaml holds."""
+  """Returns the content of published.yaml."""
   path = pathlib.Path(__file__).parent / 'published.yaml'
   return configs.read_yaml(path)
 
@@ -65,57 +65,56 @@ def published():
 def read(folders, paths):
   """Returns the curves of logdirs and score files, and notes on them.
 
-  Tasks get the paper's names where they have one. Curves that do not tell
-  how they were made, as those of other repositories, carry the file's name
-  in their method.
+  Tasks of the paper get the paper's names. Curves that do not say how they
+  were made, such as those of other repositories, get the file's name at the
+  end of their method's name.
 
   Args:
     folders: Paths in which to look for runs.
     paths: Score files.
 
   Raises:
-    ValueError: There is no curve in all of them.
+    ValueError: None of them has a curve.
   """
   notes = []
   curves = [c for path in folders for c in scores.collect(path, notes)]
   curves += [c for _, c in read_files(paths, notes)]
   if not curves:
     raise ValueError('; '.join(notes) or (
-        'no curve found; name a folder of runs by --indir, or JSON files'))
+        'no curve found; give a folder of runs with --indir, or JSON files'))
   return place(curves, notes), notes
 
 
 def read_files(paths, notes):
-  """Returns pairs of a path and a curve of score files, as `read` does."""
+  """Returns pairs (path, curve) of score files; see `read` for names."""
   names = [path.name.removesuffix('.gz').removesuffix('.json')
            for path in paths]
   curves = []
   for path, name in zip(paths, names, strict=True):
     if names.count(name) > 1:
       name = path.with_name(name)
-    found = scores.load(path, notes)
+    loaded = scores.load(path, notes)
     others = [
-        c for c in found if 'command' not in c and 'settings' not in c]
+        c for c in loaded if 'command' not in c and 'settings' not in c]
     for curve in others:
       curve['method'] = f"{curve['method']} ({name})"
     if others:
       notes.append(
-          f'{path}: {len(others)} curves do not tell how they were made, as '
-          f'those of other repositories; their values, of evaluations or of '
-          f'training, are taken as they stand, under names that end in '
-          f'({name})')
-    curves += [(path, c) for c in found]
+          f'{path}: {len(others)} curves do not say how they were made; '
+          f'their values are used unchanged, be they from evaluation or from '
+          f'training, and the names of their methods end in ({name})')
+    curves += [(path, c) for c in loaded]
   return curves
 
 
 def place(curves, notes):
-  """Returns curves with the paper's names of tasks, each curve once."""
+  """Gives tasks the paper's names and drops curves that were read twice."""
   curves = [{**c, 'task': canonical(c['task'])} for c in curves]
   return _without_copies(curves, notes)
 
 
 def canonical(task):
-  """Returns the paper's name of a task, or the name it has."""
+  """Returns the paper's name of a task, or its own if the paper has none."""
   for name, preset in settings.presets().items():
     full = preset['task']
     if task in (name, full, full.partition('_')[2]):
@@ -124,23 +123,23 @@ def canonical(task):
 
 
 def _without_copies(curves, notes):
-  """Drops curves that are in a logdir and in a file as well."""
+  """Drops curves that were read twice, as from a logdir and from a file."""
   kept = {}
   for curve in curves:
     key = str([curve[k] for k in ('task', 'method', 'seed', 'xs', 'ys')])
     if key in kept and curve['method'] != 'random':
       notes.append(
           f"{curve['task']}, {curve['method']}, seed {curve['seed']}: the "
-          f'same curve came twice and counts once')
+          f'same curve was read twice and counts once')
     elif key not in kept or len(curve) > len(kept[key]):
       kept[key] = curve
   return list(kept.values())
 
 
 def score(curve, steps):
-  """Returns a curve's score at a step, None where it has none there.
+  """Returns a curve's score at a step, None if it was not evaluated there.
 
-  Of random actions, which do not learn, all episodes count.
+  For random actions, which do not learn, all episodes count.
   """
   if curve['method'] == 'random':
     return float(np.mean(curve['ys']))
@@ -151,11 +150,11 @@ def score(curve, steps):
 
 
 def cell(curves, task, method, steps):
-  """Makes the cell of curves that go by one name.
+  """Makes the cell of one method on one task.
 
   Args:
-    curves: Those of the task and method.
-    task, method: Its names.
+    curves: Curves of this task and method.
+    task, method: Names.
     steps: Environment steps.
   """
   made = Cell(task, method, steps)
@@ -169,7 +168,7 @@ def cell(curves, task, method, steps):
 
 
 def setups(curves):
-  """Returns lists of those curves whose settings do not differ."""
+  """Groups curves by their settings; returns a list of groups."""
   groups = []
   for curve in curves:
     for group in groups:
@@ -194,7 +193,7 @@ def _absence(curve, steps):
 
 
 def _doubts(groups, method):
-  """Yields in words why a cell's runs may not be comparable."""
+  """Yields warnings about a cell whose runs may not be comparable."""
   for index, group in enumerate(groups[1:], 1):
     keys = next(
         x for c in groups[0] for d in group if (x := differences(c, d)))
@@ -218,20 +217,20 @@ def _doubts(groups, method):
 
 
 def differences(one, two):
-  """Returns {key: (value of one, of two)} of the settings of two curves.
+  """Returns {key: (value in one, value in two)} for settings that differ.
 
-  Keys that only one has, as the other's code is older, say nothing. Curves
-  without settings are told apart by their commands.
+  A key that only one curve has is ignored: the other's code may be older.
+  Curves without settings are compared by their commands.
   """
   if one.get('format') != two.get('format'):
     return {'format': (one.get('format'), two.get('format'))}
   if 'settings' in one and 'settings' in two:
     one, two = one['settings'], two['settings']
-    return {  # Older code wrote some numbers where now are strings.
+    return {  # Older code wrote some values as numbers that are strings now.
         k: (one[k], two[k]) for k in one
         if k in two and one[k] != two[k] and str(one[k]) != str(two[k])}
   if 'command' in one and 'command' in two:
-    # What a block of configs.yaml says may differ from commit to commit.
+    # Two commits may give a block of configs.yaml different values.
     one, two = (
         {**_flags(x), 'commit': x.get('commit', 'unknown')[:7]}
         for x in (one, two))
@@ -246,37 +245,37 @@ def differences(one, two):
 
 
 def _flags(curve):
-  """Returns {key: value} of a command, without what changes no result."""
-  found, key = {}, None
+  """Returns {key: value} of those flags that can change a result."""
+  flags, key = {}, None
   for word in shlex.split(curve['command']):
     if word.startswith('--'):
       key, _, value = word[2:].partition('=')
-      found[key] = [value] * bool(value)
+      flags[key] = [value] * bool(value)
     elif key:
-      found[key].append(word)
-  if 'configs' in found:
-    found['configs'] = sorted(set(found['configs']) - {'defaults'})
+      flags[key].append(word)
+  if 'configs' in flags:
+    flags['configs'] = sorted(set(flags['configs']) - {'defaults'})
   return {
-      k: ' '.join(v) for k, v in found.items() if k not in formats.IGNORED}
+      k: ' '.join(v) for k, v in flags.items() if k not in formats.IGNORED}
 
 
 def setting(curve, key):
-  """Returns a setting of a curve; None where it does not tell."""
+  """Returns a setting of a curve, None if it is unknown."""
   if key in curve.get('settings', {}):
     return curve['settings'][key]
   defaults = settings.defaults()
   if 'command' in curve and key in defaults.flat:
     value = _flags(curve).get(key, defaults[key])
-    with contextlib.suppress(ValueError):  # Another version's.
+    with contextlib.suppress(ValueError):  # Of another version.
       return configs.convert(key, value, defaults[key])
   return None
 
 
 def belongs(curve, column):
-  """Says whether a curve is of a column of published.yaml.
+  """Says whether a curve belongs to a column of published.yaml.
 
-  A run of another name (`--method dreamingv2_k0`) is, where the name goes on
-  after the method's and the column is not the method's own.
+  A run whose name extends that of a method (`--method dreamingv2_k0`) can
+  belong to any column of the method but its own one in Table I.
   """
   method, wanted = column['method'], column.get('settings', {})
   own = next(
@@ -289,7 +288,7 @@ def belongs(curve, column):
 
 
 def limit(curve):
-  """Returns the most return of a curve's task, None where that is unknown.
+  """Returns the maximum return of a curve's task, None if it is unknown.
 
   Settings that shorten episodes lower the limit.
   """
@@ -308,31 +307,31 @@ def limit(curve):
 
 
 def shares(cells, curves):
-  """Divides scores by the most return that their task allows.
+  """Divides scores by the maximum return of their task.
 
   Args:
-    cells: Cell by (task, label).
-    curves: Those that the cells are of.
+    cells: Maps (task, label) to a Cell.
+    curves: Curves from which the cells were made.
 
   Returns:
-    {label: {task: array of its runs}} without random actions, and notes on
-    the tasks that are left out.
+    {label: {task: array of scores}} without random actions, and notes on the
+    tasks that are left out.
   """
   limits, samples = {}, {}
   for curve in curves:
     limits.setdefault(curve['task'], set()).add(limit(curve))
-  for (task, label), found in cells.items():
+  for (task, label), entry in cells.items():
     most = limits[task]
-    if found.values and label != 'random' and len(most) == 1 and all(most):
-      samples.setdefault(label, {})[task] = np.array(found.values) / max(most)
+    if entry.values and label != 'random' and len(most) == 1 and all(most):
+      samples.setdefault(label, {})[task] = np.array(entry.values) / max(most)
   return samples, [
-      f'{task}: left out of statistics over tasks, as no one upper limit of '
-      f'its return is known' for task, most in sorted(limits.items())
+      f'{task}: left out of statistics over tasks, because its maximum return '
+      f'is unknown or ambiguous' for task, most in sorted(limits.items())
       if len(most) > 1 or None in most]
 
 
 def mean(*samples, axis=-1):
-  """Averages the tasks' means; `samples` holds an array of runs per task."""
+  """Averages the tasks' means; `samples` are one array of scores per task."""
   return np.mean([np.mean(x, axis) for x in samples], 0)
 
 
@@ -352,29 +351,29 @@ def iqm(*samples, axis=-1):
 def interval(samples, statistic, level=0.95):
   """Returns a stratified bootstrap interval of a statistic.
 
-  Every resample draws, for each task, as many of its runs as it has.
+  Every resample draws, for each task, as many runs as the task has.
 
   Args:
     samples: One array of scores per task.
-    statistic: Function as `iqm`.
-    level: Share of resamples inside.
+    statistic: Function such as `iqm`.
+    level: Share of the resamples that lie inside the interval.
 
   Returns:
-    Low and high end; None where a task has less than two runs.
+    Low and high end; None if a task has fewer than two runs.
   """
   if min(map(len, samples)) < 2:
     return None
-  found = stats.bootstrap(
+  bootstrap = stats.bootstrap(
       samples, statistic, n_resamples=RESAMPLES, confidence_level=level,
       method='percentile', vectorized=True, rng=np.random.default_rng(0))
-  return tuple(map(float, found.confidence_interval))
+  return tuple(map(float, bootstrap.confidence_interval))
 
 
 def choose(curves, methods):
-  """Returns the curves of some methods; of all of them for no names.
+  """Returns the curves of the named methods; all curves if none is named.
 
   Raises:
-    ValueError: A method that no curve has.
+    ValueError: No curve has a method of that name.
   """
   for name in methods:
     configs.check_known('method', name, sorted({c['method'] for c in curves}))

@@ -3,14 +3,15 @@
 dreamingv2 scores --indir logdir --out scores/small.json
 dreamingv2 scores --scores a.json b.json --indir logdir --out all.json
 
-A curve is what DreamerV2 and its peers ship: a dict with `task`, `method`,
-`seed`, `xs` (environment steps) and `ys` (mean return of an evaluation). Ours
-also tell `returns` (of each episode behind a y), `command`, `commit`,
-`machine`, `updates` and `seconds` (wall time), `budget` (steps wanted), `at`
-(steps done) and `settings` (those that make a result). A run's random steps
-before training make a curve of their own, whose method is 'random'. Runs of
-DreamerV2 and DreamerV3 are read as well, see formats.py; their curves tell
-their `format`, and their methods end in '(upstream)'.
+A curve has the form in which DreamerV2 and its peers publish their scores: a
+dict with `task`, `method`, `seed`, `xs` (environment steps) and `ys` (mean
+return of the evaluation at each step). Our curves also have `returns` (of each
+episode of an evaluation), `command`, `commit`, `machine`, `updates`, `seconds`
+(wall time), `budget` (steps wanted), `at` (steps done) and `settings` (the
+config keys that can change a result). The random steps before training become
+a second curve, with the method 'random'. Runs of DreamerV2 and DreamerV3 are
+read as well, see formats.py; their curves have a `format`, and their methods
+end in '(upstream)'.
 """
 
 import collections
@@ -27,18 +28,18 @@ import numpy as np
 
 from . import formats
 from . import text
-from ..common import command as commands
+from ..common import command
 from ..common import files
 from ..common import guards
 
-FILE_BYTES = 2 ** 26  # Of a score file, also when unpacked.
-MOST_CURVES = 2000  # Of a score file.
-GZIP = b'\x1f\x8b'  # First bytes.
+FILE_BYTES = 2 ** 26  # Largest score file, also after unpacking.
+MOST_CURVES = 2000  # Most curves in a score file.
+GZIP = b'\x1f\x8b'  # First bytes of a gzip file.
 
 
-@commands.entry()
+@command.entry()
 def main(argv=None):
-  """Collects and saves as the command line says; see --help."""
+  """Collects and saves the curves that the command line names."""
   args = make_parser().parse_args(argv)
   notes = []
   with guards.user_errors():
@@ -47,8 +48,8 @@ def main(argv=None):
     curves = [c for path in args.scores for c in load(path, notes)]
     curves += [c for path in args.indir for c in collect(path, notes)]
     if not curves:
-      raise ValueError('; '.join(notes) or 'no curve found; name a folder of '
-                       'runs by --indir, or a JSON file by --scores')
+      raise ValueError('; '.join(notes) or 'no curve found; give a folder of '
+                       'runs with --indir, or a JSON file with --scores')
     if args.out:
       save(curves, args.out)
   for note in notes:
@@ -58,7 +59,7 @@ def main(argv=None):
 
 def make_parser():
   """Returns the parser of the command line."""
-  parser = commands.Parser('dreamingv2 scores', __doc__)
+  parser = command.Parser('dreamingv2 scores', __doc__)
   parser.add_argument(
       '--indir', nargs='*', default=[], type=pathlib.Path, metavar='FOLDER',
       help='folders in which to look for runs, at any depth')
@@ -76,8 +77,8 @@ def collect(folder, notes):
 
   Args:
     folder: Path.
-    notes: List of lines in words; gets one for each run that cannot be read,
-      and for what is wrong with others, which are read as far as they go.
+    notes: List that collects warnings as text: one for each run that cannot
+      be read, and one for each damaged part that is left out of another run.
   """
   return [
       curve for run in formats.open_runs(folder, notes)
@@ -85,18 +86,18 @@ def collect(folder, notes):
 
 
 def load(path, notes):
-  """Returns the curves of a JSON file, which may be packed by gzip.
+  """Returns the curves of a JSON file, which may be packed with gzip.
 
   Args:
     path: File.
-    notes: List of lines in words; gets one if the file cannot be read, which
-      then has no curves.
+    notes: List that collects a warning if the file cannot be read; no curve
+      is returned then.
   """
   try:
     data = files.read_bytes(path, FILE_BYTES)
     curves = json.loads(_unpack(data) if data[:2] == GZIP else data)
     if not isinstance(curves, list) or len(curves) > MOST_CURVES:
-      raise ValueError(f'it has no list of up to {MOST_CURVES:,} curves')
+      raise ValueError(f'it must be a list of at most {MOST_CURVES:,} curves')
     return [_check(curve) for curve in curves]
   except RecursionError:
     reason = 'it is too deeply nested'
@@ -109,17 +110,18 @@ def load(path, notes):
 
 def _unpack(data):
   with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
-    found = file.read(FILE_BYTES + 1)
-  if len(found) > FILE_BYTES:
+    unpacked = file.read(FILE_BYTES + 1)
+  if len(unpacked) > FILE_BYTES:
     raise ValueError(f'it unpacks to more than {FILE_BYTES:,} bytes')
-  return found
+  return unpacked
 
 
 def _check(curve):
-  """Returns a curve whose parts all have the kinds that they should have.
+  """Checks the types of a curve's values and returns it, sorted by step.
 
   Raises:
-    KeyError, TypeError, ValueError: One has not, or is missing.
+    KeyError: A key is missing.
+    TypeError, ValueError: A value has a wrong type.
   """
   names = {
       k: text.printable(curve[k]) if isinstance(curve[k], str) else curve[k]
@@ -130,24 +132,24 @@ def _check(curve):
   points = sorted(
       ((_step(x), _value(y)) for x, y in zip(
           curve['xs'], curve['ys'], strict=True)), key=lambda point: point[0])
-  found = {k: curve[k] for k in ('at', 'budget', 'seconds', 'updates')
-           if formats.is_number(curve.get(k))}
+  others = {k: curve[k] for k in ('at', 'budget', 'seconds', 'updates')
+            if formats.is_number(curve.get(k))}
   for key in ('command', 'commit', 'format', 'machine'):
     if key in curve:
-      found[key] = text.printable(_word(curve[key]))
-  shlex.split(found.get('command', ''))
+      others[key] = text.printable(_word(curve[key]))
+  shlex.split(others.get('command', ''))
   if 'settings' in curve:
-    found['settings'] = formats.flatten(dict(curve['settings']))
+    others['settings'] = formats.flatten(dict(curve['settings']))
   if 'returns' in curve:
-    found['returns'] = [[_value(y) for y in ys] for ys in curve['returns']]
+    others['returns'] = [[_value(y) for y in ys] for ys in curve['returns']]
   return {**names, 'xs': [x for x, _ in points], 'ys': [
-      y for _, y in points], **found}
+      y for _, y in points], **others}
 
 
 def _step(value):
   if not formats.is_number(value, formats.MOST_STEPS) or value < 0:
-    raise ValueError(f'{str(value)[:40]!r} is no number of steps')
-  return int(value)  # Others write 30000.0.
+    raise ValueError(f'{str(value)[:40]!r} is not a number of steps')
+  return int(value)  # Other projects write 30000.0.
 
 
 def _value(value):
@@ -155,12 +157,12 @@ def _value(value):
     return float(value)
   if isinstance(value, float) or value is None:
     return math.nan
-  raise ValueError(f'{str(value)[:40]!r} is no return')
+  raise ValueError(f'{str(value)[:40]!r} is not a return')
 
 
 def _word(value):
   if not isinstance(value, str):
-    raise ValueError(f'{str(value)[:40]!r} is no text')
+    raise ValueError(f'{str(value)[:40]!r} is not a string')
   return value
 
 
@@ -171,10 +173,9 @@ def save(curves, path):
 
 
 def table(curves):
-  """Returns a Markdown table: last evaluation of every seed, by task.
+  """Returns a Markdown table with the last evaluation of every seed.
 
-  All runs of a task are compared after the same steps: those of its shortest
-  run.
+  All runs of a task are compared at the last step of its shortest run.
   """
   rows = [
       '| task | method | seeds | steps | return | each seed |',
@@ -207,7 +208,7 @@ def shortest(curves):
 
 
 def grouped(curves):
-  """Returns lists of curves by (task, method), both sorted."""
+  """Returns {(task, method): list of curves}, sorted by both names."""
   groups = collections.defaultdict(list)
   for curve in curves:
     groups[curve['task'], curve['method']].append(curve)

@@ -1,12 +1,12 @@
-"""Draws the paper's tasks as an agent sees them, and times them.
+"""Draws the paper's tasks as an agent sees them, and times their steps.
 
 dreamingv2 sheet --out docs/tasks.png
 dreamingv2 sheet --renderer igibson --tasks Lift Door PegInHole
 
-Each task has two pictures of the first moment of an episode: 64 x 64 pixels,
-enlarged, and the scene drawn larger. A table in Markdown gives the
-milliseconds of a control step, with its frame of 64 x 64, and of such a frame
-alone: CPU time of the process (all its threads), and wall time.
+Each task has two pictures of the first moment of an episode: the agent's 64 x
+64 pixels, enlarged, and the scene rendered at a larger size. A Markdown table
+gives the milliseconds of a control step with a frame of 64 x 64, and of such a
+frame alone: CPU time of all threads of the process, and wall time.
 """
 
 import functools
@@ -29,10 +29,10 @@ COLUMNS = 3
 LARGE = 192  # Pixels to each side.
 SMALL = 64
 TEXT = 14  # Pixels above each task.
-# Suite to options for the larger picture: the agent's camera looks at the
-# table, where little is seen of the robot.
+# Maps a suite to options for the larger picture: the agent's own camera looks
+# at the table and shows little of the robot.
 WHOLE = {'robosuite': {'camera': 'frontview'}}
-WARM_UP = 3  # Steps that are not timed: they compile.
+WARM_UP = 3  # First steps, which are not timed because they compile.
 
 
 class Stage:
@@ -43,10 +43,10 @@ class Stage:
     self._random = np.random.default_rng(0)
 
   def play(self, steps, frames):
-    """Returns the first image, and the time of a step and of a frame.
+    """Plays some steps, draws some frames and times both.
 
     Returns:
-      Image; (CPU ms, wall ms) of a step and of a frame alone.
+      First image; (CPU ms, wall ms) of a step, and of a frame alone.
     """
     image = self._env.reset()['image']
     self._act(WARM_UP)
@@ -76,7 +76,7 @@ class Stage:
 
 @command.entry()
 def main(argv=None):
-  """Draws what the command line names; see --help."""
+  """Draws the tasks that the command line names; see --help."""
   args = make_parser().parse_args(argv)
   names = settings.presets()
   with guards.user_errors():
@@ -96,7 +96,7 @@ def make_parser():
   names = list(settings.presets())
   parser.add_argument(
       '--tasks', nargs='+', default=names, choices=names, metavar='TASK',
-      help='names of dreamingv2 --list (default: all)')
+      help='tasks that dreamingv2 --list names (default: all)')
   parser.add_argument(
       '--renderer', default='mujoco', help='mujoco, igibson or filament')
   parser.add_argument(
@@ -112,10 +112,10 @@ def make_parser():
 
 
 def shoot(preset, renderer, quality, steps):
-  """Plays a task at both sizes, each in a process of its own.
+  """Plays a task at both sizes, each in a separate process.
 
   Returns:
-    For either size the image, and the times of a step and of a frame.
+    For each size: the image, and the times of a step and of a frame.
   """
   config = settings.load_config([
       '--configs', preset['block'], '--task', preset['task'],
@@ -133,7 +133,7 @@ def shoot(preset, renderer, quality, steps):
 
 
 def draw(pictures):
-  """Returns the sheet of {name: (small image, large image)}."""
+  """Draws the sheet from {name: (small image, large image)}."""
   width, height = 2 * LARGE + 8, LARGE + TEXT + 8
   rows = -(-len(pictures) // COLUMNS)
   columns = min(len(pictures), COLUMNS)
@@ -150,7 +150,7 @@ def draw(pictures):
 
 
 def table(times):
-  """Returns {name: ((CPU ms, wall ms) of a step, of a frame)} in Markdown."""
+  """Formats {name: ((CPU ms, wall ms) of a step, of a frame)} as Markdown."""
   lines = [
       '| task | step, CPU-ms | wall | frame, CPU-ms | wall |',
       '|---|---|---|---|---|']

@@ -1,13 +1,14 @@
-"""Trains methods x tasks x seeds, each as a run of train.py of its own.
+"""Trains every method on every task with several seeds.
 
 dreamingv2 sweep --methods dreamingv2 dreamerv2 --tasks Lift Door \\
     --seeds 8 --indir logdir -- --configs small
 
-What follows `--` goes to every run. A run is what train.py makes of it in
-INDIR/<suite>_<task>/<method>/<seed>, so that the same command again takes up
-whatever is not at its last step. Ray distributes the runs over the cores and
-GPUs of this machine, or with --address over those of a cluster; --slurm hands
-them to Slurm as an array. All machines must see INDIR under the same path.
+Each run is a separate process of train.py, with the logdir
+INDIR/<suite>_<task>/<method>/<seed>. Flags after `--` go to every run. Rerun
+the same command to continue the runs that are not finished. Ray distributes
+the runs over the cores and GPUs of this machine or, with --address, of a
+cluster; --slurm submits them to Slurm as an array. All machines must see INDIR
+under the same path.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import rich.table
 
 from . import engines
 from .. import settings
-from ..common import checkpoint
+from ..common import checkpoint as checkpoints
 from ..common import command
 from ..common import config as configs
 from ..common import flags as flaglib
@@ -38,11 +39,14 @@ from ..common import guards
 from ..common import logdir as logdirs
 from ..common import suites
 
-OURS = {  # Flags of train.py that the sweep sets.
-    '--help': '--help before the --', '--list': 'python train.py --list',
-    '--logdir': '--indir', '--seed': '--seeds', '--task': '--tasks'}
-TO_MEND = 2  # Exit code of train.py for what another attempt cannot change.
-PATIENCE = 120  # Seconds that a run of a lost worker has to save and end.
+OURS = {  # Flag to the reason why it cannot follow `--`.
+    '--help': 'must stand before the --',
+    '--list': 'trains nothing; use python train.py --list instead',
+    '--logdir': 'is set by the sweep; use --indir instead',
+    '--seed': 'is set by the sweep; use --seeds instead',
+    '--task': 'is set by the sweep; use --tasks instead'}
+TO_MEND = 2  # Exit code of train.py for errors that a retry cannot change.
+PATIENCE = 120  # Seconds that a run may take to save after its worker is lost.
 TAIL = 2 ** 16  # Bytes read from the end of a log.
 GIB = 2 ** 30
 
@@ -82,34 +86,34 @@ def make_parser():
   add('--methods', nargs='+', required=True, metavar='METHOD',
       help='blocks of configs.yaml; dreamingv2 train --help lists them')
   add('--tasks', nargs='+', required=True, metavar='TASK',
-      help='as --task of train')
+      help='tasks, as in dreamingv2 train --task')
   add('--seeds', type=int, default=1, metavar='N',
-      help='runs of each, from seed 0 on')
+      help='seeds of each method and task, from 0 to N - 1')
   add('--indir', type=pathlib.Path, default='logdir', metavar='FOLDER',
-      help='folder of all runs')
+      help='folder that holds all runs')
   add('--cpus', type=float, default=1, metavar='N',
-      help='cores that a run gets')
+      help='CPU cores for each run')
   add('--gpus', type=float, metavar='N',
-      help='GPUs that a run gets, may be a part (default: 1 where Ray finds '
-      'one, else 0)')
+      help='GPUs for each run, also a fraction such as 0.5 (default: 1 if '
+      'Ray finds a GPU, else 0)')
   add('--retries', type=int, default=2, metavar='N',
-      help='further attempts of a run that fails')
+      help='how often a failed run is tried again')
   add('--address', default='',
       help='address of a Ray cluster (default: this machine)')
   add('--slurm', nargs='*', metavar='KEY=VALUE',
-      help='use Slurm, with options as submitit names them: partition=gpu '
+      help='use Slurm, with these options of submitit: partition=gpu '
       'time=1440 (minutes) mem=16GB array_parallelism=32')
   add('--dry', action='store_true',
-      help='only print the plan, its hours and its disk')
+      help='only print the plan, with the hours and disk space it needs')
   add('--fps', type=float, default=0, metavar='N',
-      help='with --dry: environment steps per second where none was measured')
+      help='with --dry: environment steps per second if none was measured')
   add('flags', nargs='*', help=argparse.SUPPRESS)
   return parser
 
 
 def _check(args):
   if args.indir.exists() and not args.indir.is_dir():
-    raise ValueError(f'--indir {args.indir} is no folder')
+    raise ValueError(f'--indir {args.indir} is not a folder')
   for name, least in {
       'seeds': 1, 'cpus': 1e-3, 'gpus': 0, 'retries': 0, 'fps': 0}.items():
     value = getattr(args, name)
@@ -119,13 +123,13 @@ def _check(args):
 
 @dataclasses.dataclass(eq=False)
 class Job:
-  """One run; called where the engine puts it.
+  """One run of train.py; the engine calls it on the machine it chooses.
 
   Args:
-    words: Of the command line of train.py.
-    config: Config that they select.
+    words: Words of the command line of train.py.
+    config: Config that these words select.
     logdir: Absolute path.
-    cpus: Threads that TensorFlow gets where there is no GPU.
+    cpus: Number of TensorFlow threads if there is no GPU.
   """
 
   words: list
@@ -137,18 +141,18 @@ class Job:
 
   @property
   def name(self):
-    """Returns suite and task, method and seed."""
+    """Returns <suite>_<task>/<method>/<seed>."""
     return '/'.join(self.logdir.parts[-3:])
 
   def __call__(self):
-    """Trains in a process of its own.
+    """Trains in a separate process.
 
     Returns:
-      Exit code of train.py, and the last line of what it said.
+      Exit code of train.py, and the last line of its output.
     """
     self.logdir.mkdir(parents=True, exist_ok=True)
     _wait_for_lock(self.logdir)
-    # Both streams go to one file, whose last line says how it ended.
+    # Both streams go to one file; its last line says how the run ended.
     env = {**os.environ, 'PYTHONUNBUFFERED': '1'}
     if not env.get('CUDA_VISIBLE_DEVICES'):
       env.setdefault('TF_NUM_INTRAOP_THREADS', str(max(1, int(self.cpus))))
@@ -167,17 +171,17 @@ class Job:
     return code, (_tail(path) or [''])[-1]
 
   def checkpoint(self):
-    """Saves, as Slurm is about to end the job; submitit queues it again."""
+    """Saves the run before Slurm ends the job; submitit queues it again."""
     with contextlib.suppress(AttributeError, ChildProcessError):
       os.kill(self._process.pid, signal.SIGUSR1)
-      # This runs inside of wait(), whose lock nothing else may ask for.
+      # This runs inside wait() and its lock; another wait() would deadlock.
       os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
     return engines.need('submitit').helpers.DelayedSubmission(
         dataclasses.replace(self))
 
 
 def _end_with_parent():
-  """Lets the kernel send SIGTERM to this process when its parent is gone."""
+  """Asks the kernel to send SIGTERM to this process when its parent ends."""
   PR_SET_PDEATHSIG = 1
   ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -189,18 +193,19 @@ def _wait_for_lock(logdir):
     with contextlib.suppress(ValueError):
       guards.Lock(logdir).release()
       return
-    time.sleep(1)  # In vain: train.py will say who holds it.
+    time.sleep(1)
+  # If the lock is still held, train.py will say by whom.
 
 
 def plan(methods, tasks, seeds, indir, extra=(), cpus=1):
-  """Returns the jobs: first the first seed of everything, and so on.
+  """Returns the jobs in the order of their seeds, seed 0 of all runs first.
 
   Args:
     extra: Flags of train.py for every run.
 
   Raises:
-    ValueError: Something in it is unknown or does not fit, or the folder
-      holds runs of another config under the same name.
+    ValueError: A method, task or flag is unknown or has a bad value, or the
+      folder holds runs of another config under the same name.
   """
   blocks, extra = _split(extra)
   for name in methods:
@@ -223,24 +228,24 @@ def plan(methods, tasks, seeds, indir, extra=(), cpus=1):
 
 
 def _split(words):
-  """Returns the blocks that flags name, and the other flags."""
+  """Splits flags into the names of config blocks and all other flags."""
   for word in words:
     flag = word.partition('=')[0]
     if flag in OURS:
-      raise ValueError(f'{flag} after -- cannot be; use {OURS[flag]}')
+      raise ValueError(f'{flag} {OURS[flag]}')
   chosen, others = flaglib.Flags(configs=['defaults']).parse(
       words, known_only=True)
   return [x for x in chosen.configs if x != 'defaults'], others
 
 
 def _load(argv):
-  """Returns the config of flags, the suite and the task, which exist."""
+  """Returns the config that flags select, and its suite and task."""
   config = settings.load_config(argv)
   return config, *suites.check(config)
 
 
 def _check_folders(jobs):
-  """Checks that runs of one name have one config, but for their seeds."""
+  """Checks that runs of one name differ in nothing but their seeds."""
   twice = [k for k, n in collections.Counter(
       job.logdir for job in jobs).items() if n > 1]
   if twice:
@@ -254,7 +259,7 @@ def _check_folders(jobs):
 
 @dataclasses.dataclass
 class Progress:
-  """Says how far a run is: environment steps, seconds until `timed`."""
+  """How far a run is: its environment step, and seconds up to `timed`."""
 
   step: int = 0
   finished: bool = False
@@ -267,25 +272,25 @@ class Progress:
 def read(job, logdir=None):
   """Returns the Progress of a job, or of another seed of it in `logdir`."""
   logdir = logdir or job.logdir
-  found = Progress()
-  step, meta = checkpoint.peek(logdir / 'checkpoints') or (0, {})
-  found.finished = step >= int(job.config.steps) and not meta.get('due')
+  state = Progress()
+  step, meta = checkpoints.peek(logdir / 'checkpoints') or (0, {})
+  state.finished = step >= int(job.config.steps) and not meta.get('due')
   for line in _tail(logdir / 'metrics.jsonl'):
     try:
       values = json.loads(line)
-      found.step = values['step']
+      state.step = values['step']
     except (KeyError, TypeError, ValueError):
-      continue  # The first line is cut, others may be damaged.
+      continue  # The first line may be cut off; others may be damaged.
     if 'seconds' in values:
-      found.seconds, found.timed = values['seconds'], found.step
-    found.fps = values.get('fps', found.fps)
-    found.result = values.get('eval_return_mean', found.result)
-  found.step = max(found.step, step)
-  return found
+      state.seconds, state.timed = values['seconds'], state.step
+    state.fps = values.get('fps', state.fps)
+    state.result = values.get('eval_return_mean', state.result)
+  state.step = max(state.step, step)
+  return state
 
 
 def _tail(path):
-  """Returns the last lines of a file that are not empty, [] if none."""
+  """Returns the last lines of a file that are not empty."""
   with contextlib.suppress(OSError), path.open('rb') as file:
     file.seek(max(0, path.stat().st_size - TAIL))
     lines = file.read().decode(errors='replace').splitlines()
@@ -294,7 +299,7 @@ def _tail(path):
 
 
 def show_plan(jobs, fps=0):
-  """Prints what there is to do, how long it takes, and what of the disk."""
+  """Prints the steps left, the hours they take and the disk they need."""
   table = rich.table.Table(box=None)
   for name in ('run', 'done', 'steps left', 'steps/s', 'hours', 'GiB', 'from'):
     table.add_column(
@@ -322,14 +327,14 @@ def show_plan(jobs, fps=0):
   _print(table)
   least = 'at least ' * bool(unknown)
   free = shutil.disk_usage(_existing(jobs[0].logdir)).free / GIB
-  _print(f'{least}{hours:.2f} hours of one run after another; {gib:.2f} GiB '
-         f'of the disk, where {free:.1f} GiB are free.')
+  _print(f'{least}{hours:.2f} hours if the runs go one after another; '
+         f'{gib:.2f} GiB of disk space, {free:.1f} GiB are free')
   if unknown:
-    _print('?: nothing was measured yet; give --fps, or let a run finish.')
+    _print('?: not measured yet; give --fps, or let a run finish')
 
 
 def _measured(job, fps):
-  """Returns steps per second, bytes per step, and where they are from."""
+  """Returns steps per second, bytes per step, and the source of both."""
   runs = {x: read(job, x) for x in job.logdir.parent.glob('*')}
   best = max(runs, key=lambda x: runs[x].timed, default=None)
   H, W = job.config.render_size
@@ -338,7 +343,7 @@ def _measured(job, fps):
     return fps, raw, '--fps, raw images' if fps else 'raw images'
   state, size = runs[best], 0
   for path in best.rglob('*'):
-    with contextlib.suppress(OSError):  # It goes on.
+    with contextlib.suppress(OSError):  # A live run may delete files.
       size += path.stat().st_size
   share = min(1, state.timed / job.config.steps)
   return (
@@ -352,19 +357,20 @@ def _existing(path):
 
 def _print(text):
   console = rich.console.Console(soft_wrap=True, highlight=False)
-  console.width = max(console.width, 120)  # Rather wrapped than cut.
+  # Wrap long lines instead of truncating them.
+  console.width = max(console.width, 120)
   console.print(text)
 
 
 class Sweep:
-  """Sees jobs through, with a budget of further attempts for each.
+  """Runs all jobs to their end, and tries those that fail again.
 
   Args:
-    jobs: Objects with `name`; see Job.
-    retries: Attempts of a job after its first.
+    jobs: Jobs; see Job.
+    retries: How often a failed job is tried again.
 
   Attributes:
-    failed: Job to what it ended with, for those given up.
+    failed: Maps each job that was given up to its last error.
   """
 
   def __init__(self, jobs, retries, interval=1.0):
@@ -377,10 +383,10 @@ class Sweep:
     self._console = rich.console.Console(stderr=True, highlight=False)
 
   def run(self, engine):
-    """Trains what is not finished.
+    """Trains the jobs that are not finished.
 
     Raises:
-      Stopped: A signal asked for it; all runs were stopped, after saving.
+      Stopped: A signal arrived; all runs have saved and ended.
     """
     with guards.Signals() as signals, rich.live.Live(
         console=self._console, refresh_per_second=2) as live:
@@ -389,7 +395,7 @@ class Sweep:
         try:
           signals.check()
         except guards.Stopped as stop:
-          self._console.print(f'{stop}: runs save and end.')
+          self._console.print(f'{stop} received; all runs save and end')
           engine.stop()
           self._wait()
           raise
@@ -398,7 +404,7 @@ class Sweep:
         time.sleep(self._interval)
 
   def table(self):
-    """Returns how far the running and the failed ones are."""
+    """Returns a table of the running and the failed jobs."""
     table = rich.table.Table(
         box=None, title=f'{self._done} done, {len(self.failed)} failed')
     for name in ('run', '', 'step', '', 'steps/s', 'return', 'attempt'):
@@ -414,8 +420,8 @@ class Sweep:
     return table
 
   def summarize(self):
-    """Says what became of the jobs, with the reason of every failure."""
-    self._console.print(f'{self._done} runs are done.')
+    """Prints how many jobs are done, and why each failed job failed."""
+    self._console.print(f'{self._done} runs are done')
     for job, why in self.failed.items():
       self._console.print(
           f'failed: {job.name}: {why}; see {job.logdir / "train.log"}',
@@ -438,7 +444,8 @@ class Sweep:
   def _step(self, engine):
     for job, handle in list(self._handles.items()):
       ended = handle.done()
-      if ended or (job.logdir / 'lock').exists():  # Of many, few run.
+      # Read only running or ended jobs: most are waiting.
+      if ended or (job.logdir / 'lock').exists():
         self._states[job] = read(job)
       if ended:
         del self._handles[job]
@@ -451,7 +458,7 @@ class Sweep:
     why = text if code is None else f'exit code {code}: {text}' if code else (
         'it ended, but there is no checkpoint of its last step')
     if code != TO_MEND and self._attempts[job] <= self._retries:
-      self._say(f'again: {job.name}: {why}')
+      self._say(f'trying again: {job.name}: {why}')
       self._submit(engine, [job])
     else:
       self._say(f'failed: {job.name}: {why}')
@@ -466,10 +473,10 @@ class Sweep:
 
 
 def _outcome(handle):
-  """Returns exit code and last line of a job; None if its worker was lost."""
+  """Returns a job's exit code (None if its worker was lost) and last line."""
   try:
     return handle.result()
-  except Exception as error:  # Engines raise whatever they like.
+  except Exception as error:  # Engines raise errors of any type.
     lines = str(error).splitlines() or ['']
     return None, f'worker lost: {type(error).__name__}: {lines[0]}'
 

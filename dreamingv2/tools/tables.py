@@ -1,10 +1,11 @@
-"""Prints Tables I, II and III of the paper from runs, beside its numbers.
+"""Prints Tables I, II and III of the paper, with its numbers and our own.
 
 dreamingv2 tables --indir logdir
 dreamingv2 tables scores/small.json --steps common --format latex
 
-Reads logdirs and the score files of DreamerV2, DreamerPro and others. What is
-missing, unfinished, damaged or not comparable stands below the tables.
+Reads logdirs, and score files of this project, DreamerV2, DreamerPro and
+others. Notes below the tables list the runs that are missing, unfinished,
+damaged or not comparable.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from ..common import command
 from ..common import files
 from ..common import guards
 
-MOST_COLUMNS = 40  # Of methods that the paper does not have.
+MOST_COLUMNS = 40  # For methods that the paper does not have.
 STATISTICS = {
     'mean': results.mean, 'median': results.median, 'IQM': results.iqm}
 
@@ -34,11 +35,11 @@ class Entry:
   mean: float = math.nan
   std: float = math.nan
   runs: int = 0
-  low: float = math.nan  # Of the interval, of aggregates.
+  low: float = math.nan  # Ends of the interval of an aggregate.
   high: float = math.nan
   mark: str = ''  # best or second
   note: int = 0  # Number of its footnote.
-  text: str = ''  # In place of the numbers.
+  text: str = ''  # Shown instead of the numbers.
 
 
 @dataclasses.dataclass
@@ -54,7 +55,7 @@ class Table:
 
 @command.entry()
 def main(argv=None):
-  """Prints tables as the command line says; see --help."""
+  """Prints the tables that the command line asks for; see --help."""
   args = make_parser().parse_args(argv)
   with guards.user_errors():
     if args.out:
@@ -72,28 +73,28 @@ def make_parser():
   parser = command.Parser('dreamingv2 tables', __doc__)
   parser.add_argument(
       'scores', nargs='*', type=pathlib.Path, metavar='FILE',
-      help='JSON files with curves, as scores writes them')
+      help='JSON files with curves, written by dreamingv2 scores')
   parser.add_argument(
       '--indir', nargs='*', default=[], type=pathlib.Path, metavar='FOLDER',
       help='folders in which to look for runs, at any depth')
   parser.add_argument(
       '--methods', nargs='*', default=[], metavar='METHOD',
-      help='only these, as the runs name them (default: all)')
+      help='methods to show, as the runs name them (default: all)')
   parser.add_argument(
       '--steps', default=str(results.PAPER_STEPS), type=parse_steps,
-      help='environment steps after which runs are compared, or "common": '
-      'those that all runs of a task have reached')
+      help='environment step at which runs are compared, or "common": the '
+      'last one that all runs of a task have reached')
   parser.add_argument(
       '--format', default='markdown', choices=sorted(FORMATS),
-      help='language of the tables')
+      help='format of the tables')
   parser.add_argument(
       '--out', type=pathlib.Path, metavar='FILE',
-      help='file to write, too (default: only print)')
+      help='file to write (default: only print)')
   return parser
 
 
 def parse_steps(text):
-  """Returns a number of steps, or None for those that are common."""
+  """Returns a number of steps, or None for 'common'."""
   if text == 'common':
     return None
   try:
@@ -110,12 +111,12 @@ def build(curves, steps, notes=()):
   """Makes all tables.
 
   Args:
-    curves: Of `results.read`.
-    steps: Environment steps, or None for those common to a task's runs.
-    notes: In words, what was wrong with the runs.
+    curves: Curves that `results.read` returned.
+    steps: Environment step; None: the last that all runs of a task reached.
+    notes: Warnings about the runs, as text.
 
   Returns:
-    Tables, footnotes to their entries, and notes on the whole.
+    Tables, footnotes to their entries, and general notes.
   """
   cells, footnotes, notes = {}, [], list(notes)
   common = scores.shortest(curves)
@@ -126,9 +127,9 @@ def build(curves, steps, notes=()):
     if name == 'I':
       columns.update(_others(curves, notes))
     cells[name] = {
-        (task, label): results.cell(found, task, label, at(task))
+        (task, label): results.cell(group, task, label, at(task))
         for label, column in columns.items()
-        for task, found in _by_task(curves, column).items()}
+        for task, group in _by_task(curves, column).items()}
     tables.append(_table(name, spec, columns, cells[name], footnotes, steps))
     notes += _missing(name, spec, cells[name])
   samples, left_out = results.shares(cells['I'], curves)
@@ -147,17 +148,17 @@ def _others(curves, notes):
   if len(names) > MOST_COLUMNS:
     notes.append(
         f'{len(names) - MOST_COLUMNS} of {len(names)} methods that the paper '
-        f'does not have are left out; choose some by --methods')
+        f'does not have are left out; choose some with --methods')
   return {x: {'method': x} for x in names[:MOST_COLUMNS]}
 
 
 def _by_task(curves, column):
-  """Returns lists of a column's curves by task."""
-  found = {}
+  """Returns {task: list of curves} for a column."""
+  groups = {}
   for curve in curves:
     if results.belongs(curve, column):
-      found.setdefault(curve['task'], []).append(curve)
-  return found
+      groups.setdefault(curve['task'], []).append(curve)
+  return groups
 
 
 def _table(name, spec, columns, cells, footnotes, steps):
@@ -205,12 +206,12 @@ def _entry(cell, footnotes):
 
 def _rank(entries, allowed=None):
   """Marks the best and the second-best mean of a row."""
-  found = [
+  ranked = [
       x for i, x in enumerate(entries)
       if math.isfinite(x.mean) and (allowed is None or allowed[i])]
-  found.sort(key=lambda x: -x.mean)
-  if len(found) > 1:
-    for entry, mark in zip(found, ('best', 'second'), strict=False):
+  ranked.sort(key=lambda x: -x.mean)
+  if len(ranked) > 1:
+    for entry, mark in zip(ranked, ('best', 'second'), strict=False):
       entry.mark = mark
 
 
@@ -218,13 +219,13 @@ def _caption(spec, others, steps):
   where = 'the last step that all runs of the task have reached' if (
       steps is None) else f'{steps:,} environment steps'
   lines = [
-      f'These runs: the score of a run is the mean of its evaluations (each '
-      f'the mean return of the episodes of one evaluation, by the mode of '
-      f'the policy) within {results.WINDOW:.1%} of {where}; never a maximum '
-      f'over training. Mean ± standard deviation (n - 1) over runs, their '
-      f'number in parentheses; of random actions, all episodes before '
-      f'training. Best and second-best mean of a row are marked; that says '
-      f'nothing about significance.',
+      f'These runs: the score of a run is the mean of its evaluations within '
+      f'{results.WINDOW:.1%} of {where}, never a maximum over training. Each '
+      f'evaluation is the mean return of its episodes, which use the mode of '
+      f'the policy. An entry is the mean ± standard deviation (n - 1) over '
+      f'runs, with the number of runs in parentheses; random actions count '
+      f'all episodes before training. The best and the second-best mean of a '
+      f'row are marked, whether the difference is significant or not.',
       f"paper: {spec['from']}, mean ± standard deviation at "
       f'{results.PAPER_STEPS:,} steps.']
   lines += [f"{source}: {other['from']}." for source, other in others]
@@ -232,7 +233,7 @@ def _caption(spec, others, steps):
 
 
 def _missing(name, spec, cells):
-  """Yields in words the runs that a table lacks."""
+  """Yields notes on the runs that a table lacks."""
   own = list(spec['columns'])
   tasks = sorted({task for task, _ in cells})
   none = [x for x in spec['rows'] if x not in tasks]
@@ -249,15 +250,15 @@ def _missing(name, spec, cells):
     gone = [x for x in own if x not in have]
     if have and gone and task in spec['rows']:
       yield f'Table {name}, {task}: no run of {", ".join(gone)}.'
-    for label, found in seeds.items():
-      if wanted - found:
+    for label, own_seeds in seeds.items():
+      if missing := sorted(wanted - own_seeds):
         yield (
-            f'Table {name}, {task}, {label}: without seed '
-            f'{", ".join(sorted(wanted - found))}, which others have.')
+            f'Table {name}, {task}, {label}: no run with seed '
+            f'{", ".join(missing)}, which other methods have.')
 
 
 def _unplaced(curves):
-  """Yields in words the runs whose settings fit no column."""
+  """Yields notes on the runs whose settings fit no column."""
   specs = results.published()['tables'].values()
   columns = [x for spec in specs for x in spec['columns'].values()]
   known = {x['method'] for x in columns}
@@ -286,15 +287,15 @@ def _commands(curves):
 
 
 def _aggregates(samples, steps):
-  """Makes the table of statistics over tasks, of normalised scores."""
+  """Makes the table of statistics of normalised scores over all tasks."""
   own = [
       x for x in results.published()['tables']['I']['columns'] if x in samples]
   sets = [set(samples[x]) for x in own or samples]
   tasks = sorted(set.intersection(*sets)) if sets else []
   rows = []
-  for label, found in samples.items():
-    if tasks and set(tasks) <= set(found):
-      values = [found[x] for x in tasks]
+  for label, by_task in samples.items():
+    if tasks and set(tasks) <= set(by_task):
+      values = [by_task[x] for x in tasks]
       entries = [
           Entry(float(fn(*values)), math.nan, sum(map(len, values)),
                 *(results.interval(values, fn) or (math.nan, math.nan)))
@@ -308,17 +309,17 @@ def _aggregates(samples, steps):
       list(STATISTICS), rows,
       f"Tasks that all of the paper's methods with runs share: "
       f"{', '.join(tasks) or 'none'}; at {where}. A score is divided by the "
-      f'most return that the task allows. Mean and median of the tasks\' '
-      f'means, and the interquartile mean of all runs (IQM); number of runs '
-      f'in parentheses; 95% intervals from {results.RESAMPLES} stratified '
-      f'bootstrap resamples (runs within each task), none where a task has '
-      f'one run. Published numbers are no single runs and cannot be '
-      f'aggregated so.')
+      f'maximum return of its task. The columns are the mean and median of '
+      f'the tasks\' means and the interquartile mean (IQM) of all runs, with '
+      f'the number of runs in parentheses. The 95% intervals come from '
+      f'{results.RESAMPLES} stratified bootstrap resamples (runs within each '
+      f'task); there is none if a task has only one run. Published numbers '
+      f'are not per-run and cannot be aggregated like this.')
 
 
 def _number(value, mean=None):
-  """Formats a number; a deviation no finer than its mean."""
-  if isinstance(value, int):  # As published.
+  """Formats a number; a deviation gets no more digits than its mean."""
+  if isinstance(value, int):  # Published numbers stay as they are.
     return str(value)
   mean = value if mean is None else mean
   digits = 0 if abs(value) >= 10 else 1 if abs(mean) >= 1 else 3
@@ -326,7 +327,7 @@ def _number(value, mean=None):
 
 
 def _text(entry):
-  """Returns an entry without marks, '–' where there is nothing."""
+  """Formats an entry without its marks; an empty one is '–'."""
   if entry.text or not math.isfinite(entry.mean):
     return entry.text or '–'
   text = _number(entry.mean)
@@ -338,7 +339,7 @@ def _text(entry):
 
 
 def markdown(tables, footnotes, notes):
-  """Formats tables; best in bold, second-best in italics."""
+  """Formats Markdown; the best mean is bold, the second-best italic."""
   marks = {'best': '**{}**', 'second': '_{}_', '': '{}'}
   lines = []
   for table in tables:
@@ -347,12 +348,12 @@ def markdown(tables, footnotes, notes):
     lines += ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
     before = None
     for name, source, steps, entries in table.rows:
-      found = [
+      cells = [
           marks[x.mark].format(_text(x)) + f' ({x.runs})' * bool(x.runs)
           + f' [{x.note}]' * bool(x.note) for x in entries]
       lines.append('| ' + ' | '.join([
           texts.markdown(name) if name != before else '', source,
-          f'{steps:,}' if steps else '', *found]) + ' |')
+          f'{steps:,}' if steps else '', *cells]) + ' |')
       before = name
     lines += ['', table.caption, '']
   lines += [f'[{i}] {texts.markdown(x)}  ' for i, x in enumerate(footnotes, 1)]
@@ -362,7 +363,7 @@ def markdown(tables, footnotes, notes):
 
 
 def latex(tables, footnotes, notes):
-  """Formats tables for booktabs; second-best is underlined, as the paper's."""
+  """Formats LaTeX for booktabs; marks the best means as the paper does."""
   marks = {
       'best': r'\textbf{{\underline{{{}}}}}', 'second': r'\underline{{{}}}',
       '': '{}'}
@@ -378,13 +379,13 @@ def latex(tables, footnotes, notes):
         r'\midrule']
     before = None
     for name, source, steps, entries in table.rows:
-      found = [
+      cells = [
           marks[x.mark].format(texts.latex(_text(x)))
           + f' ({x.runs})' * bool(x.runs)
           + rf'$^{{{x.note}}}$' * bool(x.note) for x in entries]
       lines.append(' & '.join([
           texts.latex(name) if name != before else '', texts.latex(source),
-          f'{steps:,}' if steps else '', *found]) + r' \\')
+          f'{steps:,}' if steps else '', *cells]) + r' \\')
       before = name
     lines += [r'\bottomrule', r'\end{tabular}', r'\end{table*}', '']
   lines += [
@@ -394,7 +395,7 @@ def latex(tables, footnotes, notes):
 
 
 def to_csv(tables, footnotes, notes):
-  """Formats one line per number, and one per note."""
+  """Formats CSV with one line per number and one per note."""
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
   write = lambda row: writer.writerow([texts.cell(x) for x in row])

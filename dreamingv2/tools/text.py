@@ -1,7 +1,7 @@
 """Makes text from other people's files safe to show.
 
-A name in a score file may hold line breaks, a formula or a tag; a message may
-quote all of it. Each function returns a string.
+A name in a score file may contain line breaks, a formula or a tag, and an
+error message may quote it. Each function returns a string.
 """
 
 LENGTH = 300  # characters of a line
@@ -14,36 +14,36 @@ LATEX = {
     '\\': r'\textbackslash{}', '±': r'$\pm$', '–': '--', '~': r'\~{}',
     '^': r'\^{}', '<': r'\textless{}', '>': r'\textgreater{}',
     '|': r'\textbar{}', '"': r'\textquotedbl{}',
-    # After a line break these would be its arguments.
+    # LaTeX takes these for arguments of a preceding line break.
     '[': '{[}', ']': '{]}', '*': '{*}', **{x: rf'\{x}' for x in '&%$#_{}'}}
 
 
 def printable(text):
-  """Writes what cannot be printed, such as a line break, as its escape."""
+  """Escapes characters that cannot be printed, such as a line break."""
   return ''.join(
       x if x.isprintable() else x.encode('unicode_escape').decode()
       for x in str(text))
 
 
 def line(text):
-  """Makes one line of at most LENGTH characters; the middle may go."""
+  """Makes one line, and shortens it in the middle if it is too long."""
   text = printable(' '.join(str(text)[:10 * LENGTH].split()))
   half = LENGTH // 2
   return text if len(text) <= LENGTH else f'{text[:half]} ... {text[-half:]}'
 
 
 def markdown(text):
-  """Escapes what would be a mark, a tag or the end of a table's cell."""
+  """Escapes Markdown marks, HTML tags and the bar that ends a table cell."""
   return ''.join(MARKDOWN.get(x, x) for x in printable(text))
 
 
 def latex(text):
-  """Escapes what LaTeX does not print as it stands."""
+  """Escapes characters that have a special meaning in LaTeX."""
   return ''.join(LATEX.get(x, x) for x in printable(text))
 
 
 def cell(value):
-  """Escapes a cell of a CSV file that would be a formula; numbers stay."""
+  """Escapes text in a CSV cell that a spreadsheet would run as a formula."""
   if not isinstance(value, str):
     return value
   text = printable(value)
@@ -51,6 +51,6 @@ def cell(value):
 
 
 def plot(text):
-  """Escapes what Matplotlib takes for mathematics, or for no label."""
+  """Escapes `$`, which starts mathematics in Matplotlib, and a leading `_`."""
   text = printable(text).replace('$', r'\$')
   return f' {text}' if text.startswith('_') else text

@@ -1,4 +1,4 @@
-"""Draws what a trained model makes of stored episodes.
+"""Draws what a trained model infers from stored episodes.
 
 Shape letters: T time, S categoricals, C classes, P phases, N frames.
 """
@@ -11,13 +11,13 @@ from . import formats
 from . import text
 from .. import probe as probes
 from ..common import envs
-from ..common import logger
+from ..common import logger as loggers
 from ..common import plot as plots
 from ..common import tfutils
 
-SHIFTS = 50  # By which chance is told from information.
-FRAMES = 64  # Of a batch when a decoder is fitted.
-LIBRARY = 40  # Episodes that a decoder is fitted to.
+SHIFTS = 50  # Random shifts used to estimate chance level.
+FRAMES = 64  # Frames of a batch when a decoder is fitted.
+LIBRARY = 40  # Most episodes that a decoder is fitted to.
 
 
 def reconstructions(logdirs, path, frames=6, updates=0, best=False):
@@ -28,15 +28,15 @@ def reconstructions(logdirs, path, frames=6, updates=0, best=False):
   Args:
     logdirs: Paths of runs.
     path: Picture to write.
-    frames: Columns.
-    updates: Of a decoder, fitted here to a run that has none; 0: none is.
+    frames: Number of frames, one per column.
+    updates: Updates to fit a decoder to a run that has none; 0 fits none.
     best: Take the checkpoints of the best evaluations.
 
   Returns:
-    Notes: errors, in words.
+    Notes that state the errors, as text.
 
   Raises:
-    ValueError: A run has no decoder, or cannot take the others' episodes.
+    ValueError: A run has no decoder, or its observations have other shapes.
   """
   if frames < 1:
     raise ValueError(f'--frames is {frames}; it must be at least 1')
@@ -45,11 +45,11 @@ def reconstructions(logdirs, path, frames=6, updates=0, best=False):
     raise ValueError(
         f'{logdirs[0]} observes no image, only {", ".join(sorted(episode))}')
   length = len(episode['is_first'])
-  # The first frame is of the reset, before the model has seen anything.
+  # The first frame shows the reset, before the model has seen anything.
   index = np.linspace(1, length - 1, min(frames, length - 1)).astype(int)
   truth = episode['image'][index] / 255.0
   rows, notes = {'observation': truth}, []
-  with logger.Progress(len(logdirs), 0, 'reading', 'runs') as bar:
+  with loggers.Progress(len(logdirs), 0, 'reading', 'runs') as bar:
     for logdir in logdirs:
       bar.describe(formats.reading(logdir))
       agent = load(logdir, episode, best)
@@ -84,15 +84,15 @@ def _decoder(agent, logdir, updates):
   if not updates:
     raise ValueError(
         f'{logdir} has no decoder; train with --probe True, or fit one to '
-        f'its frozen features by --fit 1000')
+        f'its frozen features with --fit 1000')
   return fit(agent, logdir, updates).decoder
 
 
 def load(logdir, episode, best=False):
-  """Returns the agent of a run, which can take that episode.
+  """Returns the agent of a run, after checking that the episode fits it.
 
   Raises:
-    ValueError: It cannot be read, or its observations are others.
+    ValueError: The run cannot be read, or its observations have other shapes.
   """
   config = evaluate.load_config(logdir)
   snapshot = evaluate.read_checkpoint(logdir, best)
@@ -105,15 +105,15 @@ def load(logdir, episode, best=False):
           f'draw has {shape}: the runs are of different tasks')
   obs_space, act_space = evaluate.spaces(own)
   if not any(x.startswith('wm/heads/discount/') for x in snapshot.arrays):
-    obs_space.update(envs.ENDLESS)  # Episodes do not tell; the model does.
+    obs_space.update(envs.ENDLESS)  # Only the model shows if episodes end.
   return evaluate.load_agent(config, snapshot, obs_space, act_space)
 
 
 def observer(agent):
   """Returns a function that infers the states of a whole episode.
 
-  It maps arrays [T, ...] to the posterior, a dict of [T, ...], and features
-  [T, F], and leaves the generator of noise where it was.
+  The function maps arrays [T, ...] to the posterior, a dict of [T, ...], and
+  to features [T, F]. It leaves the state of the noise generator unchanged.
   """
   wm = agent.wm
 
@@ -134,7 +134,7 @@ def observer(agent):
 def fit(agent, logdir, updates):
   """Trains a probe on the features of a frozen agent; see probe.Probe.
 
-  The newest episode is left out, as that is what is drawn.
+  The newest episode is left out, because it is the one that is drawn.
   """
   count = len(list((logdir / 'train_episodes').glob('*.npz'))) - 1
   observe, feats, data = observer(agent), [], []
@@ -154,7 +154,7 @@ def fit(agent, logdir, updates):
   draw = lambda: tf.constant(rng.integers(0, len(feats), FRAMES))
   probe.build(batch(draw()))
   step = tfutils.compile(lambda index: probe.train(batch(index)))
-  with logger.Progress(updates, 0, 'fitting a decoder', 'updates') as bar:
+  with loggers.Progress(updates, 0, 'fitting a decoder', 'updates') as bar:
     for _ in range(updates):
       step(draw())
       bar.update(1)
@@ -162,7 +162,7 @@ def fit(agent, logdir, updates):
 
 
 def _draw_rows(rows, index, path):
-  """Writes pictures [N, H, W, 3] in labelled rows."""
+  """Draws images [N, H, W, 3] in labelled rows and saves the picture."""
   width = plots.WIDTH
   fig = plots.library().Figure(
       (width, width / (len(index) + 1.3) * len(rows)), layout='constrained')
@@ -183,44 +183,44 @@ def _draw_rows(rows, index, path):
 
 def latents(
     logdir, path, episodes=10, phases=3, by='reward', best=False):
-  """Draws the categorical that tells each phase best, above the reward.
+  """Draws the categoricals that indicate the phases best, above the reward.
 
   Args:
     logdir: Path of a run.
     path: Picture to write.
-    episodes: Newest stored ones, all of which count when choosing; the one
-      with the most even phases is drawn.
+    episodes: Number of newest stored episodes that the choice is based on;
+      the one with the most even phases is drawn.
     phases: Number of phases.
-    by: 'reward': equal shares of all rewards, from the least to the most;
-      'time': equal parts of the episode.
+    by: 'reward' sorts all steps by reward and cuts them into equal shares;
+      'time' cuts each episode into equal parts.
     best: Take the checkpoint of the best evaluation.
 
   Returns:
-    Notes: what was chosen and how much it tells, in words.
+    Notes, as text: the chosen categoricals and how much each one tells.
 
   Raises:
-    ValueError: The run has no categoricals, or its rewards no phases.
+    ValueError: The run has no categoricals, or its rewards form no phases.
   """
   for name, value, least in (
       ('episodes', episodes, 1), ('phases', phases, 2)):
     if value < least:
       raise ValueError(f'--{name} is {value}; it must be at least {least}')
-  found = evaluate.read_episodes(logdir, episodes)
-  agent = load(logdir, found[0], best)
+  stored = evaluate.read_episodes(logdir, episodes)
+  agent = load(logdir, stored[0], best)
   kind = agent.config.rssm.latent
   if 'logit' not in agent.wm.rssm.initial(1):
     raise ValueError(
         f'{logdir} has rssm.latent {kind}, which has no categoricals')
-  # What the reset shows earned nothing.
+  # The first row of an episode is the reset, which has no reward.
   observe = observer(agent)
   classes = []
-  with logger.Progress(len(found), 0, 'inferring', 'episodes') as bar:
-    for number, episode in enumerate(found, 1):
-      bar.describe(f'episode {number} of {len(found)}')
+  with loggers.Progress(len(stored), 0, 'inferring', 'episodes') as bar:
+    for number, episode in enumerate(stored, 1):
+      bar.describe(f'episode {number} of {len(stored)}')
       classes.append(
           tf.argmax(observe(episode)[0]['logit'], -1).numpy()[1:])
       bar.update(1)
-  rewards = [x['reward'][1:] for x in found]
+  rewards = [x['reward'][1:] for x in stored]
   labels = split(rewards, phases, by)
   chosen = choose(classes, labels)
   shown = int(np.argmax([information(x, x) for x in labels]))
@@ -229,35 +229,35 @@ def latents(
       agent.config.rssm.discrete, path)
   return [
       f'phase {phase}: variable {variable} tells {nats:.3f} of {most:.3f} '
-      f'nats, chance taken off'
+      f'nats, after subtracting the chance level'
       for phase, (variable, nats, most) in enumerate(chosen, 1)] + [
-          f'drawn: of the {len(found)} newest episodes, by which the '
-          f'variables were chosen, the one with the most even phases, of '
-          f'return {rewards[shown].sum():.1f}']
+          f'the variables were chosen by the {len(stored)} newest episodes; '
+          f'the one with the most even phases is drawn, its return is '
+          f'{rewards[shown].sum():.1f}']
 
 
 def split(rewards, phases, by='reward'):
-  """Numbers the phase of every step, lists of [T] from 0.
+  """Returns the phase of every step, a list of arrays [T] that start at 0.
 
   Raises:
-    ValueError: The rewards take too few values.
+    ValueError: The rewards have too few different values.
   """
   if by == 'time':
     return [np.arange(len(x)) * phases // len(x) for x in rewards]
   together = np.concatenate(rewards)
   edges = np.quantile(together, np.arange(1, phases) / phases)
-  # Above every edge there is a reward, where many are the greatest too.
+  # Some reward must lie above every edge, even if many are the greatest.
   edges = np.unique(np.minimum(edges, np.unique(together)[-2:][0]))
   labels = [np.searchsorted(edges, x, 'left') for x in rewards]
   if len(np.unique(np.concatenate(labels))) < phases:
     raise ValueError(
         f'the rewards of these episodes do not fall into {phases} phases of '
-        f'like size; ask for fewer, or for --by time')
+        f'similar size; use fewer --phases, or --by time')
   return labels
 
 
 def information(one, two):
-  """Computes the mutual information of two arrays of small integers, nats."""
+  """Computes the mutual information in nats of two arrays of classes."""
   joint = np.zeros((one.max() + 1, two.max() + 1))
   np.add.at(joint, (one, two), 1)
   joint /= joint.sum()
@@ -267,19 +267,19 @@ def information(one, two):
 
 
 def choose(classes, labels, seed=0):
-  """Finds for each phase the variable that tells best whether it is on.
+  """Finds, for each phase, the variable that tells best whether it is on.
 
-  Variables of many classes seem to tell something by chance, and more so
-  where both change slowly: the mean over circular shifts of each episode is
-  taken off. No variable is chosen twice.
+  A variable with many classes has some information by chance, and more if the
+  variable and the phase change slowly. So the mean information after random
+  circular shifts of each episode is subtracted. No variable is chosen twice.
 
   Args:
     classes: List of int [T, S].
     labels: List of int [T], phases from 0.
-    seed: Of the shifts.
+    seed: Seed of the shifts.
 
   Returns:
-    For each phase: variable, nats, and the nats of one that tells all.
+    For each phase: the variable, its nats, and the nats of a perfect one.
   """
   rng = np.random.default_rng(seed)
   together = np.concatenate(classes)
@@ -287,7 +287,7 @@ def choose(classes, labels, seed=0):
       np.concatenate([
           np.roll(x, rng.integers(1, max(2, len(x))), 0) for x in classes])
       for _ in range(SHIFTS)]
-  found, taken = [], []
+  chosen, taken = [], []
   for phase in range(max(x.max() for x in labels) + 1):
     now = (np.concatenate(labels) == phase).astype(int)
     nats = np.array([
@@ -296,8 +296,8 @@ def choose(classes, labels, seed=0):
         for s in range(together.shape[1])])
     nats[taken] = -np.inf
     taken.append(int(np.argmax(nats)))
-    found.append((taken[-1], float(nats[taken[-1]]), information(now, now)))
-  return found
+    chosen.append((taken[-1], float(nats[taken[-1]]), information(now, now)))
+  return chosen
 
 
 def _draw_classes(classes, reward, labels, chosen, count, path):

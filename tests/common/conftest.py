@@ -1,4 +1,4 @@
-"""Fixtures of several tests of common/."""
+"""Fixtures that several tests of common/ use."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def half():
 
 @pytest.fixture
 def seed():
-  """Makes the draws of a test the same each time."""
+  """Seeds all random generators, so that each test repeats its draws."""
   from dreamingv2.common import tfutils
   tfutils.generator().reset_from_seed(0)
 

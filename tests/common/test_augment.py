@@ -13,7 +13,7 @@ def make_images(shape, dtype='uint8'):
 
 
 def find_shift(image, shifted, pad):
-  """Returns the only (dy, dx) that explains a shift of [H, W, C]."""
+  """Returns the only (dy, dx) by which [H, W, C] can have been shifted."""
   H, W, _ = image.shape
   padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), 'edge')
   found = [
@@ -102,7 +102,7 @@ def test_bilinear_shift_draws_one_shift_within_pad_for_each_sequence():
   ramp = np.arange(16, dtype=np.float32)
   images = np.broadcast_to(ramp[:, None, None], (64, 3, 16, 16, 1))
   out = augment.bilinear_shift(tf.constant(images.copy()), 3.0).numpy()
-  shift = out[:, :, 8, 8, 0] - 8  # The ramp reads off how far it moved.
+  shift = out[:, :, 8, 8, 0] - 8  # The ramp shows the shift.
   np.testing.assert_allclose(shift, np.repeat(shift[:, :1], 3, 1))
   assert np.abs(shift).max() <= 3 and np.abs(shift).max() > 2.5
   assert len(np.unique(shift[:, 0])) == 64

@@ -142,7 +142,7 @@ def test_checkpoint_never_gives_wrong_values_for_a_flipped_bit(tmp_path):
     if snapshot is None:
       found += 1
       continue
-    equal(snapshot.arrays, arrays_for(2))  # A date or a version was flipped.
+    equal(snapshot.arrays, arrays_for(2))  # Only a date or a version changed.
     equal(snapshot.meta, {'text': 'hello', 'x': np.arange(5)})
   assert found > 150
 
@@ -197,7 +197,7 @@ def test_checkpoint_loads_after_a_kill_in_the_middle_of_saving(tmp_path):
     assert snapshot.meta == {'step': snapshot.step}
     for values in snapshot.arrays.values():
       assert (values == snapshot.step).all()
-  assert leftovers  # Or the kills hit no save and show nothing.
+  assert leftovers  # Else no kill hit a save.
 
 
 def test_checkpoint_leaves_the_temporary_files_of_others(tmp_path):

@@ -1,4 +1,4 @@
-"""Help and mistakes of a parser, and how programs end."""
+"""Tests the help and errors of a parser, and how programs end."""
 
 import os
 import pathlib
@@ -42,7 +42,7 @@ def make_parser():
 
 
 def run(body, **kwargs):
-  """Runs a program whose main has that body; returns code and errors."""
+  """Runs a program with this body of main; returns exit code and stderr."""
   done = subprocess.run(
       [sys.executable, '-c', PROGRAM.format(body)], cwd=ROOT,
       stderr=subprocess.PIPE, text=True, **kwargs)
@@ -51,7 +51,7 @@ def run(body, **kwargs):
 
 @pytest.fixture
 def deserted():
-  """The writing end of a pipe that nobody reads."""
+  """Returns the writing end of a pipe that nobody reads."""
   theirs, ours = os.pipe()
   os.close(theirs)
   yield ours

@@ -1,4 +1,4 @@
-"""Which comment of a YAML file belongs to which key."""
+"""Tests which comment of a YAML file belongs to which key."""
 
 import pytest
 

@@ -96,7 +96,7 @@ def test_update_with_a_pattern_sets_every_match_and_no_more(config):
   assert set(config.diff(new)) == {'encoder.act'}
   new = config.update({'rssm': {'de.*': 1}})
   assert set(config.diff(new)) == {'rssm.deter'}
-  # A dot alone makes no pattern, and a pattern covers the whole key.
+  # A dot alone is not a pattern, and a pattern must match the whole key.
   with pytest.raises(configlib.UnknownKey):
     Config({'a.b': 1, 'axb': 2}).update({'a.c': 1})
   with pytest.raises(configlib.UnknownKey):

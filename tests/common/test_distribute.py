@@ -1,4 +1,4 @@
-"""What replicas share; two logical devices need a process of their own."""
+"""Tests replicas; two logical devices need a separate process."""
 
 import subprocess
 import sys
@@ -104,7 +104,7 @@ def test_unknown_strategy_offers_the_known_ones():
 
 
 class Pair(distribute.Processes):
-  """One of two processes, the other of which answers as told."""
+  """Stands for one of two processes and fakes the answers of the other."""
 
   def __init__(self, *answers):
     self.alone = False

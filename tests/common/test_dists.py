@@ -67,7 +67,7 @@ def truncnorm(mean, std):
 
 
 def slopes(name, mean, std, step=1e-4):
-  """Returns how a statistic of scipy's moves with mean and std."""
+  """Returns the derivatives of a scipy statistic by mean and std."""
   value = lambda dm, ds: getattr(truncnorm(mean + dm, std + ds), name)()
   return [
       (value(dm, ds) - value(-dm, -ds)) / (2 * step)
@@ -128,7 +128,7 @@ def test_trunc_normal_gradient_of_samples_at_the_edge_is_finite():
 
 @pytest.mark.parametrize('mean, std', [*CASES, (0.4, 0.5), (-0.99, 0.1)])
 def test_trunc_normal_gradient_of_samples_is_exact(mean, std):
-  """The average of many samples has the gradient of scipy's mean."""
+  """The gradient of the average of many samples is that of scipy's mean."""
   N = 20000
   params = tf.constant([mean, std])
   with tf.GradientTape() as tape:

@@ -11,7 +11,7 @@ from dreamingv2.common.driver import Driver
 
 
 class CountEnv:
-  """Observe the step within the episode and the action that led there."""
+  """Observes the step within the episode and the action that led to it."""
 
   def __init__(self, length, log=None):
     self.act_space = {'action': types.SimpleNamespace(shape=(2,))}
@@ -44,7 +44,7 @@ class CountEnv:
 
 
 def policy(obs, state):
-  """Act 10 * worker + 1 + the number of calls so far, in both dimensions."""
+  """Returns 10 * worker + 1 + the number of calls so far, as both actions."""
   state = 0 if state is None else state + 1
   worker = np.arange(len(obs['count']))[:, None] * 10.0
   action = np.ones((1, 2)) + worker + state
@@ -139,7 +139,7 @@ def test_driver_ahead_hands_on_the_same_rows(steps):
     for _ in range(20):
       driver(steer, steps=steps, ahead=ahead)
     found.append([x for x in rows if x[0] == 1])
-  # A reset may have come ahead.
+  # A reset may have come early.
   assert len(found[1]) - len(found[0]) in (0, 1)
   assert_same_rows(found[0], found[1][:len(found[0])])
 
@@ -151,7 +151,7 @@ def test_driver_ahead_asks_the_policy_before_the_caller_goes_on():
       {'action': np.full((1, 2), weight[0], np.float32)}, None)
   for _ in range(4):
     driver(scaled, steps=1, ahead=True)
-    weight[0] += 1  # What an update does.
+    weight[0] += 1  # As an update does.
   assert [row['action'][0] for _, row in rows] == [0, 1, 1, 2, 3]
 
 
@@ -220,7 +220,7 @@ def test_driver_measures_env_and_policy():
 
 
 class Walk:
-  """Sums up actions and noise of its own from a seed, as simulators do."""
+  """Adds up actions and its own seeded noise, as simulators do."""
 
   def __init__(self, length, drift=0.0):
     self.act_space = {'action': types.SimpleNamespace(shape=(2,))}
@@ -249,7 +249,7 @@ class Walk:
 
 
 def gather(envs, state=None, **kwargs):
-  """Returns a driver, the rows it hands on, and what loading returned."""
+  """Returns a driver, the rows it passes on, and the result of loading."""
   driver, rows = Driver(envs, **kwargs), []
   loaded = driver.restore(state) if state else None
   for event in (driver.on_reset, driver.on_step):
@@ -258,13 +258,13 @@ def gather(envs, state=None, **kwargs):
 
 
 def steer(obs, state):
-  """Act on all that was observed, and on the number of calls."""
+  """Returns actions that depend on all observations and the call count."""
   state = 0 if state is None else state + 1
   return {'action': np.float32(obs['sum'][:, ::-1] + state)}, state
 
 
 def stored(state, folder):
-  """Returns a state after it was a file."""
+  """Returns a state after it was saved to a file and loaded."""
   checkpoint.Checkpoint(folder).save(1, {}, {'driver': state})
   return checkpoint.Checkpoint(folder).load().meta['driver']
 
@@ -371,7 +371,7 @@ class Failing(Walk):
 
 @pytest.mark.parametrize('how', ['promise', 'raise', 'reward', 'sum'])
 def test_driver_cuts_an_episode_that_cannot_go_on(how, tmp_path):
-  """NaN in reward or observation, or the environment lost."""
+  """The reward or an observation is NaN, or the environment is lost."""
   driver, rows, _ = gather([Failing(how, [3]), Walk(9)], seed=(1,))
   replay = replays.Replay(tmp_path)
   driver.on_reset(replay.add_step)
@@ -381,7 +381,7 @@ def test_driver_cuts_an_episode_that_cannot_go_on(how, tmp_path):
   with pytest.warns(UserWarning, match='Episode 1 of environment 0 was cut'):
     driver(steer, steps=14)
   firsts = [bool(row['is_first']) for i, row in rows if i == 0]
-  # Two good steps, none made up; then a whole episode of five.
+  # Two good steps and no invented one; then a whole episode of five.
   assert firsts[:9] == [True, False, False, True] + [False] * 5
   assert all(np.isfinite(row['sum']).all() for _, row in rows)
   assert len(episodes[0]['is_first']) == 6

@@ -13,7 +13,7 @@ from dreamingv2.common import envs
 
 
 class Fake(gymnasium.Env):
-  """A Gymnasium environment whose spaces and ends are given."""
+  """Has the interface of Gymnasium, with the given spaces and ends."""
 
   def __init__(self, obs_space, act_space, ends=(False, False)):
     self.observation_space = obs_space
@@ -35,7 +35,7 @@ class Fake(gymnasium.Env):
 
 
 class OldFake:
-  """An environment with the interface of gym before 0.26."""
+  """Has the interface of gym before 0.26."""
 
   def __init__(self, info):
     self.observation_space = gymnasium.spaces.Box(-1, 1, (3,), np.float64)
@@ -227,7 +227,7 @@ def strategy(request):
 
 
 def value(fn):
-  """Makes a constructor through which a worker tells what `fn` returns."""
+  """Returns a constructor through which a worker reports fn's result."""
   return lambda: types.SimpleNamespace(obs_space=fn(), close=lambda: None)
 
 

@@ -1,4 +1,4 @@
-"""Files of episodes: what is damaged, too much, later, or refused."""
+"""Tests episode files: damaged ones, limits, late writes, refused writes."""
 
 import io
 import os
@@ -39,7 +39,7 @@ def held(replay):
 
 
 def rewrite(change):
-  """Returns a damage that changes the dict of arrays of a file."""
+  """Returns a function that changes the arrays of a file."""
   def damage(path):
     with np.load(path) as stored:
       episode = dict(stored)
@@ -49,12 +49,12 @@ def rewrite(change):
 
 
 def edit(change):
-  """Returns a damage that changes the bytes of a file."""
+  """Returns a function that changes the bytes of a file."""
   return lambda path: path.write_bytes(change(path.read_bytes()))
 
 
 def flip(content):
-  place = content.index(b'image.npy') + 60  # In what is compressed.
+  place = content.index(b'image.npy') + 60  # In compressed data.
   return content[:place] + bytes([content[place] ^ 255]) + content[place + 1:]
 
 
@@ -148,7 +148,7 @@ def test_damaged_file_is_set_aside_counted_and_never_fatal(name, tmp_path):
   assert replay.stats['total_episodes'] == 2
   assert held(replay) == {2, 3}
   assert len(list((tmp_path / 'damaged').iterdir())) == 1
-  # Once is enough.
+  # One warning is enough.
   again = Replay(tmp_path)
   assert again.stats['damaged_episodes'] == 0 and held(again) == {2, 3}
 
@@ -224,7 +224,7 @@ def test_memory_in_bytes_bounds_ram_and_disk(tmp_path):
 
 
 def test_loading_never_holds_two_copies(tmp_path):
-  """Also of files whose types must be converted, as DreamerV2's."""
+  """Not even if types must be converted, as in files of DreamerV2."""
   rows, episodes = 201, 40
   values = make_episode(rows - 1)
   values['image'] = np.random.default_rng(0).integers(
@@ -240,7 +240,7 @@ def test_loading_never_holds_two_copies(tmp_path):
   size = replay.stats['bytes']
   assert replay.stats['loaded_episodes'] == episodes
   assert size > 20 * 2 ** 20
-  # 16 files ahead of 40, each with some copies while it is read.
+  # 16 of 40 files are read ahead; a file has some copies while it is read.
   assert peak < 1.8 * size
 
 
@@ -266,7 +266,7 @@ def test_dropped_episodes_stay_on_disk_for_the_last_checkpoint(tmp_path):
 @pytest.mark.filterwarnings('error')
 def test_files_that_a_crash_left_undeleted_are_deleted_later(tmp_path):
   replay = fill(tmp_path, [1, 2, 3, 4], capacity=20)
-  state = replay.state()  # And no forget.
+  state = replay.state()  # Without calling forget.
   again = Replay(tmp_path, capacity=20)
   again.restore(state)
   assert held(again) == {3, 4}
@@ -344,7 +344,7 @@ def test_full_disk_keeps_episodes_in_memory_and_writes_them_later(
 
 
 def test_full_disk_of_few_bytes_is_survived_by_replay_and_checkpoint(tmp_path):
-  """A real one, where this process may mount."""
+  """Uses a real full disk if this process may mount one."""
   disk = tmp_path / 'disk'
   disk.mkdir()
   if os.system(f'mount -t tmpfs -o size=256k none {disk} 2>/dev/null'):

@@ -43,7 +43,7 @@ def test_writer_that_fails_leaves_the_old_file_alone(tmp_path):
 
 
 def test_readers_see_the_old_file_or_the_new_one(tmp_path):
-  """Also after SIGKILL at a random moment."""
+  """Holds also after SIGKILL at a random moment."""
   path = tmp_path / 'file'
   size = 200_000
   program = f'''
@@ -163,7 +163,7 @@ def test_folder_replaces_nothing(tmp_path, make):
 
 
 def test_what_a_dead_writer_left_is_removed(tmp_path):
-  """A folder that was not finished, too; what others write stays."""
+  """Unfinished folders are removed as well; files of live writers stay."""
   host = socket.gethostname()
   dead = subprocess.Popen(['true'])
   dead.wait()

@@ -1,4 +1,4 @@
-"""Files are looked at before they are read or replaced."""
+"""Tests that the kind of a file is checked before it is used."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ from dreamingv2.common import files
 
 
 def make(kind, path):
-  """Puts something of a kind in a place; returns what cleans up."""
+  """Creates a file of a kind at a path; returns a function that cleans up."""
   if kind == 'socket':
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(path))
@@ -26,7 +26,7 @@ def make(kind, path):
 
 @pytest.fixture(autouse=True)
 def alarm():
-  """Ends what waits for a FIFO."""
+  """Interrupts a test that waits for a FIFO."""
   signal.alarm(20)
   yield
   signal.alarm(0)
@@ -47,14 +47,14 @@ def test_sizes_are_checked_before_a_file_is_read(tmp_path):
   assert files.read_bytes(path, 5) == b'12345'
   with pytest.raises(ValueError, match='x has 5 bytes; at most 4 are read'):
     files.read_bytes(path, 4)
-  os.truncate(path, 2 ** 42)  # Takes no room on the disk.
+  os.truncate(path, 2 ** 42)  # Takes no disk space.
   with pytest.raises(ValueError, match='at most 1,000 are read'):
     files.read_bytes(path, 1000)
 
 
 def test_links_lead_not_out_of_a_folder(tmp_path):
   (tmp_path / 'in').mkdir()
-  (tmp_path / 'inside').write_bytes(b'no')  # Begins as the folder's name.
+  (tmp_path / 'inside').write_bytes(b'no')  # Starts like the folder.
   (tmp_path / 'in' / 'file').write_bytes(b'yes')
   for name, target in {
       'near': 'file', 'out': '../inside', 'far': '/etc/passwd'}.items():

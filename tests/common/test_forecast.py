@@ -1,4 +1,4 @@
-"""Estimates of the time that is left."""
+"""Tests the estimates of the time left."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from dreamingv2.common import forecast
 
 def test_forecast_adds_up_all_kinds_of_work_that_are_left():
   ahead = forecast.Forecast()
-  for seconds in (1.0, 2.0, 90.0):  # One slow piece does not count.
+  for seconds in (1.0, 2.0, 90.0):  # One slow part does not count.
     ahead.add('step', seconds)
   ahead.add('update', 10.0)
   assert ahead.left({'step': 5, 'update': 3}) == 5 * 2 + 3 * 10

@@ -17,14 +17,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Sections:
-  """Has a timer's interface, and measures nothing."""
+  """Has the interface of a timer but measures nothing."""
 
   def section(self, name):
     return contextlib.nullcontext()
 
 
 def run(code, *args, **kwargs):
-  """Starts Python code that has `guards`, whose output is a pipe."""
+  """Starts Python code that can use `guards`, with its output in a pipe."""
   head = 'import os, signal, sys, time\nfrom dreamingv2.common import guards\n'
   return subprocess.Popen(
       [sys.executable, '-c', head + code, *map(str, args)], cwd=ROOT,
@@ -114,7 +114,7 @@ with guards.Signals() as signals:
 
 
 def test_sigint_stops_a_run_in_the_background_of_a_shell_script():
-  """Where the shell has made its children ignore it."""
+  """Such a shell makes its children ignore SIGINT."""
   ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
   with run(WAIT, preexec_fn=ignore) as process:
     process.stdout.readline()

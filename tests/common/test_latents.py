@@ -34,7 +34,7 @@ def test_make_chooses_the_kind_by_its_name(kind, size, outputs):
 def test_make_names_what_is_wrong(args, text):
   with pytest.raises(ValueError, match=text):
     latents.make(*args)
-  latents.make('gaussian', 3, 0, 0)  # Reads neither of the other sizes.
+  latents.make('gaussian', 3, 0, 0)  # It ignores the other sizes.
 
 
 def test_make_names_the_known_std_acts():
@@ -331,8 +331,8 @@ def test_gaussian_log_prob_equals_a_loop():
 
 @pytest.fixture
 def hybrid():
-  """Returns two categoricals of three classes with four Gaussians, apart and
-  as one, and two sets of statistics."""
+  """Returns two categoricals of three classes and four Gaussians, separate and
+  combined, and two sets of statistics."""
   parts = latents.Categorical(2, 3), latents.Gaussian(4, 'sigmoid2', 0.1)
   kind = latents.make('hybrid', 2, 3, 4)
   stats = [kind.stats(tf.constant(normal(5, kind.outputs, seed=i)))

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures('seed')
 
 
 def randomize(module):
-  """Fills all variables, whose zeros and ones would hide mistakes."""
+  """Randomizes all variables: their zeros and ones would hide mistakes."""
   for i, var in enumerate(tfutils.trainable(module)):
     var.assign(normal(*var.shape, seed=100 + i))
   return tfutils.named_variables(module)

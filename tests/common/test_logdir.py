@@ -38,7 +38,7 @@ def test_config_is_replaced_whole_and_keeps_who_ran_it(config):
     ({'rssm.deter': 600}, False, True), ({'action_repeat': 4}, False, False),
     ({'robosuite.horizon': 9}, False, False), ({'keep': 9}, False, True)])
 def test_settings_that_a_run_may_change(config, updates, started, fine):
-  """Before the first checkpoint, all that does not shape the episodes."""
+  """Before the first checkpoint, all that do not affect the episodes."""
   folder = logdirs.prepare(config, 'robosuite', 'Lift')
   logdirs.save_config(config, folder, ['versions'])
   if started:

@@ -105,7 +105,7 @@ def test_failing_output_warns_once_and_is_tried_again(capsys, recorder):
     logger.write()
   lines = capsys.readouterr().err.splitlines()
   assert len(after.calls) == 4 and len(recorder.calls) == 1
-  # Once for the first two, and again after it had recovered.
+  # One warning for the first two failures, and one after it recovered.
   assert len(lines) == 2
   assert all('Recorder' in line and 'disk full' in line for line in lines)
 
@@ -207,7 +207,7 @@ def test_tensorboard_reads_back_scalars_images_and_videos(tmp_path):
 
 
 def test_tensorboard_is_given_no_python_numbers(tmp_path, monkeypatch):
-  """TensorFlow keeps a tensor of each for ever, 0.7 KiB."""
+  """TensorFlow would keep a tensor of 0.7 KiB for each number for ever."""
   pytest.importorskip('tensorflow')  # Which the fast tier does without.
   import tensorflow as tf
   seen = []

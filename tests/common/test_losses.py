@@ -207,7 +207,7 @@ def test_barlow_twins_is_zero_for_equal_decorrelated_projections():
   x = np.linalg.qr(normal(8, 3) - normal(8, 3).mean(0))[0]
   mask = tf.ones([8], bool)
   x = tf.constant(x.astype(np.float32))
-  # Orthonormal columns keep a mean of zero here, hence no correlation.
+  # Orthonormal columns have a mean of zero here, so they do not correlate.
   assert float(losses.barlow_twins(x, x, mask, 1.0)) < 1e-3
   assert float(losses.barlow_twins(x, x[::-1], mask, 1.0)) > 0.1
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures('seed')
 
 
 def randomize(module):
-  """Fills all variables, whose zeros and ones would hide mistakes."""
+  """Randomizes all variables: their zeros and ones would hide mistakes."""
   for i, var in enumerate(tfutils.trainable(module)):
     var.assign(0.5 * normal(*var.shape, seed=100 + i))
   return {
@@ -183,7 +183,7 @@ def test_mlp_equals_numpy():
   y = (y @ names['out/out/kernel0'] + names['out/out/bias'])[..., 0]
   dist = mlp(x)
   np.testing.assert_allclose(dist.mode(), y, rtol=1e-4, atol=1e-5)
-  np.testing.assert_allclose(  # The density the reward head is trained by.
+  np.testing.assert_allclose(  # The density that trains the reward head.
       dist.log_prob(tf.ones([2, 3])),
       -0.5 * (1 - y) ** 2 - 0.5 * math.log(2 * math.pi), rtol=1e-4)
   assert dist.batch_shape == (2, 3) and dist.event_shape == ()
@@ -212,7 +212,7 @@ def trunc_normal_logpdf(y, x, s):
       (-1 - mean) / std, (1 - mean) / std, mean, std).logpdf(y)
 
 
-# By name: event, log density of an entry, and the mode, given parameters.
+# Maps names to an event, its log density and mode, given parameters.
 DISTS = {
     'binary': (
         lambda x: (x > 0).astype('f'),

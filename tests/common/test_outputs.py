@@ -21,7 +21,7 @@ VIDEO = np.stack([IMAGE // (i + 1) for i in range(4)])
 
 
 class Server:
-  """An output that waits, or fails."""
+  """Is an output that waits or fails."""
 
   def __init__(self):
     self.run = ''
@@ -77,7 +77,7 @@ def test_slow_service_holds_nothing_up_and_loses_nothing():
   assert server.calls == [(i, [('x', i)]) for i in range(5)]
   assert server.closed == 1
   assert service.state() == 'abc'
-  service(5, [])  # As a second run in one process.
+  service(5, [])  # Like a second run in this process.
   service.close()
   assert len(server.calls) == 6
 
@@ -163,11 +163,11 @@ def test_wandb_keeps_numbers_pictures_and_settings(
   monkeypatch.setenv('WANDB_MODE', 'offline')
   monkeypatch.setenv('WANDB_SILENT', 'true')
   run = log_run(outputlib.WandbOutput(tmp_path, CONFIG), (1, 2), capsys)
-  time.sleep(1.1)  # Its files are named by the second.
+  time.sleep(1.1)  # A file is named by its second.
   resumed = outputlib.WandbOutput(tmp_path, CONFIG)
   resumed.run = run
   assert log_run(resumed, (3,), capsys) == run
-  until = time.monotonic() + 20  # Its own process writes a little later.
+  until = time.monotonic() + 20  # Another process writes with a delay.
   history = []
   while len(history) < 3 and time.monotonic() < until:
     history, config = [], {}
@@ -185,8 +185,8 @@ def test_wandb_keeps_numbers_pictures_and_settings(
 
 
 def read_wandb(path):
-  """Returns the rows and the settings in a file of an offline run."""
-  name = 'wandb.proto.wandb_internal_pb2'  # It comes with an extra.
+  """Returns the rows and the settings from the file of an offline run."""
+  name = 'wandb.proto.wandb_internal_pb2'  # An optional package.
   wandb_internal_pb2 = importlib.import_module(name)
   rows, config = [], {}
   for data in read_records(path.read_bytes()):
@@ -203,7 +203,7 @@ def read_wandb(path):
 
 
 def read_records(data, block=2 ** 15, head=7):
-  """Yields the records of a log in LevelDB's format, after wandb's head."""
+  """Yields the records of a LevelDB log that starts with wandb's header."""
   parts, at = [], head
   while at + head <= len(data):
     if block - at % block < head:
@@ -212,6 +212,6 @@ def read_records(data, block=2 ** 15, head=7):
     _, size, kind = struct.unpack('<IHB', data[at: at + head])
     parts.append(data[at + head: at + head + size])
     at += head + size
-    if kind in (1, 4):  # Whole, or the last part.
+    if kind in (1, 4):  # A whole record or its last part.
       yield b''.join(parts)
       parts = []

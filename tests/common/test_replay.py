@@ -83,8 +83,8 @@ def test_replay_marks_every_seam_with_is_first(tmp_path, maxlen):
   sizes = []
   for row in batch['is_first']:
     ends = np.append(np.flatnonzero(row), len(row))
-    sizes += list(np.diff(ends)[:-1])  # The last may be cut.
-  assert min(sizes) == 7  # Up to minlen - 1 less than the shortest, 10 rows.
+    sizes += list(np.diff(ends)[:-1])  # The last may be cut off.
+  assert min(sizes) == 7  # 10 rows may lose up to minlen - 1.
   assert max(sizes) == min(maxlen or 50, 14)
 
 
@@ -137,7 +137,7 @@ def test_replay_dataset_yields_the_samples(tmp_path):
 
 def test_replay_steps_and_episodes_store_the_same(tmp_path):
   left, right = Replay(tmp_path / 'a'), Replay(tmp_path / 'b')
-  episode = make_episode(150, 3)  # More than are allocated at first.
+  episode = make_episode(150, 3)  # More than the first allocation.
   add_steps(left, episode)
   right.add_episode(episode)
   same(left.sample(8, 20), right.sample(8, 20))
@@ -157,7 +157,7 @@ def test_replay_keeps_workers_apart(tmp_path):
 
 def test_replay_reloads_in_the_order_of_adding(tmp_path):
   replay = Replay(tmp_path)
-  for number in range(30):  # Many in the same second.
+  for number in range(30):  # Many within one second.
     replay.add_episode(make_episode(5, number))
   again = Replay(tmp_path)
   assert again.stats == replay.stats
@@ -181,7 +181,7 @@ def test_replay_drops_the_oldest_beyond_capacity_here_and_on_disk(tmp_path):
   for number in range(6):
     replay.add_episode(make_episode(10, number))
   assert numbers(replay) == {3, 4, 5}
-  assert len(list(tmp_path.glob('*.npz'))) == 6  # For the last checkpoint.
+  assert len(list(tmp_path.glob('*.npz'))) == 6  # For the checkpoint.
   replay.forget()
   assert len(list(tmp_path.glob('*.npz'))) == 3
   stats = replay.stats

@@ -16,7 +16,7 @@ KINDS = pytest.mark.parametrize('discrete', [0, 3])
 
 
 def build(discrete, **sizes):
-  """Returns an RSSM of categoricals of so many classes, or of Gaussians."""
+  """Returns an RSSM with categoricals of `discrete` classes, or Gaussians."""
   latent = 'categorical' if discrete else 'gaussian'
   return nets.EnsembleRSSM(
       **{'latent': latent, 'discrete': discrete, **SIZES, **sizes})
@@ -36,7 +36,7 @@ def make_rssm(discrete, **sizes):
 
 
 def feed_noise(monkeypatch, rssm, noise):
-  """Makes the latent's next draws those given, each checked for its shape."""
+  """Replaces the latent's next draws by given ones and checks their shapes."""
   queue = list(noise)
 
   def draw(batch_shape):
@@ -109,7 +109,7 @@ def test_observe_starts_afresh_in_the_middle_of_a_chunk(
   assert_states_equal(
       {k: v[1, 3:] for k, v in whole.items()},
       {k: v[1] for k, v in late.items()})
-  # The others go on.
+  # The other episodes continue.
   assert np.abs(whole['deter'][0, 3] - late['deter'][0, 0]).max() > 1e-3
 
 
@@ -170,7 +170,7 @@ def test_imagine_equals_img_step_by_step(discrete, monkeypatch):
 
 @KINDS
 def test_img_step_gives_the_prior_of_the_next_deter(discrete):
-  """The posterior's deter, and so its prior, do not see the embedding."""
+  """Neither the posterior's deter nor its prior depends on the embedding."""
   rssm, data = make_rssm(discrete)
   start = rssm.img_step(rssm.initial(B), data['action'][:, 0])
   imagined = rssm.img_step(start, data['action'][:, 1])
@@ -356,7 +356,7 @@ def test_ensemble_prior_is_that_of_a_member_drawn_anew(discrete):
 
   find_member(rssm.observe(**data)[1])
   action = data['action'][:, 0]
-  # All but once in 1000 times, 20 draws find each of the three.
+  # 20 draws find each of the three in 999 of 1000 cases.
   assert {0, 1, 2} == {
       find_member(rssm.img_step(rssm.initial(B), action)) for _ in range(20)}
 
@@ -449,7 +449,7 @@ def test_rssm_and_head_agree_in_half_and_in_single_precision(
 @pytest.mark.parametrize('free_avg', [False, True])
 def test_kl_loss_of_balance_one_half_is_the_plain_divergence(
     discrete, free_avg):
-  """As in DreamerV2: its whole gradient, and free nats of each entry."""
+  """As in DreamerV2, it has the whole gradient and free nats per entry."""
   rssm = build(discrete)
   post, prior = make_stats(discrete, 0), make_stats(discrete, 1)
   kl = rssm.latent.kl(post, prior).numpy()

@@ -21,7 +21,7 @@ def policy():
 
 
 class Parts(tfutils.Module):
-  """Has the attributes given, in that order."""
+  """Has the given attributes, in their order."""
 
   def __init__(self, **parts):
     for key, value in parts.items():
@@ -120,7 +120,7 @@ def test_named_variables_list_what_is_shared_once():
   part = Parts(var=var)
   found = tfutils.named_variables({'b': part, 'a': part, 'c': [var, 3, None]})
   assert list(found) == ['a/var']
-  part.owner = part  # A circle ends.
+  part.owner = part  # A cycle must end.
   assert list(tfutils.named_variables(part)) == ['var']
 
 
@@ -176,7 +176,7 @@ def test_slow_copy_keeps_its_count_as_a_variable():
 
 
 class NumpyAdam:
-  """Adam on a list of float64 arrays, from the formulas."""
+  """Adam on a list of float64 arrays, written from the formulas."""
 
   def __init__(self, values, lr, eps, clip, wd):
     self.x = [np.array(v, np.float64) for v in values]
@@ -199,7 +199,7 @@ class NumpyAdam:
 
 
 def linear_loss(variables, grads):
-  """Returns a loss whose gradients are those given."""
+  """Returns a loss with the given gradients."""
   return tf.add_n([
       tf.reduce_sum(v * tf.cast(g, tf.float32))
       for v, g in zip(variables.values(), grads, strict=True)])
@@ -218,7 +218,7 @@ def test_optimizer_equals_adam_in_numpy(eps, clip, wd):
   rng = np.random.default_rng(0)
   norms = []
   for _ in range(8):
-    # Both below and above the clip.
+    # Gradient norms below and above the clip.
     scale = rng.choice([0.1, 10.0])
     grads = [scale * rng.normal(0, 1, np.shape(v)) for v in values]
     metrics = step(*grads)
@@ -355,7 +355,7 @@ def test_arrays_of_nested_tensors_come_back_with_their_dtypes():
 
 
 def test_setup_is_deterministic_in_a_fresh_process():
-  """There it must make the generator that TensorFlow refuses to make."""
+  """Setup must make a generator there, as TensorFlow refuses to do it."""
   code = (
       'from dreamingv2.common import tfutils; '
       'tfutils.setup("32", True, 3); print(tfutils.next_seed().numpy())')

@@ -1,4 +1,4 @@
-"""Starts environments again that crashed, hung or raised."""
+"""Tests restarts of environments that crash, hang or raise."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from dreamingv2.common import worker
 
 
 class Bad(envs.Dummy):
-  """Fails in the way that the first entry of an action asks for."""
+  """Fails in the way that the first entry of an action selects."""
 
   WAYS = {
       1: lambda: os.kill(os.getpid(), signal.SIGKILL),
@@ -74,7 +74,7 @@ def test_kept_environment_has_its_budget_back_after_an_hour(
 
 def test_kept_environment_is_not_started_again_for_what_the_user_caused(
     start):
-  """What fails before the first observation would fail again."""
+  """An error before the first observation would only happen again."""
   env = start(lambda: envs.Dummy('other'), restarts=5)
   with pytest.raises(ValueError, match='Dummy mode'):
     env.reset()()

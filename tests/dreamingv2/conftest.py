@@ -1,7 +1,7 @@
 """Small configs, agents and batches for the tests of the learning code.
 
-The fixtures are functions, so that a test says what it wants. TensorFlow is
-imported late: tests of the fast tier come by here too.
+The fixtures return functions, which a test calls with its own arguments.
+TensorFlow is imported late, because the fast tier loads this file as well.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from dreamingv2.common import envs
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs.yaml'
 A = 2
 LATENTS = {
-    'own': {},  # As the method says.
+    'own': {},  # That of the method.
     'categorical': {'rssm.latent': 'categorical'},
     'gaussian': {
         'rssm.latent': 'gaussian', 'contrastive.dynamics': 'linear'},
@@ -32,7 +32,7 @@ def cameras(config):
 
 @pytest.fixture(autouse=True)
 def setup():
-  """Runs every test that has loaded TensorFlow in float32, from one seed."""
+  """Sets float32 and the seed for every test if TensorFlow is loaded."""
   setup_tensorflow()
   yield
   setup_tensorflow()
@@ -46,7 +46,7 @@ def setup_tensorflow():
 
 @pytest.fixture(scope='session')
 def make_config():
-  """Returns a function of block names and updates: the smallest Config."""
+  """Returns a function from block names and updates to the smallest Config."""
   blocks = configlib.read_yaml(CONFIGS)
 
   def make(*names, updates=(), latent='own', vector=True):
@@ -69,7 +69,7 @@ def make_config():
 
 @pytest.fixture(scope='session')
 def make_spaces():
-  """Returns a function that gives the observation and action spaces."""
+  """Returns a function that makes the observation and action spaces."""
 
   def make(discrete=False, cameras=1, ends=False):
     box = gymnasium.spaces.Box
@@ -127,7 +127,7 @@ def make_agent(make_spaces):
 
 @pytest.fixture(scope='session')
 def grads_of():
-  """Returns a function: path to norm of gradient, 0 where there is none."""
+  """Returns a function that makes {path: gradient norm, 0 if none}."""
 
   def grads(tape, value, module):
     import tensorflow as tf

@@ -117,7 +117,7 @@ def test_reinforce_gives_the_targets_no_gradient(make_behavior):
       loss, _ = behavior.actor_loss(seq, target)
     found = tape.gradient(loss, target)
     assert (found is None) == (grad == 'reinforce')
-    if found is not None:  # Target 0 had no action.
+    if found is not None:  # Target 0 has no action.
       assert (found[0].numpy() == 0).all()
       assert (found[1:].numpy() < 0).all()
 
@@ -189,7 +189,7 @@ def test_stored_policies_equal_the_actor_on_the_features(
   seq = agent.wm.imagine(actor, outputs['post'], data['is_terminal'], 3)
   assert seq['feat'].shape[:2] == (4, config.dataset.batch * 7)
   right = actor.params(tf.stop_gradient(seq['feat'][:-1]))
-  # The same products in another batching.
+  # The products are the same, only batched in another way.
   np.testing.assert_allclose(seq['policy'], right, atol=1e-5)
 
 
@@ -223,7 +223,7 @@ def test_dynamics_gradient_climbs_the_imagined_reward(
   agent = make_agent(config)
   data = to_tensors(make_batch(config))
   _, _, outputs, _ = agent.wm.loss(data)
-  # Pays for the first action entry, through the dynamics or not.
+  # The reward is the first action entry, through the dynamics or not.
   reward = lambda seq: seq['action'][..., 0]
   means = []
   for _ in range(10):

@@ -11,7 +11,7 @@ from tests.helpers import copy
 from tests.helpers import scalars
 from tests.helpers import to_tensors
 
-# What each system produces beside 'reward' and the decoder's.
+# Losses of each system, without 'reward' and those of the decoder.
 LOSSES = {
     'barlow_twins': {'aux', 'barlow_twins', 'kl', 'overshooting'},
     'blast_kl': {'kl'},
@@ -28,7 +28,7 @@ LOSSES = {
     'r2dreamer': {'barlow_twins', 'kl'},
     'tpc': {'consistency', 'kl', 'static', 'tpc'},
 }
-# Some systems are another's objective with another latent.
+# Some systems share an objective but use another latent.
 SYSTEMS = [
     (method, latent) for method in sorted(LOSSES)
     for latent in ('categorical', 'gaussian', 'hybrid')
@@ -46,7 +46,7 @@ HALF = [
 @pytest.mark.parametrize('method, latent', SYSTEMS)
 def test_agent_conformance(
     method, latent, make_config, make_agent, make_batch):
-  # Without free nats, below which the divergence moves nothing.
+  # Without free nats, below which the divergence has no gradient.
   config = make_config(method, latent=latent, vector=False, updates={
       'kl.free': 0.0, 'contrastive.kl_free': 0.0, 'prototypes.freeze': 0,
       'contrastive.vmf': False})
@@ -85,7 +85,7 @@ def test_method_block_gives_the_losses_of_its_system(
 
 def test_slow_copies_follow_in_every_system(
     make_config, make_agent, make_batch):
-  """Those that have one: copied at first, then by their fraction."""
+  """Slow copies start equal and then move by their fraction."""
   found = set()
   for method in sorted(LOSSES):
     config = make_config(method, latent='own', vector=method != 'mssm_nce')
@@ -172,7 +172,7 @@ def test_eager_and_graph_agree(method, make_config, make_agent, make_batch):
     state, first = agent.train(data, state)
     state, second = agent.train(data, state)
     if jit:
-      # That all calls share one graph is the whole point of `jit`.
+      # With `jit`, all calls must share one graph.
       assert agent._train.experimental_get_tracing_count() == 1
     results.append((scalars(first), scalars(second), agent.save()))
   (first, second, arrays), (first2, second2, arrays2) = results
@@ -329,7 +329,7 @@ def test_policy_is_traced_once_per_mode(make_config, make_agent):
 
 
 def test_acting_gives_tensorflow_no_python_numbers(make_config, make_agent):
-  """TensorFlow keeps a tensor of each for ever, 0.7 KiB."""
+  """TensorFlow would keep a tensor of 0.7 KiB for each number for ever."""
   agent, seen = make_agent(make_config()), []
   agent.tfstep = types.SimpleNamespace(assign=seen.append)
   agent.step.increment()
@@ -393,13 +393,13 @@ def test_noise_is_added_in_its_mode(noise, mode, make_config, make_agent):
 
 
 def test_agent_takes_whole_rows_as_longest_chunk(make_config, make_agent):
-  # In replay.maxlen 0 stands for the length of a batch row.
+  # A replay.maxlen of 0 stands for the length of a batch row.
   make_agent(make_config(updates={'replay.maxlen': 0}))
 
 
 @pytest.mark.parametrize('method', sorted(LOSSES))
 def test_small_fits_every_system(method, make_config, make_agent):
-  """What the size sets for all systems is an error for none of them."""
+  """The settings of the size are valid for every system."""
   scales = make_config('small').loss_scales
   config = make_config(method, vector=method != 'mssm_nce', updates={
       'loss_scales': dict(scales), 'replay_reward_norm.momentum': 0.99})

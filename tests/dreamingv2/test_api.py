@@ -1,4 +1,4 @@
-"""Trains on environments of the user through dreamingv2.api."""
+"""Trains on the user's own environments through dreamingv2.api."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
 
 
 class Env(gymnasium.Env):
-  """Gives its spaces' samples and remembers the actions it got."""
+  """Returns samples of its spaces and records the actions."""
 
   def __init__(self, obs, act, length=15, render_mode=None, ends=False):
     self.ends = ends
@@ -92,7 +92,7 @@ def discrete_env(**kwargs):
 
 @pytest.fixture
 def config(tmp_path):
-  """The smallest config, which makes four updates."""
+  """Returns the smallest config; it makes four updates."""
   return api.load('debug').update({
       'logdir': str(tmp_path / 'run'), 'steps': 90, 'prefill': 45, 'seed': 7,
       'log_every': 20, 'eval_every': 0, 'imag_horizon': 2})
@@ -105,7 +105,7 @@ def read(config):
 
 
 def check_run(agent, config):
-  """Asserts that the agent is one and that all its losses were finite."""
+  """Asserts that the agent is an Agent and that all losses are finite."""
   assert isinstance(agent, agents.Agent)
   lines = read(config)
   assert max(line['updates'] for line in lines if 'updates' in line) == 4
@@ -124,13 +124,13 @@ def test_load_gives_defaults_under_blocks():
 
 
 def test_example_of_the_module_is_a_valid_config():
-  """The update in the docstring, whose environment needs Box2D."""
+  """Only the config is tested: the environment in it needs Box2D."""
   config = api.load('small').update({'logdir': 'logdir/car', 'steps': 1e5})
   assert config.steps == 1e5
 
 
 def test_snippet_of_dreamerv2s_readme_trains(config, monkeypatch):
-  """Its calls and keys; the command line makes the run small, as it may."""
+  """The calls and keys are the same; command-line flags make the run small."""
   small = {
       k: v for k, v in config.flat.items() if v != api.defaults.flat[k]}
   monkeypatch.setattr('sys.argv', ['snippet.py', *(
@@ -165,7 +165,7 @@ def test_image_environment_trains_within_its_bounds(config):
   assert len(actions) == 90
   # Random prefill fills the bounds -2..5, not just -1..1.
   assert actions[:45].min() < -1.3 and actions[:45].max() > 3.5
-  # Each episode has a seed of its own, so that it can be made again.
+  # Each episode has its own seed, so that it can be repeated.
   assert None not in env.seeds and len({*env.seeds}) == len(env.seeds) > 1
   assert agent.obs_space['image'].shape == (64, 64, 3)
   assert not [k for line in read(config) for k in line if 'eval_' in k]
@@ -182,7 +182,7 @@ def test_vector_environment_trains(config):
 def test_vector_environment_without_its_keys_says_which_to_set(config):
   with pytest.raises(ValueError, match=r'encoder.mlp_keys.*vector \(4,\)'):
     api.train(vector_env(), config)
-  # Nothing is left in the way of the corrected config.
+  # No file is left that would block the corrected config.
   api.train(vector_env(), config.update({**VECTOR, 'steps': 50}))
 
 
@@ -331,7 +331,7 @@ def test_ctrl_c_saves_and_is_what_the_caller_sees(config):
     return inner(action)
   env.step = step
   config = config.update(VECTOR)
-  # In the background of a script it is ignored, which is inherited.
+  # A process in the background of a script inherits that it is ignored.
   before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""What a run says, without a run."""
+"""Tests the messages of a run without a run."""
 
 import re
 import types
@@ -12,7 +12,7 @@ from dreamingv2 import settings
 
 
 def make(monkeypatch, *flags, **values):
-  """Returns a Console of a run at some point, and the lines that it says."""
+  """Returns a Console at some point of a run, and the lines it prints."""
   lines = []
   stats = {'total_steps': 0, 'total_episodes': 0}
   run = types.SimpleNamespace(**{

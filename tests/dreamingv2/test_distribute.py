@@ -1,4 +1,4 @@
-"""Several replicas learn what one learns from the same batch."""
+"""Tests that several replicas learn the same as one from equal batches."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.dreamingv2.tools.test_sweep import wait_for
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / 'replicas.py'
 PROGRAM = SCRIPT.parents[1] / 'train.py'
-# All but what contrasts: its candidates are those of a replica.
+# No contrastive system: its candidates come from one replica only.
 ALONE = ['loss_scales.nce=0', 'loss_scales.aux=0']
 
 
@@ -39,7 +39,7 @@ def run(kind, tmp_path, *args):
 
 
 def pair():
-  """Returns the environments of two processes that find each other."""
+  """Returns the environment variables of two connected processes."""
   sockets = [socket.socket() for _ in range(2)]
   for each in sockets:
     each.bind(('localhost', 0))
@@ -54,7 +54,7 @@ def pair():
 
 
 def run_workers(tmp_path, *args):
-  """Runs two processes that find each other by ports of this machine."""
+  """Runs two processes that are connected by ports of this machine."""
   outs = [tmp_path / f'worker{i}.npz' for i in range(2)]
   processes = [
       start('multiworker', out, *args, env=env)
@@ -71,8 +71,11 @@ def weights(found, replica=0):
 
 
 def assert_close(found, expected):
-  """Float32 sums in another order: gradients agree to some 1e-6, which
-  Adam's division by their own magnitude amplifies where they are small."""
+  """Asserts that metrics and weights agree up to rounding.
+
+  Float32 sums have another order, so gradients agree to about 1e-6. Adam
+  divides them by their magnitude, which amplifies the error of small ones.
+  """
   names = [
       k for k in expected
       if k.startswith('metrics/') and 'nce_' not in k and 'aux_' not in k]
@@ -102,7 +105,7 @@ def assert_same(lhs, rhs):
      'reward_norm.momentum=0.9', 'actor_grad=both'],
     ['dreamerv2', 'jit=True'],
     ['dreamer'], ['blast_kl'],
-    # Constant noise makes samples of categoricals all alike, and what is
+    # Constant noise makes all samples of categoricals equal, and what is
     # normalised over the batch then is rounding.
     ['byol', 'rssm.latent=gaussian'],
     ['dreamingv2', *ALONE],

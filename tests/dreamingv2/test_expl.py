@@ -11,7 +11,7 @@ BEHAVIORS = sorted(expl.BEHAVIORS)
 
 @pytest.fixture
 def make_explorer(make_config, make_agent, make_batch):
-  """Returns a function that builds an agent, and outputs of its model."""
+  """Returns a function that builds an agent and outputs of its model."""
 
   def make(name, discrete=False, **updates):
     config = make_config(updates={
@@ -115,7 +115,7 @@ def test_plan2explore_pays_for_disagreement(
   assert found.shape == feat.shape[:2]
   for t in range(len(feat)):
     inputs = feat[t]
-    if cond:  # What action t, taken in the state before, has earned.
+    if cond:  # Reward of action t, taken in the state before.
       begin = max(t, 1)
       inputs = np.concatenate([feat[begin - 1], action[begin]], -1)
     right = ensemble(behavior, inputs).std(0).mean(-1)
@@ -128,8 +128,8 @@ def test_plan2explore_credits_the_action_that_earned_it(
     discrete, make_explorer):
   """The advantage of action t counts rewards from t on.
 
-  REINFORCE, for discrete actions, has nothing but these numbers; the gradient
-  of the dynamics goes the way from reward t to action t.
+  REINFORCE, for discrete actions, uses only these numbers. The gradient
+  through the dynamics goes from reward t to action t.
   """
   agent, _, outputs = make_explorer('Plan2Explore', discrete)
   seq = imagine(agent, outputs)
@@ -144,7 +144,7 @@ def test_plan2explore_credits_the_action_that_earned_it(
       after = reward({**seq, 'action': actions})
       own = after[t]
     moved = np.abs(after.numpy() - before).max(-1) > 1e-6
-    first = t == 1  # Which the reward of the start repeats.
+    first = t == 1  # Reward 0 repeats reward 1.
     assert moved.tolist() == [
         u == t or first and u == 0 for u in range(len(before))]
     slope = tape.gradient(own, actions).numpy()

@@ -1,4 +1,4 @@
-"""One command: its help, its mistakes, and what it does in a pipe."""
+"""Tests the one command: its help, its errors, and its output in a pipe."""
 
 import importlib
 import os
@@ -38,7 +38,7 @@ def refused(argv, capsys):
 
 
 def parsers(name):
-  """Returns a tool's parser and those of its parts."""
+  """Returns the parser of a tool and those of its subcommands."""
   module, _ = command.COMMANDS[name]
   module = importlib.import_module(module, 'dreamingv2')
   found = [module.make_parser()]
@@ -73,7 +73,7 @@ def test_help_of_a_tool_explains_every_option(name, monkeypatch):
     for action in parser._actions:
       if isinstance(action.choices, dict) or action.nargs == '*' and (
           not action.option_strings and action.dest == 'flags'):
-        continue  # Figures, which have helps of their own; FLAGS of sweep.
+        continue  # Figures have their own help; FLAGS of sweep.
       assert action.help, action
       line, = [
           x for x in text.splitlines() if re.match(
@@ -181,7 +181,7 @@ def test_commands_are_imported_without_tensorflow_or_a_simulator():
 
 
 def test_help_of_train_is_fast():
-  """CPU seconds, as others may use the machine; 0.45 were measured."""
+  """Measures CPU seconds, as others may use the machine; 0.45 is usual."""
   code = (
       'import sys, time; from dreamingv2 import __main__ as m; '
       'm.main(["train", "--help"]); '

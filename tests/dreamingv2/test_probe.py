@@ -19,7 +19,7 @@ def test_agent_is_the_same_to_the_bit_with_and_without(
     state = None
     for seed in range(2):
       state, metrics = agent.train(make_batch(config, seed), state)
-      agent.report(make_batch(config))  # Draws noise of its own.
+      agent.report(make_batch(config))  # Draws its own noise.
     arrays = {k: v for k, v in agent.save().items()
               if not k.startswith('probe/')}
     results.append((arrays, scalars(metrics)))

@@ -1,4 +1,4 @@
-"""Every number and pattern of configs.yaml against its range."""
+"""Tests every number and pattern of configs.yaml against its range."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The parts of a run; whole runs are in test_train and test_faults."""
+"""Tests the parts of a run; test_train and test_faults test whole runs."""
 
 import random
 import time

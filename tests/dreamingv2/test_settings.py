@@ -1,4 +1,4 @@
-"""Blocks, the paper's tasks, and values that are checked before any start."""
+"""Tests blocks, the paper's tasks, and checks of values before a start."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ def test_task_of_the_paper_brings_its_block(name):
       ['--configs', preset['block'], '--task', preset['task']])
   assert config.flat == right.flat
   assert config.steps == 5e5
-  # Control steps of an arm count one by one, the others two by two.
+  # The action repeat is 1 for arms and 2 for other tasks.
   repeat = 1 if preset['block'] == 'robosuite' else 2
   assert config.action_repeat == repeat
 
@@ -45,7 +45,7 @@ def test_list_names_every_preset_and_trains_nothing(capsys):
 
 @pytest.fixture
 def helped(monkeypatch, capsys):
-  """Returns the help of train for some words, wide enough for any line."""
+  """Returns the help of train for some words, without wrapped lines."""
   monkeypatch.setenv('COLUMNS', '500')
 
   def ask(*argv):
@@ -55,8 +55,8 @@ def helped(monkeypatch, capsys):
 
 
 def flag_lines(text):
-  """Returns {key: the rest of its line} of the flags in a help."""
-  text = re.sub(r'\n {15,}', '  ', text)  # Of names that are long.
+  """Returns {key: rest of its line} for the flags in a help text."""
+  text = re.sub(r'\n {15,}', '  ', text)  # After long names.
   found = re.findall(r'^  --(\S+) (.*)$', text, re.M)
   return {key: rest for key, rest in found if key in settings.defaults().flat}
 
@@ -89,7 +89,7 @@ def test_key_without_a_comment_has_that_of_the_first_with_its_name(helped):
   for key in settings.defaults().flat:
     heading, comment = settings.comments()[key]
     parent, _, last = key.rpartition('.')
-    if not comment:  # Of groups that are alike.
+    if not comment:  # Groups of similar keys.
       first = next(
           x for x in settings.defaults().flat
           if x.rpartition('.')[2] == last and settings.comments()[x][1])
@@ -227,8 +227,8 @@ def test_flag_for_another_system_is_refused(flags, words):
     '--configs dreamerpro --prototypes.count 100',
     '--configs byol --contrastive.horizon 1 --byol.units 9',
     '--objective prototypes --prototypes.count 100',
-    '--prototypes.count 2500',  # As it is.
-    r'--.*\.units 100',  # Also those of other systems.
+    '--prototypes.count 2500',  # Unchanged.
+    r'--.*\.units 100',  # Of other systems as well.
     '--configs dreamerv2 small'])
 def test_flag_that_is_read_or_a_pattern_is_taken(flags):
   settings.load_config(flags.split())

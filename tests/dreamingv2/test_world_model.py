@@ -35,7 +35,7 @@ def test_loss_is_the_weighted_sum(make_model):
     'barlow_twins', 'byol', 'dreaming', 'dreamingv2', 'hybrid'])
 def test_divergences_further_ahead_have_a_weight_of_their_own(
     method, make_model):
-  """`kl` weighs KL_0 alone."""
+  """`kl` is the weight of KL_0 only."""
   totals = []
   for kl, overshooting in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
     wm, data = make_model(
@@ -122,7 +122,7 @@ def test_rewards_are_scaled_by_what_training_has_seen(make_model):
   np.testing.assert_allclose(wm.preprocess(data)['reward'], raw, rtol=1e-5)
   wm.train(data)
   square = 0.5 * 1 + 0.5 * np.mean(raw ** 2)
-  for _ in range(2):  # Looking does not count.
+  for _ in range(2):  # Reading must not count.
     np.testing.assert_allclose(
         wm.preprocess(data)['reward'], raw / square ** 0.5, rtol=1e-5)
 
@@ -138,7 +138,7 @@ def test_likelihood_of_rewards_and_discounts_equals_a_loop(make_model):
   error = data['reward'].numpy() - mean
   right = np.mean(error ** 2 / 2 + np.log(2 * np.pi) / 2)
   np.testing.assert_allclose(metrics['reward_loss'], right, rtol=1e-5)
-  # The target of the Bernoulli is soft: the discount where nothing ended.
+  # The Bernoulli has a soft target: the discount unless the episode ended.
   p = wm.heads['discount'](feat).mean().numpy()
   target = 0.99 * ~terminal
   right = -np.mean(target * np.log(p) + (1 - target) * np.log(1 - p))
@@ -158,7 +158,7 @@ def test_train_updates_the_model_alone(make_config, make_agent, make_batch):
 
 
 class Line:
-  """Stands for the RSSM: walks along its actions."""
+  """Replaces the RSSM: its state moves by the action."""
 
   class latent:
 
@@ -174,7 +174,7 @@ class Line:
 
 
 class Policy:
-  """Moves by a tenth of where it is, exactly."""
+  """Acts with exactly a tenth of the state."""
 
   def params(self, feat):
     return feat / 10
@@ -198,7 +198,7 @@ class Head:
 
 @pytest.fixture
 def line(make_model):
-  """A world model whose dynamics are a line, and start states of it."""
+  """Returns a world model with linear dynamics, and start states."""
   wm, _ = make_model()
   wm.rssm = Line()
   start = {'x': tf.constant(

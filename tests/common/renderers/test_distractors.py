@@ -11,7 +11,7 @@ OFF = distractors.OPTIONS
 
 
 def play(task='dmc_cartpole_swingup', seed=1, steps=3, **options):
-  """Returns the observations of the start of two episodes."""
+  """Returns the first observations of two episodes."""
   def run():
     suite, name = suites.parse('', task)
     given = {'distractors': {**OFF, **options}} if options else {}
@@ -30,7 +30,7 @@ def play(task='dmc_cartpole_swingup', seed=1, steps=3, **options):
 
 
 def differs(lhs, rhs):
-  """Returns the mean difference of two images, of 255."""
+  """Returns the mean difference of two images, from 0 to 255."""
   return np.abs(lhs['image'].astype(int) - rhs['image'].astype(int)).mean()
 
 
@@ -85,7 +85,7 @@ def test_colors_change_with_the_episode_alone():
   first, same, second, _ = in_worker(draw)
   np.testing.assert_array_equal(first, same)
   assert np.abs(first - second).max() > 0.05
-  assert (first[:, 3] == second[:, 3]).all()  # Transparency stays.
+  assert (first[:, 3] == second[:, 3]).all()  # Unchanged alpha.
 
 
 def test_camera_moves_every_frame_and_is_put_back():
@@ -140,7 +140,7 @@ def test_mp4_is_read_frame_by_frame(tmp_path):
   found = distractors.read_frames(tmp_path / 'a.mp4', (64, 64))
   assert found.shape == frames.shape
   error = np.abs(found.astype(int) - frames)
-  assert error.mean() < 5  # The codec loses some.
+  assert error.mean() < 5  # The codec is lossy.
 
 
 @pytest.mark.parametrize('options, text', [

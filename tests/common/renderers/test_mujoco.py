@@ -16,7 +16,7 @@ def forget(monkeypatch):
 
 
 def answer(monkeypatch, answers):
-  """Lets the probing processes answer; returns the back ends they tried."""
+  """Fakes the answers of the probes; returns the back ends that were tried."""
   tried = []
 
   def run(*args, env, **kwargs):

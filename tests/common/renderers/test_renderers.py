@@ -1,4 +1,4 @@
-"""What holds for every renderer of the table, as far as it is installed."""
+"""Tests every installed renderer of the table in the same way."""
 
 import functools
 
@@ -73,7 +73,7 @@ def test_renderer_changes_images_and_nothing_else(name, task):
   assert (np.abs(
       image.astype(int) - plain[-1]['image'].astype(int)).mean() > 3) == (
           name != 'mujoco')
-  # The same camera, upright: what is in front covers the same pixels.
+  # The camera is the same and upright, so the foreground has equal pixels.
   assert 0.02 < (~behind).mean() < 0.98
   assert (~behind & ~hidden).sum() > 0.85 * (~behind | ~hidden).sum()
   assert len({x['image'].tobytes() for x in other}) > STEPS
@@ -97,7 +97,7 @@ def test_distractors_cover_the_same_pixels(name, task, tmp_path):
 
 @functools.lru_cache(None)
 def paint(name):
-  """Returns what SCENE looks like as more and more of it turns black."""
+  """Returns images of SCENE in which more and more geoms are black."""
   installed(name)
 
   def run():

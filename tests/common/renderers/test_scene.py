@@ -1,4 +1,4 @@
-"""The walk over a model, without any renderer but MuJoCo's own."""
+"""Tests the walk over a model with no renderer but MuJoCo's own."""
 
 import mujoco
 import numpy as np
@@ -72,7 +72,7 @@ def find(model, name, **kwargs):
 
 
 def put_in_cache(model, home, count):
-  """Makes the first triangles what the mesh is simplified to."""
+  """Replaces the simplified mesh in the cache by its first triangles."""
   vertices, faces = scene._triangles(model, 0)
   key = scene.simplified_key(vertices, faces, 100)
   path = home / f'dreamingv2/meshes/{key}.npz'
@@ -83,7 +83,7 @@ def put_in_cache(model, home, count):
 
 
 def volume(points):
-  """Returns what triangles enclose that all face outwards."""
+  """Returns the volume inside triangles that all face outwards."""
   a, b, c = np.moveaxis(points.astype(np.float64), 1, 0)
   return (a * np.cross(b, c)).sum() / 6
 

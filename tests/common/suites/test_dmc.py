@@ -27,7 +27,7 @@ def test_aliases_of_dreamerv2_are_taken():
 def play(task, camera=None):
   """Returns images of two episodes, dm_control's own if `camera` is given.
 
-  One process must not hold both renderers: they take each other's context.
+  One process must not have both renderers: they replace each other's context.
   """
   from dreamingv2.common.suites import dmc
   env, images = dmc.make(task, seed=1), []
@@ -40,7 +40,7 @@ def play(task, camera=None):
   return np.stack(images)
 
 
-# Escape's terrain and the model of a manipulation task are new each episode.
+# Escape has a new terrain, manipulation a new model in every episode.
 @pytest.mark.parametrize('task,camera', [
     ('cup_catch', 0), ('manip_reach_duplo', 0), ('quadruped_escape', 2)])
 def test_image_is_what_dm_control_renders(task, camera):

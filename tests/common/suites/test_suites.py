@@ -18,7 +18,7 @@ TASKS = sorted({
 
 
 def start(name, seed):
-  """Makes a task in a worker: simulators must not meet TensorFlow here."""
+  """Makes a task in a worker, as simulators must not share TensorFlow's."""
   suite, task = suites.parse('', name)
   return envs.Async(
       functools.partial(suites.make, suite, task, seed),
@@ -27,9 +27,9 @@ def start(name, seed):
 
 @functools.lru_cache(None)
 def episodes(name):
-  """Plays the start of two episodes with equal seeds, a third with another.
+  """Plays the start of two episodes with one seed and of one with another.
 
-  Returns spaces, three lists of observations, and the answer to NaN.
+  Returns the spaces, three lists of observations, and the answer to NaN.
   """
   workers = [start(name, seed) for seed in (1, 1, 2)]
   act_space = workers[0].act_space['action']
@@ -123,7 +123,7 @@ def test_images_are_upright():
   cart = image['dmc_cartpole_balance']
   orange = cart[..., 0] > cart[..., 2] + 30
   assert orange.sum(1).argmax() > np.nonzero(orange)[0].mean()
-  # The hand comes from above; the red brick lies on the floor.
+  # The hand is at the top; the red brick lies on the floor.
   duplo = image['dmc_manip_reach_duplo']
   red = duplo[..., 0] > duplo[..., 1] + 90
   assert mean_row(duplo.max(-1) < 30) < mean_row(red)

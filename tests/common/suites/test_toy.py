@@ -1,4 +1,4 @@
-"""What the toy tasks reward, and what can be earned without looking."""
+"""Tests the rewards of toy tasks, and returns that need no observation."""
 
 import re
 
@@ -26,7 +26,7 @@ def play(name, policy, episodes, seed=0):
 def centre(mask, wrap):
   """Returns the column and row of a mask's middle, as shares of the image.
 
-  With `wrap` of what may go over an edge: a mean of angles, not of places.
+  With `wrap`, the mask may cross an edge, so angles are averaged, not places.
   """
   places = (np.argwhere(mask)[:, ::-1]) / mask.shape[0]
   if not wrap:
@@ -36,7 +36,7 @@ def centre(mask, wrap):
 
 
 def seek(wrap, sees_target=True):
-  """Returns a policy that finds dot and target in the picture's colours."""
+  """Returns a policy that finds dot and target by their colours."""
   def policy(image):
     dot = centre(image[..., 0] == 255, wrap)
     square = image[..., 2] == 180
@@ -49,7 +49,7 @@ def seek(wrap, sees_target=True):
 
 @pytest.mark.parametrize('name', WORLDS)
 def test_baselines_are_what_policies_earn_in_the_task(name):
-  """Also that the picture shows where dot and target are."""
+  """Also tests that the image shows where dot and target are."""
   wrap = name == 'torus'
   found = toy.baselines(name, 1000)
   # A dot on the square hides its middle; the standard error of 30 episodes
@@ -71,7 +71,7 @@ def test_baselines_of_reach_show_how_little_it_asks():
 
 def test_torus_pays_nothing_without_sight_of_dot_and_target():
   found = toy.baselines('torus')
-  # The best of 88 and of 81 policies, each of which earns 0 but for chance,
+  # The best of 88 and of 81 policies, each of which earns 0 on average,
   # with a standard error of 0.8 at most.
   for name in ('random', 'blind', 'no_target'):
     assert abs(found[name]) < 3, name

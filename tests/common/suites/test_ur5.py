@@ -34,7 +34,7 @@ def test_reward_is_that_of_the_distance(make):
   for _ in range(5):
     obs = env.step({'action': np.ones(6, np.float32)})()
     gap = np.linalg.norm(obs['tool'] - obs['target'])
-    # A Gaussian that is a tenth half a metre outside of the sphere.
+    # A Gaussian with the value 0.1 at half a metre outside of the sphere.
     outside = max(gap - 0.05, 0)
     np.testing.assert_allclose(
         obs['reward'], 0.1 ** ((outside / 0.5) ** 2), rtol=1e-3)
@@ -60,15 +60,15 @@ def test_action_is_a_joint_velocity(make):
   for _ in range(20):  # One second.
     obs = env.step({'action': action})()
   np.testing.assert_allclose(obs['joint_vel'], 0.5 * action, atol=0.02)
-  # The servo lags by a fifth of a second.
+  # The servo lags 0.2 s behind.
   np.testing.assert_allclose(
       obs['joint_pos'] - start['joint_pos'], 0.8 * 0.5 * action, atol=0.03)
 
 
 def test_targets_can_be_reached():
-  """Descent on the joints brings the tool into the sphere, for all targets.
+  """Gradient descent on the joints moves the tool into the target's sphere.
 
-  Twenty targets, from the home pose.
+  It starts at the home pose and is repeated for twenty targets.
   """
   def reach():
     import mujoco
@@ -106,7 +106,7 @@ def test_targets_stay_in_sight():
     found = []
     for _ in range(30):
       image = env.reset()['image'].astype(int)
-      # The arm may stand before it, but never covers all of it at the start.
+      # At the start, the arm may hide part of the target, but not all.
       red = image[..., 0] > 1.7 * image[..., 1]
       found.append(red.sum())
       assert not red[0].any() and not red[-1].any()

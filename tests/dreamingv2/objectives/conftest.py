@@ -1,4 +1,4 @@
-"""The real world model, and which of its parts a loss moves."""
+"""Builds the real world model and finds the parts that a loss trains."""
 
 import gymnasium
 import numpy as np
@@ -13,7 +13,7 @@ from tests.dreamingv2.conftest import CONFIGS
 from tests.helpers import scalars
 from tests.helpers import to_tensors
 
-# Part of the world model: prefix of its variables.
+# Maps parts of the world model to the prefix of their variables.
 PARTS = {
     'encoder': 'encoder/', 'gru': 'rssm/cell/', 'head': 'heads/',
     'posterior': 'rssm/obs_', 'prior': 'rssm/img_out',
@@ -22,7 +22,7 @@ PARTS = {
 
 @pytest.fixture
 def make_model(make_config, make_agent, make_batch):
-  """Returns a function: method and updates to world model and batch."""
+  """Returns a function from method and updates to world model and batch."""
 
   def make(method, vector=True, **updates):
     config = make_config(method, vector=vector, updates={
@@ -34,7 +34,7 @@ def make_model(make_config, make_agent, make_batch):
 
 @pytest.fixture
 def moved_by(grads_of):
-  """Returns a function: the parts that get gradient from a metric."""
+  """Returns a function that finds the parts with a gradient of a metric."""
 
   def moved(wm, data, name):
     with tf.GradientTape() as tape:
@@ -43,7 +43,7 @@ def moved_by(grads_of):
     found = grads_of(tape, value, wm)
     parts = {part for part, start in PARTS.items() for key, norm in
              found.items() if key.startswith(start) and norm > 1e-8}
-    # What is slow belongs to the objective too.
+    # Slow copies belong to the objective as well.
     only_slow = all('slow_' in k for k, v in found.items()
                     if k.startswith('objective/') and v > 1e-8)
     return parts - ({'objective'} if only_slow else set())
@@ -53,7 +53,7 @@ def moved_by(grads_of):
 
 @pytest.fixture
 def pieces():
-  """Returns a function: what the objective's `loss` is given."""
+  """Returns a function that makes the arguments of the objective's loss."""
 
   def make(wm, data):
     data = wm.objective.augment(wm.preprocess(data))
@@ -66,14 +66,14 @@ def pieces():
 
 @pytest.fixture(scope='session')
 def toy_episodes():
-  """Episodes of random actions on toy_reach, arrays [N, T, ...]."""
+  """Plays random actions on toy_reach; returns arrays [N, T, ...]."""
   env = suites.make('toy', 'reach', seed=0)
   rng, episodes = np.random.default_rng(0), []
   for _ in range(30):
     action = np.zeros(2, np.float32)
     steps = [{**env.reset(), 'action': action}]
     while not steps[-1]['is_last']:
-      if len(steps) % 5 == 1:  # So that the dot gets about.
+      if len(steps) % 5 == 1:  # The dot must move far.
         action = rng.uniform(-1, 1, 2).astype(np.float32)
       steps.append({**env.step({'action': action}), 'action': action})
     episodes.append({

@@ -41,7 +41,7 @@ def test_objective_does_not_keep_the_world_model(
   wm = agent.wm
   assert all(value is not wm for value in vars(wm.objective).values())
   names = tfutils.named_variables(wm.objective)
-  # A slow copy of its own is no part of the world model.
+  # A slow copy of the objective is not a part of the world model.
   assert not [k for k in names if 'rssm' in k and 'slow' not in k]
 
 

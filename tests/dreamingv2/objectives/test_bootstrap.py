@@ -5,7 +5,7 @@ from dreamingv2.common import tfutils
 
 def test_prior_chases_the_slow_posterior(make_model, pieces):
   wm, data = make_model('blast_kl', kl__free=0.0, model_opt__lr=1e-2)
-  for _ in range(3):  # Until slow and online differ.
+  for _ in range(3):  # Makes slow and online differ.
     wm.train(data)
   data, embed, post, prior = pieces(wm, data)
   found, value = wm.objective.kl_loss(wm, data, post, prior)
@@ -26,7 +26,7 @@ def test_posterior_of_a_copy_is_the_posterior(make_model, pieces):
 
 
 def test_gradient_map(make_model, moved_by):
-  """The posterior moves by what its samples do to later priors alone."""
+  """The posterior gets gradient only through its samples in later priors."""
   wm, data = make_model('blast_kl', kl__free=0.0)
   assert moved_by(wm, data, 'kl_loss') == {
       'encoder', 'gru', 'posterior', 'prior'}

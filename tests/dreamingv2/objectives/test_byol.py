@@ -39,7 +39,7 @@ def test_terms_equal_a_loop(make_model, pieces):
 
 def test_prediction_k_steps_ahead_meets_the_frame_of_that_time(
     make_model, pieces, monkeypatch):
-  """With latents that are the target itself, every distance is zero."""
+  """If the latents are equal to the target, every distance is zero."""
   wm, data = make_model('byol')
   args = pieces(wm, data)
   target = wm.objective._slow_project(
@@ -92,7 +92,7 @@ def test_loss_alone_falls_on_one_batch(make_model):
 
 
 def test_statistics_are_of_what_counts(make_model):
-  """Entries behind the mask, beyond a chunk, change nothing."""
+  """Masked entries and those beyond a chunk change nothing."""
   wm, data = make_model('byol')
   wm.loss(data)
   mask = tf.constant([[True, True, False], [True, False, False]])

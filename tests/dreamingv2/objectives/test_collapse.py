@@ -2,7 +2,7 @@
 
 import pytest
 
-# Of debug, but large enough for 200 updates to say something.
+# Like debug, but large enough to learn something in 200 updates.
 TINY = {
     'dataset__batch': 8, 'encoder__cnn_depth': 4, 'rssm__deter': 32,
     'rssm__hidden': 32, 'rssm__stoch': 8, 'rssm__discrete': 8,
@@ -24,15 +24,15 @@ def test_nothing_collapses(method, learn):
 
 @pytest.mark.slow
 def test_blast_does_not_collapse(learn):
-  """It has nothing but the reward, which takes larger networks to learn."""
+  """Blast learns only from the reward, which needs larger networks."""
   check(learn('blast_kl', 'small', updates=200))
 
 
 def check(metrics):
-  """Asks for more than BYOL had when it lacked its normalisation.
+  """Asserts a larger spread than BYOL had without its normalisation.
 
-  That had a spread of targets of 0.03 after 20 updates and 0.0006 after 200,
-  and of codes 0.002; the systems have 0.1 to 0.9 and 0.015 to 0.7.
+  Without it, the spread of targets was 0.03 after 20 updates and 0.0006 after
+  200, that of codes 0.002; the systems have 0.1 to 0.9 and 0.015 to 0.7.
   """
   assert metrics['target_spread'] > 0.05, metrics
   assert metrics['code_spread'] > 0.005, metrics

@@ -12,7 +12,7 @@ from tests.helpers import to_tensors
 
 
 class Prior:
-  """Stands for the RSSM: statistics are linear in sample and action."""
+  """Replaces the RSSM: its statistics are linear in sample and action."""
 
   def __init__(self, latent, action_size):
     rng = np.random.default_rng(7)
@@ -35,7 +35,7 @@ class Model:
 
 @pytest.fixture
 def make_case(make_config, make_batch):
-  """Returns a function that builds an objective and what it is given."""
+  """Returns a function that builds an objective and its arguments."""
 
   def make(latent='categorical', resets=False, **updates):
     updates = {f'contrastive.{k}': v for k, v in updates.items()}
@@ -144,7 +144,7 @@ def test_overshooting_moves_the_posterior_only_if_balanced(
   logit = args[3]['logit']
   plain = overshoot_loop('categorical', args, 3, 0.0)
   with tf.GradientTape() as tape:
-    # The samples do not depend on it here: only its role as q is left.
+    # The samples do not depend on it here, so it only acts as q in the KL.
     tape.watch(logit)
     terms, _ = objective.loss(*args)
     value = terms['overshooting']
@@ -154,7 +154,7 @@ def test_overshooting_moves_the_posterior_only_if_balanced(
 
 
 def critics(objective, args, latent, vmf):
-  """Computes samples and frames' critic vectors in NumPy."""
+  """Computes the critic vectors of samples and frames in NumPy."""
   (name,) = [
       k for k in tfutils.named_variables(objective) if k.startswith('critic')]
   kernel = tfutils.named_variables(objective)[name].numpy()
@@ -239,7 +239,7 @@ def test_bad_settings_are_named(key, value, text, make_config):
   assert '\n' not in str(error.value)
 
 
-# The rest asks the objective inside the real world model.
+# The following tests use the objective inside the real world model.
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def test_losses_start_at_chance(make_model):
   B, T = data['reward'].shape
   _, _, _, metrics = wm.loss(data)
   for k in range(4):
-    # A random critic's spread of logits costs a little.
+    # The spread of a random critic's logits adds a little loss.
     np.testing.assert_allclose(
         metrics[f'nce_{k}'], math.log(B * 4), atol=0.2)
   np.testing.assert_allclose(metrics['aux_loss'], math.log(B * T), atol=0.2)
@@ -353,7 +353,7 @@ def test_augment_gives_two_shifted_views_of_the_images_alone(make_model):
     assert views[key] is scaled[key] and slow[key] is scaled[key]
   images = [x['image'].numpy() for x in (scaled, views, slow)]
   assert images[0].shape == images[1].shape == images[2].shape
-  # Among six independent shifts some pair differs from its neighbour.
+  # Among six independent shifts, some neighbours must differ.
   assert not np.array_equal(images[0], images[1])
   assert not np.array_equal(images[1], images[2])
 

@@ -5,7 +5,7 @@ from dreamingv2.common import tfutils
 
 
 def test_perfect_prediction_costs_nothing(make_model, pieces, monkeypatch):
-  """The positive of step t is the current code of t + 1, no negative."""
+  """The positive of step t is the current code of step t + 1."""
   wm, data = make_model('cfm_nce')
   args = pieces(wm, data)
   B, T = data['reward'].shape

@@ -1,4 +1,4 @@
-"""The tables of names, whose modules need TensorFlow, against the settings."""
+"""Compares tables in modules that need TensorFlow with the settings."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_every_entry_of_a_table_is_selected_by_some_block(key, table):
 
 def test_readers_are_the_objectives_that_read(
     make_config, make_agent, monkeypatch):
-  """Builds every objective and writes down what it reads."""
+  """Builds every objective and records the settings that it reads."""
   governed = [
       k for k in settings.defaults().flat if not k.startswith('loss_scales')
       and {k, k.partition('.')[0]} & settings.READERS.keys()]

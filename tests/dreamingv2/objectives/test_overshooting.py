@@ -11,7 +11,7 @@ B, T, A = 2, 6, 3
 
 
 class Sums:
-  """Stands for the RSSM: adds up the actions, and counts its steps."""
+  """Replaces the RSSM: adds up the actions and counts its steps."""
 
   def __init__(self):
     self.steps = 0
@@ -24,7 +24,7 @@ class Sums:
 
 
 class Counts:
-  """Stands for dynamics: multiplies by 2, then adds the action."""
+  """Replaces the dynamics: multiplies by 2, then adds the action."""
 
   def __call__(self, stoch, action, states):
     return 2 * stoch + action
@@ -218,7 +218,7 @@ def test_make_names_unknown_dynamics():
 
 
 def test_masks_need_no_operation_that_gpus_lack():
-  """TensorFlow's GPU kernels of Roll know no bools."""
+  """TensorFlow has no GPU kernel of Roll for bools."""
   graph = tf.function(
       lambda x: overshooting.valid(x, 3), autograph=False
   ).get_concrete_function(tf.TensorSpec([B, T], tf.bool)).graph

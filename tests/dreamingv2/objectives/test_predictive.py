@@ -21,7 +21,7 @@ def log_prob(x, mean, std):
 
 @pytest.fixture
 def make_case(make_config, monkeypatch):
-  """Returns a function: objective, arguments of its loss, the noise drawn."""
+  """Returns a function that makes an objective, loss arguments and noise."""
 
   def make(batch=B, resets=True, **updates):
     config = make_config('tpc', updates={
@@ -106,7 +106,7 @@ def test_there_is_no_divergence_but_it_is_measured(make_model):
   wm, data = make_model('tpc')
   _, _, _, metrics = wm.loss(data)
   assert float(metrics['kl_loss']) == 0 < float(metrics['model_kl'])
-  make_model('tpc', loss_scales__overshooting=0.2)  # As sizes set it.
+  make_model('tpc', loss_scales__overshooting=0.2)  # As in a size block.
 
 
 @pytest.mark.parametrize('key, value, text', [

@@ -82,7 +82,7 @@ def test_prototypes_do_not_move_before_the_freeze_ends(small_model):
   wm, data = small_model(prototypes__freeze=3, model_opt__lr=1e-2)
   (start,) = find(wm, 'table/vectors')
   np.testing.assert_allclose(np.linalg.norm(start, axis=-1), 1, rtol=1e-5)
-  # All that moves is rounding, when decayed vectors are brought back to unit
+  # Only rounding changes them, when decayed vectors are scaled back to unit
   # length.
   for _ in range(3):
     wm.train(data)
@@ -114,7 +114,7 @@ def test_both_views_go_through_the_whole_model(small_model, make_model):
     np.testing.assert_array_equal(first, second)
   first, second = np.split(outputs['data']['image'].numpy(), 2)
   assert np.abs(first - second).max() > 0.1
-  # What is carried on to the next batch is the first view's state.
+  # The next batch starts from the state of the first view.
   assert state['deter'].shape[0] == B
   right = outputs['post']['deter'][:B, -1]
   np.testing.assert_array_equal(state['deter'], right)

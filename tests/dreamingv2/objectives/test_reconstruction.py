@@ -60,7 +60,7 @@ def test_reconstruction_improves_on_one_batch(make_model):
   agent, data = make_model(True, **{'model_opt.lr': 1e-2})
   found = [
       float(agent.wm.train(data)[2]['state_loss']) for _ in range(16)]
-  # What no model can go below: unit variance, five numbers.
+  # The minimum of the loss: five numbers with unit variance.
   floor = 5 * np.log(2 * np.pi) / 2
   assert found[-1] - floor < 0.8 * (found[0] - floor)
 
@@ -78,7 +78,7 @@ def test_report_draws_truth_model_and_error(make_model):
   for b in range(B):
     np.testing.assert_allclose(
         truth[:, :, b * 64: (b + 1) * 64], data['image'][b] / 255, atol=1e-6)
-  # Of an untrained model nothing is clipped.
+  # Nothing is clipped for an untrained model.
   np.testing.assert_allclose(error, (model - truth + 1) / 2, atol=1e-6)
 
 
@@ -107,6 +107,6 @@ def test_report_without_images_is_empty(make_model):
 
 
 def test_small_keeps_the_posterior_from_collapsing(learn):
-  """With a weight of 0.2 for KL_0 it is one code for all frames by now."""
+  """With a weight of 0.2 for KL_0, all frames would have one code by now."""
   metrics = learn('dreamerv2', 'small', updates=25)
-  assert metrics['post_ent'] > 5  # Of 44 nats.
+  assert metrics['post_ent'] > 5  # At most 44.

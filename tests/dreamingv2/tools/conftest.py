@@ -1,6 +1,6 @@
-"""Short runs that several tests of the tools read.
+"""Trains the short runs that several tests of the tools read.
 
-TensorFlow is imported late: tests of the fast tier come by here too.
+TensorFlow is imported late, because the fast tier loads this file as well.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from tests.helpers import run_toy
 
 @pytest.fixture(scope='session')
 def logdir(tmp_path_factory):
-  """The logdir of a run with a best and a newest checkpoint."""
+  """Returns the logdir of a run whose best checkpoint is not its newest."""
   folder = tmp_path_factory.mktemp('run') / 'logdir'
   run_toy(folder)
   best = folder / 'checkpoints' / checkpoints.BEST
@@ -28,7 +28,7 @@ def logdir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def runs(tmp_path_factory):
-  """A folder with a short run and two untrained models.
+  """Returns a folder with a short run and two untrained models.
 
   The run, named probe, has a probe. The models, named decoder and none, have
   copies of its episodes.

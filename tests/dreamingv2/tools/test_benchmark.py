@@ -56,7 +56,7 @@ def test_benchmark_measures_what_it_is_asked_for(
     tensors = {k: sum(v['operations'].values()) for k, v in parts.items()}
     assert tensors['encoder'] > 0 and not tensors['data']
     whole = sum(found['operations'].values())
-    # Parts overlap a little: rssm and objective both use the prior.
+    # Parts overlap a little, because rssm and objective both use the prior.
     assert 0.9 * whole < sum(tensors.values()) < 1.2 * whole
   out, err = capfd.readouterr()
   assert '| encoder |' in out and not err  # TensorFlow says nothing.

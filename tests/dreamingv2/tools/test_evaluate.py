@@ -17,13 +17,13 @@ from dreamingv2.common import suites
 
 
 def start(*argv):
-  """Runs the program in this process and returns what it printed."""
+  """Runs the program in this process."""
   evaluate.main([str(x) for x in argv])
 
 
 @pytest.fixture(scope='module')
 def results(logdir):
-  """The folder of what two runs of the program wrote: JSON, video."""
+  """Returns the folder with the JSON files and videos of two evaluations."""
   folder = logdir.parent
   before = {x: x.stat().st_mtime_ns for x in logdir.rglob('*')}
   for name in ('one', 'two'):
@@ -138,7 +138,7 @@ def test_episodes_tell_the_spaces_they_came_from(logdir):
 
 
 def change(logdir, folder, *, config='', drop=(), arrays=None):
-  """Copies a logdir's config and newest checkpoint, changed."""
+  """Copies the config and the newest checkpoint of a logdir with changes."""
   folder.mkdir()
   text = (logdir / 'config.yaml').read_text()
   lines = [x for x in text.splitlines() if not x.startswith(drop or '\0')]

@@ -65,7 +65,7 @@ def test_exported_policy_earns_what_its_agent_earns(
     logdir, tmp_path, monkeypatch, capsys):
   from dreamingv2 import agent as agents
   change(logdir, tmp_path / 'run', drop='eval_state_mean',
-         config='\neval_state_mean: True\n')  # Free of noise.
+         config='\neval_state_mean: True\n')  # No noise.
   start('--logdir', tmp_path / 'run', '--episodes', 2, '--export',
         tmp_path / 'policy', '--out', tmp_path / 'agent.json')
   monkeypatch.setattr(agents, 'Agent', lambda *args: pytest.fail())

@@ -73,7 +73,7 @@ def test_curves_of_several_settings_are_drawn_apart():
       make_curve(seed=i, settings={'a': i}) for i in range(2)], notes)
   labels = {x.get_label() for x in fig.axes[0].lines}
   assert {'dreamingv2', 'dreamingv2 [2]'} <= labels
-  assert 'several settings, drawn apart' in notes[0]
+  assert 'several settings and are drawn apart' in notes[0]
 
 
 def test_limit_far_above_is_written_and_not_drawn():
@@ -105,8 +105,8 @@ def test_shares_are_of_tasks_that_all_methods_have():
   assert {k: [x.tolist() for x in v] for k, v in samples.items()} == {
       'a': [[0.1, 0.2]], 'b': [[0.05]]}
   assert notes == [
-      'atari_pong: left out of statistics over tasks, as no one upper limit '
-      'of its return is known']
+      'atari_pong: left out of statistics over tasks, because its maximum '
+      'return is unknown or ambiguous']
 
 
 def test_profile_is_the_share_of_runs_above(tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_profile_is_the_share_of_runs_above(tmp_path, monkeypatch):
     (['curves', 'a.json', '--out', 'a.gif'], 'ending must be one of pdf, png'),
     (['curves', 'a.json', '--methods', 'x', '--out', 'a.png'], "method 'x'"),
     (['profiles', 'a.json', '--steps', '9', '--out', 'a.png'],
-     'no run has a score there: Lift, dreamingv2: seed 0 has no evaluation')])
+     'no run has a score at this step: Lift, dreamingv2: seed 0 has no eval')])
 def test_bad_input_ends_in_one_line(
     argv, words, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)

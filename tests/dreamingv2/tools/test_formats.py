@@ -1,4 +1,4 @@
-"""Reads logdirs as DreamerV2 and DreamerV3 leave them, made here by code."""
+"""Reads logdirs like those of DreamerV2 and DreamerV3, written by code."""
 
 import gzip
 import io
@@ -113,7 +113,7 @@ def test_dreamerv2_run_without_evaluation_shows_training_and_says_so(
   write_v2(tmp_path / 'a', evals=[])
   (curve,), (note,) = read(tmp_path)
   assert (curve['xs'], curve['ys']) == ([1000], [20.])
-  assert 'its train_return is of training episodes; it has no eval' in note
+  assert 'it has no eval_return; the curve shows train_return, which' in note
 
 
 @pytest.mark.parametrize('scores_file', [True, False])
@@ -126,11 +126,11 @@ def test_dreamerv3_run_gets_the_score_of_each_episode(scores_file, tmp_path):
   assert curve['budget'] == 1.1e6 and curve['format'] == 'DreamerV3'
   assert curve['settings']['run.train_ratio'] == 256
   assert 'run.steps' not in curve['settings']
-  assert 'its episode/score is of training episodes' in notes[0]
+  assert 'the curve shows episode/score, which is of training' in notes[0]
 
 
 @pytest.mark.parametrize('path, write, task, expected', [
-    # The config's words win; the path counts where it has none.
+    # The names in the config win; the path is used if it has none.
     ('dmc_walker_walk/mine/3', write_v2, 'dmc_walker_walk', 'mine'),
     ('walker/mine/3', write_v2, 'dmc_walker_walk', 'dreamerv2'),
     ('dmc_walker_walk/mine/x3', write_v2, 'dmc_walker_walk', 'dreamerv2'),
@@ -178,7 +178,7 @@ def test_runs_of_others_are_never_averaged_with_ours(tmp_path):
       dict(zip(one.columns, x[3], strict=True)) for x in one.rows
       if x[:2] == ('Walker-walk', 'these runs'))
   assert entries['DreamerV2'].mean == 100
-  # Of two formats that the folders call by one name, no mean is made.
+  # Runs of two formats are not averaged, even if their folders have one name.
   assert entries['dreamerv2 (upstream)'].text == 'not averaged'
   assert 'format DreamerV3 instead of DreamerV2' in footnotes[0]
 
@@ -203,7 +203,7 @@ def test_what_cannot_be_read_is_one_short_line_beside_the_others(tmp_path):
   for note, words in zip(notes, (
       'none of its lines has eval_return or train_return',
       'is a pipe, not a file to read', 'is a link that leads out of',
-      'is no run of DreamerV3, DreamingV2, DreamerV2',
+      'are not those of a run of DreamerV3, DreamingV2, DreamerV2',
       'seed is '), strict=True):
     assert words in note
 

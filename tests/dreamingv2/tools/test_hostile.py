@@ -1,4 +1,4 @@
-"""Hostile logdirs and score files harm no run beside them.
+"""Tests that hostile logdirs and score files do not harm other runs.
 
 Each input is a good run, or score file, that a seeded generator has damaged.
 """
@@ -24,7 +24,7 @@ from tests.helpers import make_curve
 
 PROFILES = ('--steps', 'common', '--methods', 'thegoodone')
 SHORT, LONG = 150, 2000  # Inputs.
-SECONDS = 30  # That one tool may take for one input, on a busy machine.
+SECONDS = 30  # Limit for one tool and one input, on a busy machine.
 NUMBERS = [
     10 ** 400, -10 ** 400, 1e308, -1e308, 5e-324, float('nan'), float('inf'),
     -float('inf'), 2 ** 63, -1, 0, True, None, '7', '', [], {}, [1], 'x' * 999]
@@ -62,7 +62,7 @@ def broken_bytes(rng, path):
 
 
 def other_kind(rng, path):
-  """Puts what is no regular file in the place of one."""
+  """Replaces a regular file by a file of another kind."""
   path.unlink()
   rng.choice([
       path.mkdir, lambda: os.mkfifo(path),
@@ -73,13 +73,13 @@ def other_kind(rng, path):
 
 
 def odd_yaml(rng, path):
-  """Adds odd YAML to a config, or puts it in its place."""
+  """Adds odd YAML to a config, or replaces the config by it."""
   before = path.read_text() if rng.random() < 0.6 else ''
   path.write_text(before + rng.choice(YAML) + '\n')
 
 
 def odd_names(rng, path):
-  """Puts odd values where a config has names and numbers."""
+  """Replaces names and numbers in a config by odd values."""
   lines = path.read_text().splitlines()
   index = rng.randrange(len(lines))
   key = lines[index].partition(':')[0]
@@ -115,7 +115,7 @@ def odd_lines(rng, path):
 
 
 def odd_videos(rng, path):
-  """Puts odd files where videos are."""
+  """Puts odd files into the folder of videos."""
   folder = path.parent / 'videos'
   if not folder.exists():
     folder.mkdir()
@@ -144,7 +144,7 @@ def bad_run(rng, folder):
     if path.is_file() and not path.is_symlink() and (
         0 < path.stat().st_size < 2 ** 24):
       damage = rng.choice(damages)
-      with contextlib.suppress(UnicodeDecodeError):  # Of broken bytes.
+      with contextlib.suppress(UnicodeDecodeError):  # The bytes may be broken.
         damage(rng, path)
       done.append(damage.__name__)
   return done
@@ -188,11 +188,11 @@ def deadline(words):
 
 
 def run(tool, argv, words):
-  """Returns what a tool prints; it may end with an error, in a line."""
+  """Returns the output of a tool, which may end with an error in one line."""
   out, err = io.StringIO(), io.StringIO()
   with deadline(words), contextlib.redirect_stdout(out), (
       contextlib.redirect_stderr(err)), warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # Of letters that no font has.
+    warnings.simplefilter('ignore')  # No font has some letters.
     try:
       tool.main([str(x) for x in argv])
     except SystemExit as error:
@@ -203,7 +203,7 @@ def run(tool, argv, words):
 
 
 def write_inputs(folder, count, seed):
-  """Writes so many inputs beside a good run; returns their arguments."""
+  """Writes `count` inputs and a good run; returns arguments for the tools."""
   rng = random.Random(seed)
   words, paths = {}, []
   for index in range(count):
@@ -222,10 +222,10 @@ def draw_all(folder, paths, words, drawn=('*',)):
   """Runs all tools; all of them show the good run.
 
   Args:
-    folder: Of `write_inputs`.
+    folder: Folder of `write_inputs`.
     paths: Score files.
-    words: What is wrong with the inputs.
-    drawn: Patterns of the runs that the dashboard, which is slow, draws.
+    words: Names of the damages of the inputs.
+    drawn: Patterns of the runs for the dashboard, which is slow.
   """
   indir = ['--indir', folder / 'runs']
   few = ['--indir', *sorted(
@@ -252,7 +252,7 @@ def draw_all(folder, paths, words, drawn=('*',)):
 
 def test_hostile_inputs_cost_no_tool_its_other_runs(tmp_path):
   words, paths = write_inputs(tmp_path, SHORT, seed=0)
-  for name in sorted(words):  # Says which one it is.
+  for name in sorted(words):  # Names the damage.
     notes = []
     with deadline(words[name]):
       try:

@@ -24,7 +24,7 @@ def test_operations_of_products_and_convolutions_and_their_gradients():
       return tape.gradient(loss, inputs)
     return run
 
-  # What goes forward is not needed: the loss is not returned.
+  # The forward pass is not needed, because the loss is not returned.
   assert count(grad([kernel])) == {'conv': once}
   assert count(grad([image, kernel])) == {'conv': 2 * once}
   assert count(grad([w])) == {'matmul': 2 * 2 * 3 * 7 * 3}

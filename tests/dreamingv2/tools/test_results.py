@@ -1,4 +1,4 @@
-"""Scores and statistics against numbers computed by hand."""
+"""Compares scores and statistics with numbers computed by hand."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_cell_tells_runs_without_settings_apart_by_command(one, two, same):
   curves = [make_curve(command=x, commit='a') for x in (one, two)]
   cell = results.cell(curves, 'Lift', 'dreamingv2', 1000)
   assert (len(cell.groups) == 1) == same
-  curves[1]['commit'] = 'b'  # Its configs.yaml may say other things.
+  curves[1]['commit'] = 'b'  # Its configs.yaml may be another.
   cell = results.cell(curves, 'Lift', 'dreamingv2', 1000)
   assert len(cell.groups) == 2
 
@@ -98,12 +98,12 @@ def test_statistics_equal_numbers_computed_by_hand():
   tasks = [np.array([1., 2., 3.]), np.array([10., 20., 30., 40., 50.])]
   assert results.mean(*tasks) == (2 + 30) / 2
   assert results.median(*tasks) == 16
-  # Of eight runs the two least and the two greatest go.
+  # The two lowest and the two highest of eight runs are left out.
   assert results.iqm(*tasks) == np.mean([3, 10, 20, 30])
 
 
 def test_interval_resamples_each_task_by_itself():
-  # Tasks of one value each: a mixed resample would spread.
+  # Each task has one value: a resample that mixes tasks would spread.
   tasks = [np.full(3, 1.), np.full(4, 100.)]
   for statistic in (results.mean, results.median):
     assert results.interval(tasks, statistic) == (50.5, 50.5)
@@ -129,10 +129,10 @@ def test_published_holds_the_numbers_of_the_paper():
   for table in tables.values():
     for row in table['rows'].values():
       assert len(row) == len(table['columns'])
-  # The two columns that Tables I and II share.
+  # Tables I and II share these two columns.
   for task in PAPER:
     assert tables['I']['rows'][task][0] == tables['II']['rows'][task][3]
-  # What the text says: DreamingV2 leads on all arms, Dreaming on (B).
+  # As the text says, DreamingV2 leads on all arms, Dreaming on group (B).
   means = lambda x: [y[0] if y else 0 for y in tables['I']['rows'][x]]
   assert all(np.argmax(means(x)) == 0 for x in PAPER)
   for task in ('Reacher-hard', 'Reacher-easy', 'Finger-turn-hard'):
@@ -151,8 +151,8 @@ def test_curves_of_other_repositories_keep_apart_from_ours(tmp_path):
       [], [tmp_path / 'dmc-vision.json', tmp_path / 'ours.json'])
   assert {(c['task'], c['method']) for c in curves} == {
       ('Walker-walk', 'dreamerv2 (dmc-vision)'), ('Walker-walk', 'dreamerv2')}
-  assert len(curves) == 2 and 'came twice' in notes[-1]
-  assert '2 curves do not tell how they were made' in notes[0]
+  assert len(curves) == 2 and 'read twice' in notes[-1]
+  assert '2 curves do not say how they were made' in notes[0]
 
 
 def test_files_of_one_name_keep_apart(tmp_path):

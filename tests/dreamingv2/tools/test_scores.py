@@ -19,7 +19,7 @@ def write_run(folder, method='dreamingv2', seed=0, lines=()):
       f'{HEAD}method: {method}\nseed: {seed}\ntask: toy_reach\n'
       f'steps: 300.0\nlogdir: {folder}\n'
       f'rssm: {{deter: 8}}\naction_repeat: 2\nrender_size: [64, 64]\n'
-      f'dmc: {{camera: 0}}\n')  # Says nothing of another suite's task.
+      f'dmc: {{camera: 0}}\n')  # Not for this suite's task.
   (folder / 'metrics.jsonl').write_text(
       ''.join(json.dumps(line) + '\n' for line in lines))
 
@@ -81,7 +81,7 @@ def damage(text, *numbers):
 
 @pytest.mark.parametrize('number, ys, words', [
     (1, [2.0, 5.0], ['1 damaged line left out, the first at 1']),
-    (3, [2.0, 5.0], ['damaged', 'evaluation at 200 are not those of its']),
+    (3, [2.0, 5.0], ['damaged', 'evaluation at 200 do not match its mean']),
     (5, [5.0], ['damaged', 'evaluation at 200 has no mean']),
 ])
 def test_damaged_line_is_named_and_never_averaged(

@@ -23,7 +23,7 @@ def test_sheet_holds_every_picture():
   side = sheet.LARGE
   for shade in shades:
     assert (image == shade[0, 0]).all(-1).sum() >= side * side
-  assert image.shape[0] == 2 * (side + sheet.TEXT + 8)  # Three to a row.
+  assert image.shape[0] == 2 * (side + sheet.TEXT + 8)  # Three per row.
 
 
 def test_table_has_a_row_for_each_task():

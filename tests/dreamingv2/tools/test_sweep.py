@@ -1,4 +1,4 @@
-"""Sweeps over grids: what is planned, refused, repeated and finished."""
+"""Tests which runs a sweep plans, refuses, repeats and finishes."""
 
 import concurrent.futures as futures
 import json
@@ -31,7 +31,7 @@ def plan(indir, methods=('dreamingv2',), tasks=('toy_reach',), seeds=1,
 
 
 def pretend(job, step, due=(), seconds=10.0, size=0):
-  """Writes what a run of a job has at a step."""
+  """Writes the files that the run of a job has at a step."""
   saver = checkpoint.Checkpoint(job.logdir / 'checkpoints')
   saver.save(step, {}, {'due': list(due)})
   job.config.save(job.logdir / 'config.yaml')
@@ -43,7 +43,7 @@ def pretend(job, step, due=(), seconds=10.0, size=0):
 
 
 class Fake:
-  """A job without training: fails as often as told, then is finished."""
+  """Replaces a job: fails a given number of times, then is finished."""
 
   def __init__(self, folder, failures=0, code=1):
     self.name = folder.name
@@ -64,7 +64,7 @@ class Fake:
 
 
 class Pool:
-  """An engine of threads."""
+  """Is an engine that runs jobs in threads."""
 
   def __init__(self):
     self.pool = futures.ThreadPoolExecutor(2)
@@ -130,7 +130,7 @@ def test_folder_with_runs_of_another_config_is_refused(tmp_path):
   with pytest.raises(ValueError, match='deter 9 there and 16 .* --indir'):
     plan(tmp_path)
   more = [*DEBUG, '--rssm.deter', '9', '--steps', '9000']
-  assert plan(tmp_path, extra=more)  # More steps of the same are no clash.
+  assert plan(tmp_path, extra=more)  # More steps are allowed.
 
 
 def test_run_is_finished_at_its_last_step_with_nothing_due(tmp_path):
@@ -257,7 +257,7 @@ def wait_for(condition, process=None, seconds=600):
 
 
 def worker_of(logdir):
-  """Returns the process that has started the run in a folder."""
+  """Returns the id of the process that started the run in a folder."""
   train = int((logdir / 'lock').read_text().split()[1])
   stat = pathlib.Path(f'/proc/{train}/stat').read_text()
   return int(stat.rpartition(')')[2].split()[1])

@@ -1,4 +1,4 @@
-"""Tables of curves made by hand, and of what may be wrong with them."""
+"""Tests tables of curves made by hand, and the notes on their faults."""
 
 import csv
 import io
@@ -82,7 +82,8 @@ def test_missing_seeds_runs_and_columns_are_named():
   curves += [make_curve(method='dreamer', seed=1)]
   notes = tables.build(curves, 1000)[2]
   assert 'Table I, Lift: no run of DreamerPro, TPC.' in notes
-  assert ('Table I, Lift, Dreamer: without seed 0, which others have.'
+  assert ('Table I, Lift, Dreamer: no run with seed 0, which other '
+          'methods have.'
           in notes)
   assert any(x.startswith('Table I: no run on UR5-reach,') for x in notes)
   assert 'Table II, Lift: no run of K = 1, K = 2.' in notes
@@ -171,8 +172,9 @@ def test_published_files_of_other_repositories_stand_beside_ours():
       (task, name): (round(x.mean, 2), round(x.std, 2), x.runs)
       for task, entries in rows(one).items() for name, x in entries.items()
       if x.runs and task in ('Finger-turn-hard', 'Reacher-easy')}
-  # Of Finger-turn-hard only the values at 510,000 are near; means of those
-  # at 490, 500 and 510 thousand, then over seeds, by a calculator.
+  # Near the step, Finger-turn-hard has only values at 510,000. The others are
+  # means of those at 490, 500 and 510 thousand, then over seeds. All numbers
+  # come from a calculator.
   pro, name = '(published_dreamerpro)', 'dreamer_pro_v2_freeze_10k_norm_off'
   assert found == {
       ('Finger-turn-hard', 'dreamerv2 (published_dreamerv2)'):
@@ -181,7 +183,7 @@ def test_published_files_of_other_repositories_stand_beside_ours():
       ('Reacher-easy', f'dreamerv2 {pro}'): (716.44, 50.4, 3),
       ('Reacher-easy', f'tpc_batch_150 {pro}'): (222.52, 23.05, 3)}
   assert not any('published' in x for x in footnotes)
-  assert sum('do not tell how they were made' in x for x in notes) == 2
+  assert sum('do not say how they were made' in x for x in notes) == 2
 
 
 def test_shipped_scores_make_tables():

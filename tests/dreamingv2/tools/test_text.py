@@ -1,4 +1,4 @@
-"""Text of others in tables: no formula, no mark, no second line."""
+"""Tests that foreign text in tables has no formula, mark or line break."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def test_names_are_harmless_in_every_format(name):
   lines = tex.splitlines()
   assert any(x.startswith(f'{text.latex(name)} & these') for x in lines)
   assert r'\input' not in tex
-  for line in lines:  # Would be an argument of the line break before.
+  for line in lines:  # Else LaTeX would read an argument.
     assert not line.startswith(('[', '*'))
 
 
