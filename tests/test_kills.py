@@ -1,4 +1,4 @@
-"""Kills runs at any moment: what is lost, what comes twice, what is left."""
+"""Kills runs at any moment; tests what is lost, repeated or left over."""
 
 import os
 import signal
@@ -20,11 +20,11 @@ from tests.test_faults import saved
 
 
 class Killed(BaseException):
-  """Stands for SIGKILL: nothing is saved."""
+  """Stands for SIGKILL: the run ends without saving."""
 
 
 def kill_after(run, steps):
-  """Lets a run end as if it were killed after so many of its steps."""
+  """Ends a run as if it were killed after a number of its steps."""
   left = iter(range(steps - 1))
 
   def step(transition, worker):
@@ -34,7 +34,7 @@ def kill_after(run, steps):
 
 
 def test_kills_in_the_prefill_repeat_no_episode(tmp_path):
-  """Before any other checkpoint than the one that the prefill begins with."""
+  """Kills it while it has only the checkpoint from the start of prefill."""
   argv = ['--prefill', '240', '--steps', '250', '--eval_eps', '0']
   sizes = []
   for steps in (70, 60, 110):  # Within the second, first and third episode.
@@ -74,7 +74,7 @@ def begin(logdir, *argv):
 
 
 def test_killed_program_goes_on_to_the_bit(tmp_path):
-  """kill -9 some time after a checkpoint; then SIGUSR1; then to the end."""
+  """kill -9 after a checkpoint, then SIGUSR1, then a run to the end."""
   argv = ['--save_every', '10', '--eval_eps', '0', '--envs', '2']
   argv += ['--steps', '170', '--log_every', '20']
   whole, killed = (begin(tmp_path / x, *argv) for x in ('a', 'b'))
@@ -123,7 +123,7 @@ def kill_at(moment, logdir, process, random):
 
 @pytest.mark.slow
 def test_fifty_kills_lose_no_episode_and_no_checkpoint(tmp_path):
-  """SIGKILL in turn while a checkpoint or an episode is written, or ever."""
+  """SIGKILL in turn while a checkpoint or episode is written, or any time."""
   logdir, random = tmp_path / 'run', np.random.default_rng(0)
   argv = ['--steps', '1e6', '--save_every', '4', '--envs', '4',
           '--time_limit', '12', '--eval_eps', '0', '--train_every', '8']
@@ -141,7 +141,7 @@ def test_fifty_kills_lose_no_episode_and_no_checkpoint(tmp_path):
     files = {x.name for x in (logdir / 'train_episodes').glob('*.npz')}
     assert known <= files
     known = files
-  assert writing >= 20  # Or the kills show nothing.
+  assert writing >= 20  # Else the kills show nothing.
   print(f'{len(known)} episodes, {writing} kills within a write, '
         f'checkpoints at {steps}')
   replay = replays.Replay(logdir / 'train_episodes')
