@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 import tensorflow as tf
 
-from dreamingv2 import agent
+from dreamingv2 import agent as agents
 from dreamingv2 import api
 from dreamingv2.common import counter
 from dreamingv2.common import distribute
@@ -74,7 +74,7 @@ def main(kind, out, *args):
   strategy = make_strategy(kind, config)
   tfutils.setup('32')
   with distribute.scope(strategy):
-    made = agent.Agent(config, *spaces(), counter.Counter(0))
+    made = agents.Agent(config, *spaces(), counter.Counter(0))
   if config.seed == 0:  # Other seeds keep their noise.
     tf.random.stateless_uniform = constant
     tf.random.stateless_normal = constant

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from dreamingv2.common import config as configlib
+from dreamingv2.common import config as configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BLOCKS = configlib.read_yaml(ROOT / 'configs.yaml')
-DEFAULTS = configlib.Config(BLOCKS['defaults'])
+BLOCKS = configs.read_yaml(ROOT / 'configs.yaml')
+DEFAULTS = configs.Config(BLOCKS['defaults'])
 METHODS, SUITES = (
     sorted(k for k, v in BLOCKS.items() if k != 'defaults' and key in v)
     for key in ('method', 'suite'))
@@ -115,7 +115,7 @@ def test_every_top_level_key_is_read():
 def test_every_nested_key_is_read_or_an_argument():
   words = read_words()
   groups = {k for k, v in DEFAULTS.items()
-            if isinstance(v, configlib.Config)}
+            if isinstance(v, configs.Config)}
   unread = [
       f'{group}.{key}' for group in groups for key in DEFAULTS[group]
       if not is_read(key, words)]

@@ -18,7 +18,7 @@ from dreamingv2 import settings
 from dreamingv2 import train
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import command
-from dreamingv2.common import config as configlib
+from dreamingv2.common import config as configs
 from dreamingv2.common import guards
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import replay as replays
@@ -121,7 +121,7 @@ def test_run_of_an_older_version_is_taken_up(tmp_path):
       r'\n *(env_restarts|env_timeout|keep|max_gib|max_skipped|stall_after)'
       r':.*', '', path.read_text()))
   config = settings.load_config([*ARGV, '--logdir', str(tmp_path)])
-  assert len(config.diff(configlib.Config.load(path))) > 3
+  assert len(config.diff(configs.Config.load(path))) > 3
   logdirs.prepare(config, 'toy', 'reach')
   run = make_run(tmp_path, '--steps', '75')
   assert (int(run.step), run.updates) == (60, 2)

@@ -10,7 +10,7 @@ import tokenize
 
 import pytest
 
-from dreamingv2.common import config as configlib
+from dreamingv2.common import config as configs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -75,7 +75,7 @@ UNTESTED = {
     'dreamingv2.__main__', 'dreamingv2.objectives.multistep',
     'dreamingv2.objectives.openloop'}
 
-BLOCKS = configlib.read_yaml(ROOT / 'configs.yaml')
+BLOCKS = configs.read_yaml(ROOT / 'configs.yaml')
 METHODS, SUITES = (
     sorted(k for k, v in BLOCKS.items() if k != 'defaults' and key in v)
     for key in ('method', 'suite'))
@@ -349,13 +349,13 @@ def test_every_module_has_a_test_file():
 
 
 def read_blocks():
-  return configlib.read_yaml(ROOT / 'configs.yaml')
+  return configs.read_yaml(ROOT / 'configs.yaml')
 
 
 def block_keys(name):
   """Returns the dotted keys that a block of configs.yaml sets."""
   blocks = read_blocks()
-  defaults = configlib.Config(blocks['defaults'])
+  defaults = configs.Config(blocks['defaults'])
 
   def find(block, prefix=''):
     for key, value in (block or {}).items():
@@ -389,7 +389,7 @@ def test_a_system_is_one_file_one_table_line_one_block_and_one_test_file():
 def test_every_config_block_fits_the_defaults():
   blocks = read_blocks()
   assert {*METHODS, *SUITES, 'debug', 'small'} <= set(blocks)
-  defaults = configlib.Config(blocks['defaults'])
+  defaults = configs.Config(blocks['defaults'])
   for name, block in blocks.items():
     if name != 'defaults':
       assert defaults.update(block or {}).flat.keys() == defaults.flat.keys()

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from dreamingv2 import settings
 from dreamingv2 import train
-from dreamingv2.common import config as configlib
+from dreamingv2.common import config as configs
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import suites
 
@@ -28,7 +28,7 @@ SMALL = [
 LOSSES = [
     'model', 'reward', 'kl', 'nce', 'overshooting', 'aux', 'actor', 'critic']
 # Metrics that both DreamerV2 and we log.
-UPSTREAM = {*configlib.read_yaml(
+UPSTREAM = {*configs.read_yaml(
     ROOT / 'docs' / 'upstream' / 'reasons.yaml')['logs']['same']}
 # Metrics that depend on the clock.
 TIMED = r'fps', r'share_', r'seconds'
@@ -201,7 +201,7 @@ def test_config_snapshot_names_versions_and_loads_back(dreamingv2):
   assert re.search(r', \d+ x \w.*, python ', head)
   assert command.startswith('# ')
   assert ', tensorflow ' in head or ', tensorflow-cpu ' in head
-  loaded = configlib.Config.load(logdir / 'config.yaml')
+  loaded = configs.Config.load(logdir / 'config.yaml')
   assert loaded == settings.load_config([*DEBUG, *SMALL])
 
 

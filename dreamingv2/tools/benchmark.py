@@ -386,10 +386,10 @@ class _System:
     return tape.gradient(loss, [variables, inputs])
 
   def _host_parts(self):
-    from ..common import replay
+    from ..common import replay as replays
     config = self._config
     self._folder = tempfile.TemporaryDirectory()
-    memory = replay.Replay(
+    memory = replays.Replay(
         self._folder.name, ongoing=True, maxlen=config.replay.maxlen)
     rows = {k: v.numpy().reshape(-1, *v.shape[2:])
             for k, v in self._data.items()}

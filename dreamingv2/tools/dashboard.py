@@ -10,7 +10,7 @@ import numpy as np
 
 from . import formats
 from . import results
-from . import text
+from . import text as texts
 from ..common import files
 from ..common import plot as plots
 
@@ -78,7 +78,7 @@ def write(folders, paths, page, draw):
         series = _series(run)
         sections.append(_section(len(sections), run, series))
       except (OSError, ValueError) as error:
-        notes.append(text.line(f'{run.logdir} cannot be drawn: {error}'))
+        notes.append(texts.line(f'{run.logdir} cannot be drawn: {error}'))
       else:
         rows.append(_run_row(len(sections) - 1, run, series, mine))
   pairs = results.read_files(paths, notes)
@@ -144,7 +144,7 @@ def _end(curve):
 
 
 def _html(value):
-  return html.escape(text.printable(value))
+  return html.escape(texts.printable(value))
 
 
 def _table(rows):
@@ -180,7 +180,7 @@ def _picture(series):
       xs, ys = np.array(series[name], float).T
       every = -(-len(xs) // POINTS)
       style = {**styles[name], 'marker': '.' if len(xs) < 30 else ''}
-      ax.plot(xs[::every], ys[::every], label=text.plot(_short(name)),
+      ax.plot(xs[::every], ys[::every], label=texts.plot(_short(name)),
           **style)
     ax.set(title=title, xlabel='environment steps')
     ax.set_yscale(SCALES.get(title, 'linear'))
@@ -215,7 +215,7 @@ def _videos(logdir):
       data = files.read_bytes(path, VIDEO_BYTES, logdir)
       if data[:4] == b'GIF8':
         parts.append(f'<p>{_html(path.name)}<br>' + _image(
-            data, 'gif', text.printable(path.stem), 'video') + '</p>')
+            data, 'gif', texts.printable(path.stem), 'video') + '</p>')
   return ''.join(parts)
 
 

@@ -19,7 +19,7 @@ from . import evaluate
 from . import results
 from . import scores
 from . import tables
-from . import text
+from . import text as texts
 from ..common import command
 from ..common import guards
 from ..common import machine
@@ -124,7 +124,7 @@ def _rank(task):
 def _panel(ax, task, groups, styles):
   """Draws one task; yields notes."""
   ax.set(
-      title=text.plot(task), xlabel='environment steps', ylabel='return',
+      title=texts.plot(task), xlabel='environment steps', ylabel='return',
       ymargin=0.12)
   for label, group in groups.items():
     if label == 'random':
@@ -144,7 +144,7 @@ def _panel(ax, task, groups, styles):
     low, mid, high = np.nanpercentile(values, [BAND[0], 50, BAND[1]], axis=0)
     style = styles[label]
     ax.plot(
-        xs[whole], mid[whole], label=text.plot(label), **style,
+        xs[whole], mid[whole], label=texts.plot(label), **style,
         markevery=max(1, -(-whole.sum() // MARKS)))
     if len(group) > 1:
       ax.fill_between(xs, low, high, color=style['color'], alpha=0.2, lw=0)
@@ -231,7 +231,7 @@ def profiles(args):
     style = {**styles[method], 'marker': ''}
     ax.step(
         taus, values, where='post', **style,
-        label=text.plot(f'{method} ({sum(map(len, by_task))})'))
+        label=texts.plot(f'{method} ({sum(map(len, by_task))})'))
     bands = [results.interval(by_task, above(tau)) for tau in taus]
     if all(bands):
       ax.fill_between(

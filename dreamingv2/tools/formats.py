@@ -19,7 +19,7 @@ import typing
 
 import numpy as np
 
-from . import text
+from . import text as texts
 from ..common import config as configs
 from ..common import files
 from ..common import logdir as logdirs
@@ -135,7 +135,7 @@ def find(folder, notes):
       todo += [
           current / x.name for x in entries if x.is_dir(follow_symlinks=False)]
     except OSError as error:
-      notes.append(text.line(f'{current} cannot be entered: {error}'))
+      notes.append(texts.line(f'{current} cannot be entered: {error}'))
       continue
     if any(x.name in FILES for x in entries):
       yield current
@@ -144,7 +144,7 @@ def find(folder, notes):
 def open_runs(folder, notes):
   """Yields the runs in a folder; an unreadable run becomes a note."""
   if not os.path.isdir(folder):
-    notes.append(text.line(f'there is no folder {folder}'))
+    notes.append(texts.line(f'there is no folder {folder}'))
     return
   paths = list(find(folder, notes))
   with loggers.Progress(len(paths), 0, 'reading', 'runs') as bar:
@@ -160,7 +160,7 @@ def open_runs(folder, notes):
 
 def reading(logdir):
   """Returns the text of a progress bar while a run is read."""
-  return f'reading {text.line(logdir)[-BAR_NAME:]}'
+  return f'reading {texts.line(logdir)[-BAR_NAME:]}'
 
 
 def open_run(logdir, root=None):
@@ -203,7 +203,7 @@ def flatten(mapping, prefix=''):
   """
   flat = {}
   for key, value in mapping.items():
-    name = f'{prefix}{text.printable(key)}'
+    name = f'{prefix}{texts.printable(key)}'
     if isinstance(value, dict):
       flat.update(flatten(value, f'{name}.'))
     elif isinstance(value, (list, tuple)):
@@ -220,7 +220,7 @@ def _plain(value):
     raise ValueError(f'a number has {value.bit_length()} bits')
   if isinstance(value, (float, int)):
     return value
-  return text.printable(str(value)[:10 ** 4])
+  return texts.printable(str(value)[:10 ** 4])
 
 
 def is_number(value, most=LARGEST):
@@ -268,7 +268,7 @@ def _names(kind, config, logdir, root):
         'its task is unknown: there is no key task in a config.yaml, and its '
         'path does not end in TASK/METHOD/SEED')
   task, method = (
-      text.printable(x) if isinstance(x, str) else x for x in (task, method))
+      texts.printable(x) if isinstance(x, str) else x for x in (task, method))
   check_names(task, method, seed)
   return task, method, seed
 
@@ -297,7 +297,7 @@ def read_lines(path, within=None, notes=None):
       else:
         damaged, first = damaged + 1, first or number
   if damaged and notes is not None:
-    notes.append(text.line(
+    notes.append(texts.line(
         f'{path}: {damaged} damaged line{"s"[:damaged > 1]} left out, the '
         f'first at {first}'))
 
@@ -312,7 +312,7 @@ def _parse(line):
       values.get('step'), MOST_STEPS) or values['step'] < 0:
     return None
   numbers = {
-      text.printable(k): v if is_number(v) else math.nan
+      texts.printable(k): v if is_number(v) else math.nan
       for k, v in values.items() if is_number(v) or isinstance(v, float)}
   if any(k not in numbers for k in values if RETURNS.search(k)):
     return None  # Other metrics may be text, but a return must be a number.
@@ -349,7 +349,7 @@ def _read_ours(run, notes):
   notes += mine
   gaps = list(_gaps(evals, means, run, last))
   more = [f'{len(gaps) - GAPS:,} more notes like this'] * (len(gaps) > GAPS)
-  notes += [text.line(f'{run.logdir}: {x}') for x in gaps[:GAPS] + more]
+  notes += [texts.line(f'{run.logdir}: {x}') for x in gaps[:GAPS] + more]
   others = {*suites.SUITES} - {
       run.config.get('suite'), *run.task.split('_')}
   settings = {
@@ -395,7 +395,7 @@ def _origin(logdir):
   if not match:
     raise ValueError(f'{path} does not say by which commit it was run')
   commit, machine, words = map(
-      text.printable, (match[1], match[2], command(heads[-1])))
+      texts.printable, (match[1], match[2], command(heads[-1])))
   return {'command': words, 'commit': commit, 'machine': machine}
 
 
@@ -426,11 +426,11 @@ def _read_upstream(*keys):
     notes += mine
     key = next((x for x in keys if returns[x]), None)
     if not key:
-      notes.append(text.line(
+      notes.append(texts.line(
           f'{run.logdir}: none of its lines has {" or ".join(keys)}'))
       return []
     if key != keys[0]:
-      notes.append(text.line(
+      notes.append(texts.line(
           f'{run.logdir}: it has no {keys[0]}; the curve shows {key}, which '
           f'is of training episodes'))
     xs = sorted(returns[key])
@@ -447,7 +447,7 @@ def _read_upstream(*keys):
 
 def _unreadable(logdir, error):
   reason = getattr(error, 'strerror', None) or str(error)
-  return text.line(
+  return texts.line(
       f"{logdir} cannot be read: {reason.removeprefix(f'{logdir}/')}")
 
 

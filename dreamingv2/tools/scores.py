@@ -27,7 +27,7 @@ import zlib
 import numpy as np
 
 from . import formats
-from . import text
+from . import text as texts
 from ..common import command
 from ..common import files
 from ..common import guards
@@ -104,7 +104,7 @@ def load(path, notes):
   except (EOFError, KeyError, OSError, TypeError, ValueError,
           zlib.error) as error:
     reason = repr(error) if isinstance(error, KeyError) else error
-  notes.append(text.line(f'{path} holds no list of curves: {reason}'))
+  notes.append(texts.line(f'{path} holds no list of curves: {reason}'))
   return []
 
 
@@ -124,7 +124,7 @@ def _check(curve):
     TypeError, ValueError: A value has a wrong type.
   """
   names = {
-      k: text.printable(curve[k]) if isinstance(curve[k], str) else curve[k]
+      k: texts.printable(curve[k]) if isinstance(curve[k], str) else curve[k]
       for k in ('task', 'method', 'seed')}
   formats.check_names(**names)
   if len(curve['xs']) != len(curve['ys']) or not curve['xs']:
@@ -136,7 +136,7 @@ def _check(curve):
             if formats.is_number(curve.get(k))}
   for key in ('command', 'commit', 'format', 'machine'):
     if key in curve:
-      others[key] = text.printable(_word(curve[key]))
+      others[key] = texts.printable(_word(curve[key]))
   shlex.split(others.get('command', ''))
   if 'settings' in curve:
     others['settings'] = formats.flatten(dict(curve['settings']))
@@ -190,7 +190,7 @@ def table(curves):
         for c in group]
     spread = f' +- {np.std(ends):.1f}' if len(ends) > 1 else ''
     rows.append(
-        f'| {text.markdown(task)} | {text.markdown(method)} | '
+        f'| {texts.markdown(task)} | {texts.markdown(method)} | '
         f'{len(group)} | {steps} | '
         f'{np.mean(ends):.1f}{spread} | '
         f'{" ".join(f"{x:.1f}" for x in ends)} |')

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from . import evaluate
 from . import formats
-from . import text
+from . import text as texts
 from .. import probe as probes
 from ..common import envs
 from ..common import logger as loggers
@@ -174,7 +174,7 @@ def _draw_rows(rows, index, path):
       for spine in ax.spines.values():
         spine.set_visible(False)
     line[0].set_ylabel(
-        '\n'.join(map(text.plot, name.replace(': ', ', ').split(', '))),
+        '\n'.join(map(texts.plot, name.replace(': ', ', ').split(', '))),
         rotation=0, ha='right', va='center', fontsize='small')
   for ax, number in zip(axes[0], index, strict=True):
     ax.set_title(f'step {number}', fontsize='small')

@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from dreamingv2.common import checkpoint as checkpoint_lib
+from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common.checkpoint import Checkpoint, assign_report
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -225,7 +225,7 @@ def test_checkpoint_keeps_the_old_one_if_the_disk_is_full(
   def full(file, members):
     file.write(b'half')
     raise OSError(28, 'No space left on device')
-  monkeypatch.setattr(checkpoint_lib, 'write_npz', full)
+  monkeypatch.setattr(checkpoints, 'write_npz', full)
   with pytest.raises(OSError, match='No space left'):
     checkpoint.save(2, arrays_for(2))
   assert [x.name for x in tmp_path.iterdir()] == ['000000000001.npz']
@@ -284,7 +284,7 @@ def test_checkpoint_copies_the_best_where_links_are_not_to_be_had(
     tmp_path, monkeypatch):
   def refuse(source, target):
     raise PermissionError(1, 'Operation not permitted')
-  monkeypatch.setattr(checkpoint_lib.os, 'link', refuse)
+  monkeypatch.setattr(checkpoints.os, 'link', refuse)
   checkpoint = Checkpoint(tmp_path, keep=1)
   for step, best in [(1, True), (2, False)]:
     checkpoint.save(step, arrays_for(step), best=best)
@@ -302,10 +302,10 @@ def test_checkpoint_falls_back_on_the_best_at_last(tmp_path):
 
 def without(name):
   def damage(path):
-    members = checkpoint_lib.read_npz(path.open('rb'), 2 ** 20)
+    members = checkpoints.read_npz(path.open('rb'), 2 ** 20)
     members.pop(name)
-    checkpoint_lib.write_atomic(
-        path, lambda file: checkpoint_lib.write_npz(file, members))
+    checkpoints.write_atomic(
+        path, lambda file: checkpoints.write_npz(file, members))
   return damage
 
 
@@ -337,7 +337,7 @@ def claim(path):
   members = {'meta.json': b'{"step": 2, "meta": {}}'}
   members['arrays/x.npy'] = buffer.getvalue()
   with path.open('wb') as file:
-    checkpoint_lib.write_npz(file, members)
+    checkpoints.write_npz(file, members)
 
 
 def bomb(path):
@@ -354,7 +354,7 @@ def test_checkpoint_that_is_not_what_it_seems_takes_no_time_or_memory(
   checkpoint.save(2, arrays_for(2))
   (tmp_path / '\N{SUPERSCRIPT TWO}.npz').touch()  # A digit, and no number.
   damage(tmp_path / '000000000002.npz')
-  assert checkpoint_lib.peek(tmp_path)[0] in (1, 2)
+  assert checkpoints.peek(tmp_path)[0] in (1, 2)
   tracemalloc.start()
   with pytest.warns(UserWarning, match='Damaged file .*000000000002.npz'):
     assert checkpoint.load().step == 1

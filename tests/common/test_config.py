@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from dreamingv2.common import config as configlib
+from dreamingv2.common import config as configs
 from dreamingv2.common.config import Config
 
 NESTED = {
@@ -97,9 +97,9 @@ def test_update_with_a_pattern_sets_every_match_and_no_more(config):
   new = config.update({'rssm': {'de.*': 1}})
   assert set(config.diff(new)) == {'rssm.deter'}
   # A dot alone is not a pattern, and a pattern must match the whole key.
-  with pytest.raises(configlib.UnknownKey):
+  with pytest.raises(configs.UnknownKey):
     Config({'a.b': 1, 'axb': 2}).update({'a.c': 1})
-  with pytest.raises(configlib.UnknownKey):
+  with pytest.raises(configs.UnknownKey):
     config.update({'act$': 'relu'})
 
 
@@ -197,17 +197,17 @@ def test_yaml_that_would_cost_too_much_or_is_odd_is_refused(
   path = tmp_path / 'config.yaml'
   path.write_bytes(text if isinstance(text, bytes) else text.encode())
   with pytest.raises(ValueError, match=words) as error:
-    configlib.read_yaml(path)
+    configs.read_yaml(path)
   assert str(error.value).startswith(str(path))
 
 
 def test_comments_of_many_resumes_make_no_config_too_large(tmp_path):
   path = tmp_path / 'config.yaml'
   path.write_text('# train.py --steps 7\n' * 50_000 + 'a: 1\n')
-  assert configlib.read_yaml(path) == {'a': 1}
+  assert configs.read_yaml(path) == {'a': 1}
 
 
 def test_config_is_read_from_regular_files_only(tmp_path):
   (tmp_path / 'config.yaml').mkdir()
   with pytest.raises(ValueError, match='is a folder'):
-    configlib.read_yaml(tmp_path / 'config.yaml')
+    configs.read_yaml(tmp_path / 'config.yaml')

@@ -6,8 +6,8 @@ import sys
 import pytest
 import tensorflow as tf
 
-from dreamingv2.common import checkpoint
-from dreamingv2.common import config as configlib
+from dreamingv2.common import checkpoint as checkpoints
+from dreamingv2.common import config as configs
 from dreamingv2.common import distribute
 from dreamingv2.common import losses
 from dreamingv2.common import tfutils
@@ -90,7 +90,7 @@ def test_what_cannot_be_split_is_refused(monkeypatch, update, message):
   class Two:
     num_replicas_in_sync = 2
 
-  config = configlib.Config({
+  config = configs.Config({
       'dataset': {'batch': 4}, 'rssm': {'ensemble': 1}})
   monkeypatch.setitem(distribute.STRATEGIES, 'mirrored', Two)
   assert distribute.make('mirrored', config)
@@ -115,7 +115,7 @@ class Pair(distribute.Processes):
 
 
 def save(folder, steps):
-  store = checkpoint.Checkpoint(folder)
+  store = checkpoints.Checkpoint(folder)
   for step in steps:
     store.save(step, {}, {'updates': step // 10})
   return store

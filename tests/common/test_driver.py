@@ -4,7 +4,7 @@ import types
 import numpy as np
 import pytest
 
-from dreamingv2.common import checkpoint
+from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import replay as replays
 from dreamingv2.common import worker
 from dreamingv2.common.driver import Driver
@@ -265,8 +265,8 @@ def steer(obs, state):
 
 def stored(state, folder):
   """Returns a state after it was saved to a file and loaded."""
-  checkpoint.Checkpoint(folder).save(1, {}, {'driver': state})
-  return checkpoint.Checkpoint(folder).load().meta['driver']
+  checkpoints.Checkpoint(folder).save(1, {}, {'driver': state})
+  return checkpoints.Checkpoint(folder).load().meta['driver']
 
 
 def assert_same_rows(left, right):

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from dreamingv2.common import checkpoint
+from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import replay as replays
 from dreamingv2.common.replay import Replay
 
@@ -89,7 +89,7 @@ def huge_claim():
       'descr': '|u1', 'fortran_order': False, 'shape': (11, 10 ** 10)})
   values['image.npy'] = header.getvalue()
   del values['image']
-  checkpoint.write_npz(file, values)
+  checkpoints.write_npz(file, values)
   return file.getvalue()
 
 
@@ -185,7 +185,7 @@ def test_file_that_inflates_beyond_its_name_takes_no_memory(tmp_path):
   path = sorted(tmp_path.glob('*.npz'))[1]
   big = make_episode(image=np.zeros((11, 999, 999, 3), np.uint8))
   with path.open('wb') as file:
-    checkpoint.write_npz(file, big, level=1)
+    checkpoints.write_npz(file, big, level=1)
   tracemalloc.start()
   with pytest.warns(UserWarning, match='at most'):
     replay = Replay(tmp_path, spaces=spaces())
@@ -350,7 +350,7 @@ def test_full_disk_of_few_bytes_is_survived_by_replay_and_checkpoint(tmp_path):
   if os.system(f'mount -t tmpfs -o size=256k none {disk} 2>/dev/null'):
     pytest.skip('may not mount')
   try:
-    store = checkpoint.Checkpoint(disk / 'checkpoints')
+    store = checkpoints.Checkpoint(disk / 'checkpoints')
     store.save(1, {'w': np.zeros(1000)})
     noise = np.random.default_rng(0).integers(0, 256, (11, 99, 99, 3), 'u1')
     replay = Replay(disk / 'episodes')

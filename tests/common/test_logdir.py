@@ -1,7 +1,7 @@
 import pytest
 
 from dreamingv2 import settings
-from dreamingv2.common import checkpoint
+from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common.config import Config
 
@@ -97,7 +97,7 @@ def test_checkpoint_without_an_update_gives_way_to_another_config(
     updates, config):
   folder = logdirs.prepare(config, 'robosuite', 'Lift')
   logdirs.save_config(config, folder, ['versions'])
-  store = checkpoint.Checkpoint(folder / 'checkpoints')
+  store = checkpoints.Checkpoint(folder / 'checkpoints')
   store.save(0, {}, {'updates': updates})
   logdirs.forget_unlearned(config.update({'keep': 9}), folder)
   assert store.latest_step == 0

@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 import tqdm
 
-from dreamingv2.common import logger as loggerlib
+from dreamingv2.common import logger as loggers
 from dreamingv2.common.counter import Counter
 
 VIDEO = np.zeros((4, 8, 6, 3), np.uint8)
@@ -35,7 +35,7 @@ def read_lines(logdir):
 
 
 def test_write_hands_over_what_was_added_once(recorder):
-  logger = loggerlib.Logger(Counter(5), [recorder], multiplier=2)
+  logger = loggers.Logger(Counter(5), [recorder], multiplier=2)
   logger.add({'loss': np.float32(0.5), 'n': np.int64(3)}, prefix='train')
   logger.scalar('x', 1.0)
   logger.scalar('x', 2.0)
@@ -46,7 +46,7 @@ def test_write_hands_over_what_was_added_once(recorder):
 
 
 def test_images_and_videos_become_uint8_with_channels(recorder):
-  logger = loggerlib.Logger(Counter(), [recorder])
+  logger = loggers.Logger(Counter(), [recorder])
   logger.image('grey', np.array([[0.0, 1.0], [0.5, 7.0]]))
   logger.image('color', VIDEO[0])
   logger.video('video', VIDEO / 255)
@@ -59,7 +59,7 @@ def test_images_and_videos_become_uint8_with_channels(recorder):
 
 
 def test_added_array_is_not_changed_by_its_owner(recorder):
-  logger, image = loggerlib.Logger(Counter(), [recorder]), VIDEO[0].copy()
+  logger, image = loggers.Logger(Counter(), [recorder]), VIDEO[0].copy()
   logger.image('image', image)
   image[:] = 7
   logger.write()
@@ -71,13 +71,13 @@ def test_added_array_is_not_changed_by_its_owner(recorder):
     np.zeros((0, 8, 8, 3)), np.zeros((4, 4), np.int32), 'text', None,
     1j, np.array('1.5')])
 def test_add_refuses_other_shapes_and_types_by_name(value):
-  logger = loggerlib.Logger(Counter(), [])
+  logger = loggers.Logger(Counter(), [])
   with pytest.raises(ValueError, match="'train_bad'"):
     logger.add({'bad': value}, 'train')
 
 
 def test_named_kinds_refuse_each_other():
-  logger = loggerlib.Logger(Counter(), [])
+  logger = loggers.Logger(Counter(), [])
   for add, value in [
       (logger.scalar, VIDEO[0]), (logger.image, VIDEO), (logger.image, 1.0),
       (logger.video, VIDEO[0])]:
@@ -87,9 +87,9 @@ def test_named_kinds_refuse_each_other():
 
 def test_fps_counts_environment_steps(recorder, monkeypatch):
   times = iter([100.0, 104.0, 106.0])
-  monkeypatch.setattr(loggerlib.time, 'perf_counter', lambda: next(times))
+  monkeypatch.setattr(loggers.time, 'perf_counter', lambda: next(times))
   counter = Counter(500)
-  logger = loggerlib.Logger(counter, [recorder], multiplier=2)
+  logger = loggers.Logger(counter, [recorder], multiplier=2)
   for steps in (0, 40, 10):
     counter.increment(steps)
     logger.write(fps=True)
@@ -99,7 +99,7 @@ def test_fps_counts_environment_steps(recorder, monkeypatch):
 
 def test_failing_output_warns_once_and_is_tried_again(capsys, recorder):
   after = Recorder()
-  logger = loggerlib.Logger(Counter(), [recorder, after])
+  logger = loggers.Logger(Counter(), [recorder, after])
   for recorder.broken in (True, True, False, True):
     logger.scalar('x', 1)
     logger.write()
@@ -112,7 +112,7 @@ def test_failing_output_warns_once_and_is_tried_again(capsys, recorder):
 
 def test_jsonl_has_a_line_per_write_with_the_scalars(tmp_path):
   counter = Counter(1)
-  logger = loggerlib.Logger(counter, [loggerlib.JSONLOutput(tmp_path / 'a')])
+  logger = loggers.Logger(counter, [loggers.JSONLOutput(tmp_path / 'a')])
   logger.add({'x': 1.5, 'n': 3, 'video': VIDEO})
   logger.write()
   counter.increment()
@@ -126,7 +126,7 @@ def test_jsonl_has_a_line_per_write_with_the_scalars(tmp_path):
 
 
 def test_jsonl_keeps_both_values_of_a_name(tmp_path):
-  output = loggerlib.JSONLOutput(tmp_path)
+  output = loggers.JSONLOutput(tmp_path)
   output(3, [('return', 1.0), ('length', 5), ('return', 2.0)])
   assert read_lines(tmp_path) == [
       {'step': 3, 'return': 1.0, 'length': 5}, {'step': 3, 'return': 2.0}]
@@ -136,13 +136,13 @@ def test_jsonl_keeps_both_values_of_a_name(tmp_path):
     ('{"step": 1}\n{"step": 2, "x', 1), ('{"step": 1}\n', 1), ('{"st', 0)])
 def test_jsonl_goes_on_after_a_line_that_a_crash_cut(tmp_path, before, kept):
   (tmp_path / 'metrics.jsonl').write_text(before)
-  loggerlib.JSONLOutput(tmp_path)(7, [('x', 1)])
+  loggers.JSONLOutput(tmp_path)(7, [('x', 1)])
   assert read_lines(tmp_path) == [{'step': 1}] * kept + [{'step': 7, 'x': 1}]
 
 
 def test_terminal_prints_one_line_of_matching_scalars():
   stream = io.StringIO()
-  output = loggerlib.TerminalOutput(r'.*_loss|fps', stream)
+  output = loggers.TerminalOutput(r'.*_loss|fps', stream)
   output(1000000, [
       ('a_loss', 0.123456), ('b_loss', float('nan')), ('loss_x', 1.0),
       ('fps', 31), ('a_loss_video', VIDEO)])
@@ -154,13 +154,13 @@ def test_terminal_line_leaves_a_progress_bar_whole():
   stream = io.StringIO()
   with tqdm.tqdm(total=10, file=stream, mininterval=0) as bar:
     bar.update(3)
-    loggerlib.TerminalOutput(console=stream)(5, [('x', 1.0)])
+    loggers.TerminalOutput(console=stream)(5, [('x', 1.0)])
   lines = stream.getvalue().replace('\r', '\n').split('\n')
   assert '[5] x 1' in lines
 
 
 def test_gif_shows_the_frames_in_order_at_their_speed():
-  gif = PIL.Image.open(io.BytesIO(loggerlib.encode_gif(VIDEO, 20)))
+  gif = PIL.Image.open(io.BytesIO(loggers.encode_gif(VIDEO, 20)))
   assert gif.n_frames == 4 and gif.info['duration'] == 50
   assert gif.info['loop'] == 0
   for frame in range(4):
@@ -169,13 +169,13 @@ def test_gif_shows_the_frames_in_order_at_their_speed():
 
 
 def test_gif_encodes_one_channel():
-  gif = PIL.Image.open(io.BytesIO(loggerlib.encode_gif(VIDEO[..., :1], 20)))
+  gif = PIL.Image.open(io.BytesIO(loggers.encode_gif(VIDEO[..., :1], 20)))
   gif.seek(3)
   np.testing.assert_array_equal(np.array(gif.convert('L')), VIDEO[3, ..., 0])
 
 
 def test_gif_output_keeps_the_newest_of_each_name(tmp_path):
-  output = loggerlib.GIFOutput(tmp_path, keep=2)
+  output = loggers.GIFOutput(tmp_path, keep=2)
   for step in (5, 900, 1000):
     output(step, [('eval/policy', VIDEO), ('other', VIDEO), ('x', 1.0)])
   output(2000, [('eval/policy_2', VIDEO)])
@@ -190,7 +190,7 @@ def test_tensorboard_reads_back_scalars_images_and_videos(tmp_path):
   from tensorboard.backend.event_processing import event_accumulator
   from tensorboard.util import tensor_util
   counter = Counter(3)
-  logger = loggerlib.Logger(counter, [loggerlib.TensorBoardOutput(tmp_path)])
+  logger = loggers.Logger(counter, [loggers.TensorBoardOutput(tmp_path)])
   logger.add({'x': 1.5, 'image': VIDEO[0], 'video': VIDEO})
   logger.write()
   events = event_accumulator.EventAccumulator(str(tmp_path))
@@ -213,7 +213,7 @@ def test_tensorboard_is_given_no_python_numbers(tmp_path, monkeypatch):
   seen = []
   monkeypatch.setattr(tf.summary, 'scalar', lambda name, value: seen.extend(
       [value, tf.summary.experimental.get_step()]))
-  loggerlib.TensorBoardOutput(tmp_path)(3, [('x', 1.5), ('y', np.float64(2))])
+  loggers.TensorBoardOutput(tmp_path)(3, [('x', 1.5), ('y', np.float64(2))])
   assert seen == [1.5, 3, 2.0, 3]
   assert not any(isinstance(x, (float, int)) for x in seen)
 
@@ -221,7 +221,7 @@ def test_tensorboard_is_given_no_python_numbers(tmp_path, monkeypatch):
 def test_bfloat16_and_tensors_are_numbers(recorder):
   pytest.importorskip('tensorflow')  # Which the fast tier does without.
   import tensorflow as tf
-  logger = loggerlib.Logger(Counter(), [recorder])
+  logger = loggers.Logger(Counter(), [recorder])
   logger.scalar('x', tf.constant(1.5, tf.bfloat16))
   logger.scalar('y', tf.constant(2.5, tf.float16))
   logger.write()
@@ -230,8 +230,8 @@ def test_bfloat16_and_tensors_are_numbers(recorder):
 
 def test_jsonl_is_cut_to_where_a_checkpoint_was_taken(tmp_path):
   step = Counter(1)
-  logger = loggerlib.Logger(
-      step, [loggerlib.JSONLOutput(tmp_path), Recorder()])
+  logger = loggers.Logger(
+      step, [loggers.JSONLOutput(tmp_path), Recorder()])
   assert logger.state() == [('JSONLOutput', 0), ('Recorder', None)]
   for value in (1, 2, 3):
     logger.scalar('x', value)
@@ -252,21 +252,21 @@ def test_state_finds_its_output_among_others_and_in_older_checkpoints(
     state = lambda self: self.name
     restore = lambda self, name: setattr(self, 'name', name)
 
-  named, lines = Named(), loggerlib.JSONLOutput(tmp_path)
+  named, lines = Named(), loggers.JSONLOutput(tmp_path)
   named.name = 'old'
-  state = loggerlib.Logger(Counter(), [Recorder(), lines, named]).state()
+  state = loggers.Logger(Counter(), [Recorder(), lines, named]).state()
   named.name = 'new'
   lines(1, [('x', 1)])
-  loggerlib.Logger(Counter(), [named, lines]).restore(state)
+  loggers.Logger(Counter(), [named, lines]).restore(state)
   assert named.name == 'old'
   assert read_lines(tmp_path) == []
   lines(1, [('x', 1)])
-  loggerlib.Logger(Counter(), [Recorder(), lines]).restore([None, 0, None])
+  loggers.Logger(Counter(), [Recorder(), lines]).restore([None, 0, None])
   assert read_lines(tmp_path) == []
 
 
 def test_jsonl_that_is_shorter_or_gone_is_left_as_it_is(tmp_path):
-  output = loggerlib.JSONLOutput(tmp_path)
+  output = loggers.JSONLOutput(tmp_path)
   output.restore(100)
   assert not list(tmp_path.iterdir())
   output(1, [('x', 1)])
@@ -289,13 +289,13 @@ def test_progress_and_say_survive_a_terminal_that_is_gone(monkeypatch):
     def isatty(self):
       return True
   gone = Gone()
-  monkeypatch.setattr(loggerlib.sys, 'stderr', gone)
-  with loggerlib.Progress(10, 0, 'prefill') as progress:
+  monkeypatch.setattr(loggers.sys, 'stderr', gone)
+  with loggers.Progress(10, 0, 'prefill') as progress:
     gone.alive = False
     progress.describe('train')
     progress.note('text')
     progress.update(5)
-    loggerlib.say('text')
+    loggers.say('text')
 
 
 class Terminal(io.StringIO):
@@ -308,7 +308,7 @@ class Terminal(io.StringIO):
 def test_long_lines_break_between_values_on_a_terminal(monkeypatch):
   monkeypatch.setenv('COLUMNS', '40')
   console = Terminal()
-  output = loggerlib.TerminalOutput(console=console)
+  output = loggers.TerminalOutput(console=console)
   output(7, [(f'some_long_name_{i}', i / 7) for i in range(5)])
   lines = console.getvalue().splitlines()
   assert len(lines) > 2 and all(len(line) <= 40 for line in lines)
@@ -319,6 +319,6 @@ def test_long_lines_break_between_values_on_a_terminal(monkeypatch):
 def test_lines_in_a_file_are_not_broken(monkeypatch):
   monkeypatch.setenv('COLUMNS', '40')
   console = io.StringIO()
-  output = loggerlib.TerminalOutput(console=console)
+  output = loggers.TerminalOutput(console=console)
   output(7, [(f'some_long_name_{i}', i) for i in range(5)])
   assert len(console.getvalue().splitlines()) == 1

@@ -8,12 +8,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dreamingv2.common import config as configlib
-from dreamingv2.common import logger as loggerlib
+from dreamingv2.common import config as configs
+from dreamingv2.common import logger as loggers
 from dreamingv2.common import outputs as outputlib
 from dreamingv2.common.counter import Counter
 
-CONFIG = configlib.Config({
+CONFIG = configs.Config({
     'task': 'toy_reach', 'method': 'dreamer', 'seed': 3, 'rssm': {'deter': 9},
     'outputs': ['terminal', 'jsonl']})
 IMAGE = np.full((6, 8, 3), 200, np.uint8)
@@ -97,7 +97,7 @@ def test_failing_service_warns_once_and_is_called_again(capsys):
   server.broken = True
   server.go_on.set()
   service = outputlib.Service(server)
-  logger = loggerlib.Logger(Counter(), [service])
+  logger = loggers.Logger(Counter(), [service])
   for _ in range(3):
     logger.scalar('x', 1)
     logger.write()

@@ -9,8 +9,8 @@ import warnings
 import numpy as np
 import pytest
 
-from dreamingv2.common import checkpoint
-from dreamingv2.common import replay as replay_lib
+from dreamingv2.common import checkpoint as checkpoints
+from dreamingv2.common import replay as replays
 from dreamingv2.common.driver import Driver
 from dreamingv2.common.episodes import convert, estimate_bytes
 from dreamingv2.common.replay import Replay, count_episodes
@@ -246,7 +246,7 @@ def test_replay_state_round_trip_gives_the_same_next_samples(tmp_path):
     replay.add_episode(make_episode(10, number))
   add_steps(replay, make_episode(10, 7), worker=2, rows=slice(6))
   replay.sample(8, 5)
-  store = checkpoint.Checkpoint(tmp_path / 'ckpt')
+  store = checkpoints.Checkpoint(tmp_path / 'ckpt')
   store.save(1, {}, {'replay': replay.state()})
   again = Replay(tmp_path / 'eps', ongoing=True, minlen=3, seed=0)
   again.restore(store.load().meta['replay'])
@@ -401,7 +401,7 @@ def test_replay_keeps_an_episode_that_the_disk_refuses(tmp_path, monkeypatch):
   def full(file, members, level):
     file.write(b'half')
     raise OSError(28, 'No space left on device')
-  monkeypatch.setattr(replay_lib, 'write_npz', full)
+  monkeypatch.setattr(replays, 'write_npz', full)
   with pytest.warns(UserWarning, match='No space left'):
     replay.add_episode(make_episode(10, 1))
   assert numbers(replay) == {1}

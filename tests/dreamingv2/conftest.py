@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from dreamingv2.common import config as configlib
+from dreamingv2.common import config as configs
 from dreamingv2.common import counter
 from dreamingv2.common import envs
 
@@ -47,10 +47,10 @@ def setup_tensorflow():
 @pytest.fixture(scope='session')
 def make_config():
   """Returns a function from block names and updates to the smallest Config."""
-  blocks = configlib.read_yaml(CONFIGS)
+  blocks = configs.read_yaml(CONFIGS)
 
   def make(*names, updates=(), latent='own', vector=True):
-    config = configlib.Config(blocks['defaults'])
+    config = configs.Config(blocks['defaults'])
     for name in names:
       config = config.update(blocks[name])
     config = config.update(blocks['debug'])
@@ -116,11 +116,11 @@ def make_agent(make_spaces):
   """Returns a function that builds an agent, always from the same seed."""
 
   def make(config, discrete=False, seed=0, ends=False):
-    from dreamingv2 import agent
+    from dreamingv2 import agent as agents
     from dreamingv2.common import tfutils
     tfutils.setup(config.precision.replace('auto', '32'), seed=seed)
     spaces = make_spaces(discrete, cameras(config), ends)
-    return agent.Agent(config, *spaces, counter.Counter(0))
+    return agents.Agent(config, *spaces, counter.Counter(0))
 
   return make
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dreamingv2 import agent as agentlib
+from dreamingv2 import agent as agents
 from dreamingv2.common.tfutils import named_variables
 from tests.helpers import assert_equal
 from tests.helpers import copy
@@ -16,7 +16,7 @@ def make_behavior(make_config, make_spaces):
   def make(discrete=False, **updates):
     config = make_config(updates=updates)
     tfstep = tf.Variable(0, dtype=tf.int64)
-    behavior = agentlib.ActorCritic(
+    behavior = agents.ActorCritic(
         config, make_spaces(discrete)[1]['action'], tfstep)
     behavior.build(tf.zeros([1, 4]))
     # The target critic must not be mistaken for the critic.

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dreamingv2 import agent as agents
 from dreamingv2 import api
-from dreamingv2.common import config as configlib
+from dreamingv2.common import config as configs
 from dreamingv2.common import envs
 
 VECTOR = {'encoder.mlp_keys': '.*', 'encoder.cnn_keys': '$^'}
@@ -169,7 +169,7 @@ def test_image_environment_trains_within_its_bounds(config):
   assert None not in env.seeds and len({*env.seeds}) == len(env.seeds) > 1
   assert agent.obs_space['image'].shape == (64, 64, 3)
   assert not [k for line in read(config) for k in line if 'eval_' in k]
-  assert configlib.Config.load(f'{config.logdir}/config.yaml') == config
+  assert configs.Config.load(f'{config.logdir}/config.yaml') == config
 
 
 def test_vector_environment_trains(config):

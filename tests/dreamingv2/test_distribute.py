@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from dreamingv2.common import checkpoint
+from dreamingv2.common import checkpoint as checkpoints
 from tests.dreamingv2.tools.test_sweep import wait_for
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / 'replicas.py'
@@ -145,7 +145,7 @@ def train_pair(folder, steps):
       for i, env in enumerate(pair())]
 
 
-def checkpoints(folder):
+def saved(folder):
   return [
       sorted(x for x in (folder / str(i) / 'checkpoints').glob('0*.npz'))
       for i in range(2)]
@@ -160,20 +160,20 @@ def end(processes, code):
 @pytest.mark.slow
 def test_two_processes_of_a_run_stop_and_go_on_together(tmp_path):
   processes = train_pair(tmp_path, 1e6)
-  wait_for(lambda: all(checkpoints(tmp_path)), processes[0])
+  wait_for(lambda: all(saved(tmp_path)), processes[0])
   processes[1].send_signal(signal.SIGTERM)
   for err in end(processes, 128 + signal.SIGTERM):
     assert 'Stopped by SIGTERM; saved' in err
   steps = {
-      checkpoint.peek(tmp_path / str(i) / 'checkpoints')[0] for i in (0, 1)}
+      checkpoints.peek(tmp_path / str(i) / 'checkpoints')[0] for i in (0, 1)}
   assert len(steps) == 1
   # As if one of them had been killed before it saved.
-  checkpoints(tmp_path)[0][-1].unlink()
-  common = int(checkpoints(tmp_path)[0][-1].stem)
+  saved(tmp_path)[0][-1].unlink()
+  common = int(saved(tmp_path)[0][-1].stem)
   for err in end(train_pair(tmp_path, max(steps) + 60), 0):
     assert f'Resumed at step {common} ' in err
   one, two = (
-      checkpoint.Checkpoint(tmp_path / str(i) / 'checkpoints').load().arrays
+      checkpoints.Checkpoint(tmp_path / str(i) / 'checkpoints').load().arrays
       for i in (0, 1))
   assert_same(*({
       k: v for k, v in x.items() if 'generator' not in k}
@@ -183,7 +183,7 @@ def test_two_processes_of_a_run_stop_and_go_on_together(tmp_path):
 @pytest.mark.slow
 def test_process_of_a_run_gives_up_when_the_other_is_killed(tmp_path):
   processes = train_pair(tmp_path, 1e6)
-  wait_for(lambda: all(checkpoints(tmp_path)), processes[0])
+  wait_for(lambda: all(saved(tmp_path)), processes[0])
   processes[1].kill()
   err = processes[0].communicate(timeout=300)[1]
   assert processes[0].returncode == 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreamingv2 import resume
-from dreamingv2.common import checkpoint
+from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import counter
 from dreamingv2.common import when
 
@@ -54,7 +54,7 @@ def test_state_without_checkpoint_changes_nothing(tmp_path):
 
 
 def test_parts_that_an_older_version_lacked_stay(tmp_path):
-  checkpoint.Checkpoint(tmp_path, 2).save(80, {}, {
+  checkpoints.Checkpoint(tmp_path, 2).save(80, {}, {
       'step': 40, 'updates': 3, 'every': {}, 'replay': REPLAY})
   owner = types.SimpleNamespace(updates=0, best=5.0, prefilled=False)
   parts = {k: resume.Attribute(owner, k) for k in vars(owner)}
@@ -69,7 +69,7 @@ def test_parts_that_an_older_version_lacked_stay(tmp_path):
     {'replay': {**REPLAY, 'total_steps': 10 ** 400}}])
 def test_checkpoint_without_good_meta_data_is_set_aside(meta, tmp_path):
   good = {'step': 40, 'updates': 3, 'every': {}, 'replay': REPLAY}
-  store = checkpoint.Checkpoint(tmp_path)
+  store = checkpoints.Checkpoint(tmp_path)
   store.save(80, {}, good)
   store.save(90, {}, {**good, **meta} if meta else {})
   owner = types.SimpleNamespace(updates=0)

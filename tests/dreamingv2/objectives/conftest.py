@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dreamingv2 import agent
-from dreamingv2.common import config as configlib
+from dreamingv2 import agent as agents
+from dreamingv2.common import config as configs
 from dreamingv2.common import suites
 from dreamingv2.common import tfutils
 from tests.dreamingv2.conftest import CONFIGS
@@ -92,8 +92,8 @@ def learn(toy_episodes):
   image = box(0, 255, (64, 64, 3), np.uint8)
 
   def run(*names, updates, cameras=1, **settings):
-    blocks = configlib.read_yaml(CONFIGS)
-    config = configlib.Config(blocks['defaults'])
+    blocks = configs.read_yaml(CONFIGS)
+    config = configs.Config(blocks['defaults'])
     for name in names:
       config = config.update(blocks[name])
     config = config.update({
@@ -102,7 +102,7 @@ def learn(toy_episodes):
     spaces = {
         **dict.fromkeys(keys, image), 'reward': box(-np.inf, np.inf, ()),
         **dict.fromkeys(('is_first', 'is_last', 'is_terminal'), flag)}
-    wm = agent.WorldModel(config, spaces)
+    wm = agents.WorldModel(config, spaces)
     B, T = config.dataset.batch, config.dataset.length
     rng = np.random.default_rng(0)
 

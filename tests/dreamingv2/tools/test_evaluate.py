@@ -11,7 +11,7 @@ import pytest
 
 from dreamingv2.tools import evaluate
 from dreamingv2 import settings
-from dreamingv2.common import checkpoint
+from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import envs
 from dreamingv2.common import suites
 
@@ -144,7 +144,7 @@ def change(logdir, folder, *, config='', drop=(), arrays=None):
   lines = [x for x in text.splitlines() if not x.startswith(drop or '\0')]
   (folder / 'config.yaml').write_text('\n'.join(lines) + config)
   snapshot = evaluate.read_checkpoint(logdir)
-  checkpoint.Checkpoint(folder / 'checkpoints').save(
+  checkpoints.Checkpoint(folder / 'checkpoints').save(
       snapshot.step, {**snapshot.arrays, **(arrays or {})}, snapshot.meta)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from dreamingv2.tools import engines
 from dreamingv2.tools import sweep
-from dreamingv2.common import checkpoint
+from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import guards
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -32,7 +32,7 @@ def plan(indir, methods=('dreamingv2',), tasks=('toy_reach',), seeds=1,
 
 def pretend(job, step, due=(), seconds=10.0, size=0):
   """Writes the files that the run of a job has at a step."""
-  saver = checkpoint.Checkpoint(job.logdir / 'checkpoints')
+  saver = checkpoints.Checkpoint(job.logdir / 'checkpoints')
   saver.save(step, {}, {'due': list(due)})
   job.config.save(job.logdir / 'config.yaml')
   (job.logdir / 'metrics.jsonl').write_text(
@@ -152,7 +152,7 @@ def test_damaged_newest_checkpoint_leaves_the_one_before(tmp_path):
   pretend(job, 400)
   pretend(job, 500)
   (job.logdir / 'checkpoints' / f'{500:012d}.npz').write_bytes(b'no zip')
-  assert checkpoint.peek(job.logdir / 'checkpoints') == (400, {'due': []})
+  assert checkpoints.peek(job.logdir / 'checkpoints') == (400, {'due': []})
 
 
 def test_sweep_repeats_what_fails_within_its_budget(tmp_path, capsys):
