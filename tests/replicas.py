@@ -82,17 +82,17 @@ def main(kind, out, *args):
   if kind == 'multiworker':
     index = json.loads(os.environ['TF_CONFIG'])['task']['index']
     part = slice(index * B // 2, (index + 1) * B // 2)
-  found = {}
+  arrays = {}
   for update in range(UPDATES):
     _, metrics = made.train({k: v[part] for k, v in batch(update).items()})
-    found.update({f'metrics/{update}/{k}': v for k, v in metrics.items()})
+    arrays.update({f'metrics/{update}/{k}': v for k, v in metrics.items()})
   for name, variable in made._variables().items():
     for i, value in enumerate(getattr(variable, 'values', [variable])):
-      found[f'{i}/{name}'] = value
+      arrays[f'{i}/{name}'] = value
   made.load(made.save())  # Like a resumed run.
   obs = {k: v[:1, 0] for k, v in batch(0).items() if k != 'action'}
-  found['action'] = made.policy(obs, mode='eval')[0]['action']
-  np.savez(out, **{k: np.asarray(v) for k, v in found.items()})
+  arrays['action'] = made.policy(obs, mode='eval')[0]['action']
+  np.savez(out, **{k: np.asarray(v) for k, v in arrays.items()})
 
 
 if __name__ == '__main__':

@@ -130,17 +130,17 @@ def imports(name, top=False):
   package = name.split('.')
   if MODULES[name].name != '__init__.py':
     package = package[:-1]
-  found = {}
+  imported = {}
   for node in walk_top(TREES[name]) if top else ast.walk(TREES[name]):
     if isinstance(node, ast.Import):
-      found.update({alias.name: False for alias in node.names})
+      imported.update({alias.name: False for alias in node.names})
     elif isinstance(node, ast.ImportFrom):
       above = package[:len(package) - node.level + 1] if node.level else []
       base = '.'.join(above + [node.module] * bool(node.module))
       for alias in node.names:
         full = f'{base}.{alias.name}'
-        found[full if full in MODULES else base] = bool(node.level)
-  return found
+        imported[full if full in MODULES else base] = bool(node.level)
+  return imported
 
 
 def reach_on_import(name):
@@ -263,10 +263,10 @@ def test_calls_that_write_are_told_from_others(line, expected):
 
 
 def test_files_writes_all_files_but_those_that_grow():
-  found = {
+  writers = {
       f'{name}:{function}' for name, tree in TREES.items()
       for function, call in walk_functions(tree) if is_write(call)}
-  assert found == set(WRITES)
+  assert writers == set(WRITES)
 
 
 def test_lines_are_at_most_79_columns():

@@ -63,15 +63,15 @@ def wait_for(condition, process=None, seconds=90):
 
 def children(pid):
   """Returns the processes whose parent is `pid`."""
-  found = []
+  pids = []
   for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
     try:
       fields = path.read_text().rpartition(')')[2].split()
     except OSError:  # It ended meanwhile.
       continue
     if int(fields[1]) == pid:
-      found.append(int(path.parent.name))
-  return found
+      pids.append(int(path.parent.name))
+  return pids
 
 
 def alive(pid):

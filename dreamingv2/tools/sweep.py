@@ -101,7 +101,7 @@ def make_parser():
   add('--address', default='',
       help='address of a Ray cluster (default: this machine)')
   add('--slurm', nargs='*', metavar='KEY=VALUE',
-      help='use Slurm, with these options of submitit: partition=gpu '
+      help='use Slurm, with options of submitit such as partition=gpu '
       'time=1440 (minutes) mem=16GB array_parallelism=32')
   add('--dry', action='store_true',
       help='only print the plan, with the hours and disk space it needs')
@@ -187,14 +187,16 @@ def _end_with_parent():
 
 
 def _wait_for_lock(logdir):
-  """Waits until a run whose worker was lost has saved and ended."""
+  """Waits until a run whose worker was lost has saved and ended.
+
+  If the lock is still held after PATIENCE, train.py will say by whom.
+  """
   until = time.monotonic() + PATIENCE
   while time.monotonic() < until:
     with contextlib.suppress(ValueError):
       guards.Lock(logdir).release()
       return
     time.sleep(1)
-  # If the lock is still held, train.py will say by whom.
 
 
 def plan(methods, tasks, seeds, indir, extra=(), cpus=1):

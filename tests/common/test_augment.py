@@ -16,12 +16,12 @@ def find_shift(image, shifted, pad):
   """Returns the only (dy, dx) by which [H, W, C] can have been shifted."""
   H, W, _ = image.shape
   padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), 'edge')
-  found = [
+  shifts = [
       (dy, dx) for dy in range(-pad, pad + 1) for dx in range(-pad, pad + 1)
       if np.array_equal(
           padded[pad + dy: pad + dy + H, pad + dx: pad + dx + W], shifted)]
-  assert len(found) == 1, found
-  return found[0]
+  assert len(shifts) == 1, shifts
+  return shifts[0]
 
 
 @pytest.mark.parametrize('dtype', ['uint8', 'float32', 'float16'])

@@ -133,18 +133,18 @@ def test_checkpoint_never_gives_wrong_values_for_a_flipped_bit(tmp_path):
   checkpoint.save(2, arrays_for(2), {'text': 'hello', 'x': np.arange(5)})
   path = tmp_path / '000000000002.npz'
   content = path.read_bytes()
-  found = 0
+  detected = 0
   for _ in range(300):
     flipped = bytearray(content)
     flipped[generator.integers(len(content))] ^= 1 << generator.integers(8)
     path.write_bytes(flipped)
     snapshot = checkpoint.load()
     if snapshot is None:
-      found += 1
+      detected += 1
       continue
     equal(snapshot.arrays, arrays_for(2))  # Only a date or a version changed.
     equal(snapshot.meta, {'text': 'hello', 'x': np.arange(5)})
-  assert found > 150
+  assert detected > 150
 
 
 def test_checkpoint_is_none_if_all_are_damaged(tmp_path):

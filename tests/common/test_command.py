@@ -68,13 +68,13 @@ def test_docstring_is_the_help_with_its_examples_last():
 def test_defaults_are_shown_where_they_say_something(monkeypatch):
   monkeypatch.setenv('COLUMNS', '200')
   text = make_parser().format_help()
-  found = [' '.join(x.split()) for x in text.splitlines()]
+  lines = [' '.join(x.split()) for x in text.splitlines()]
   for line in (
       '--size SIZE metres (default: 4)', '--share SHARE of all (default: 9%)',
       '--zero ZERO none (default: 0)', '--all [ALL ...] (default: all)',
       '--names [NAMES ...] words (default: a b)', '--fast no care',
       '--out OUT a file'):
-    assert line in found
+    assert line in lines
 
 
 @pytest.mark.parametrize('argv, words', [

@@ -126,8 +126,8 @@ def save(folder, steps):
     ((100,), (200, 100, 10), 100), ((), (-1, -1, -1), None)])
 def test_processes_go_on_from_the_newest_checkpoint_that_all_have(
     tmp_path, steps, answers, expected):
-  found = Pair(*answers).load(save(tmp_path, steps))
-  assert found.step == expected if expected else found is None
+  snapshot = Pair(*answers).load(save(tmp_path, steps))
+  assert snapshot.step == expected if expected else snapshot is None
 
 
 @pytest.mark.parametrize('steps, answers', [

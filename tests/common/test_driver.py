@@ -133,15 +133,15 @@ def test_driver_ahead_returns_with_the_next_steps_under_way():
 
 @pytest.mark.parametrize('steps', [1, 2, 5])
 def test_driver_ahead_hands_on_the_same_rows(steps):
-  found = []
+  runs = []
   for ahead in (False, True):
     driver, rows, _ = gather([Walk(4), Walk(3)], seed=(1,))
     for _ in range(20):
       driver(steer, steps=steps, ahead=ahead)
-    found.append([x for x in rows if x[0] == 1])
+    runs.append([x for x in rows if x[0] == 1])
   # A reset may have come early.
-  assert len(found[1]) - len(found[0]) in (0, 1)
-  assert_same_rows(found[0], found[1][:len(found[0])])
+  assert len(runs[1]) - len(runs[0]) in (0, 1)
+  assert_same_rows(runs[0], runs[1][:len(runs[0])])
 
 
 def test_driver_ahead_asks_the_policy_before_the_caller_goes_on():

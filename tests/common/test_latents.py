@@ -314,8 +314,8 @@ def test_gaussian_score_with_a_temperature_is_a_cosine():
   z, x = normal(4, 3), normal(5, 3, seed=1)
   right = [[z[i] @ x[j] / np.linalg.norm(z[i]) / np.linalg.norm(x[j]) / 0.2
             for j in range(5)] for i in range(4)]
-  found = kind.score(tf.constant(z), tf.constant(x), 0.2)
-  np.testing.assert_allclose(found, right, rtol=1e-5)
+  score = kind.score(tf.constant(z), tf.constant(x), 0.2)
+  np.testing.assert_allclose(score, right, rtol=1e-5)
 
 
 def test_gaussian_log_prob_equals_a_loop():
@@ -325,8 +325,8 @@ def test_gaussian_log_prob_equals_a_loop():
   right = [sum(
       -((x[n, s] - mean[n, s]) / std[n, s]) ** 2 / 2 - np.log(std[n, s])
       - np.log(2 * np.pi) / 2 for s in range(3)) for n in range(4)]
-  found = kind.log_prob(tf.constant(x), {'mean': mean, 'std': std})
-  np.testing.assert_allclose(found, right, rtol=1e-5)
+  result = kind.log_prob(tf.constant(x), {'mean': mean, 'std': std})
+  np.testing.assert_allclose(result, right, rtol=1e-5)
 
 
 @pytest.fixture
@@ -344,10 +344,10 @@ def test_hybrid_statistics_are_those_of_its_parts(hybrid):
   kind, (categorical, gaussian), _ = hybrid
   x = tf.constant(normal(5, 14))
   right = {**categorical.stats(x[:, :6]), **gaussian.stats(x[:, 6:])}
-  found = kind.stats(x)
-  assert found.keys() == right.keys()
+  stats = kind.stats(x)
+  assert stats.keys() == right.keys()
   for key in right:
-    np.testing.assert_array_equal(found[key], right[key])
+    np.testing.assert_array_equal(stats[key], right[key])
   assert kind.zeros([5]).keys() == right.keys()
 
 
@@ -379,9 +379,9 @@ def test_hybrid_critic_is_the_product_of_both(hybrid, temperature):
   z, x = kind.mode(stats), tf.constant(normal(7, 10))
   right = categorical.score(z[:, :6], categorical.critic(x[:, :6]))
   right += gaussian.score(z[:, 6:], gaussian.critic(x[:, 6:]), temperature)
-  found = kind.score(z, kind.critic(x), temperature)
-  assert found.shape == (5, 7)
-  np.testing.assert_allclose(found, right, rtol=1e-5)
+  scores = kind.score(z, kind.critic(x), temperature)
+  assert scores.shape == (5, 7)
+  np.testing.assert_allclose(scores, right, rtol=1e-5)
 
 
 def test_hybrid_gradients_reach_both_parts(hybrid):

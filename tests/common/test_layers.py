@@ -51,8 +51,8 @@ def test_batch_norm_equals_numpy(masked):
   rows = x[mask]
   right = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
   right = right * named['scale'] + named['offset']
-  found = norm(tf.constant(x), tf.constant(mask) if masked else None)
-  np.testing.assert_allclose(found[mask], right, rtol=1e-4, atol=1e-4)
+  result = norm(tf.constant(x), tf.constant(mask) if masked else None)
+  np.testing.assert_allclose(result[mask], right, rtol=1e-4, atol=1e-4)
 
 
 def test_batch_norm_sends_no_gradient_behind_the_mask():

@@ -198,9 +198,9 @@ def test_barlow_twins_equals_a_loop_over_unmasked_rows():
   right = sum(
       (1 - corr[i, i]) ** 2 if i == j else 0.3 * corr[i, j] ** 2
       for i in range(4) for j in range(4))
-  found = losses.barlow_twins(
+  loss = losses.barlow_twins(
       tf.constant(lhs), tf.constant(rhs), tf.constant(mask), 0.3)
-  np.testing.assert_allclose(found, right, rtol=1e-4)
+  np.testing.assert_allclose(loss, right, rtol=1e-4)
 
 
 def test_barlow_twins_is_zero_for_equal_decorrelated_projections():
@@ -239,9 +239,9 @@ def sinkhorn_loop(scores, eps, iters):
 
 def test_sinkhorn_equals_a_loop_and_has_the_marginals():
   scores = np.tanh(normal(12, 5))
-  found = losses.sinkhorn(tf.constant(scores), 0.1, 3).numpy()
-  np.testing.assert_allclose(found, sinkhorn_loop(scores, 0.1, 3), rtol=1e-3)
-  np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+  codes = losses.sinkhorn(tf.constant(scores), 0.1, 3).numpy()
+  np.testing.assert_allclose(codes, sinkhorn_loop(scores, 0.1, 3), rtol=1e-3)
+  np.testing.assert_allclose(codes.sum(1), 1, rtol=1e-5)
   many = losses.sinkhorn(tf.constant(scores), 0.1, 200).numpy()
   np.testing.assert_allclose(many.sum(1), 1, rtol=1e-4)
   np.testing.assert_allclose(many.sum(0), 12 / 5, rtol=1e-2)
@@ -249,6 +249,6 @@ def test_sinkhorn_equals_a_loop_and_has_the_marginals():
 
 def test_sinkhorn_stays_finite_at_the_published_temperature():
   scores = tf.constant(np.tanh(normal(20, 7)))
-  found = losses.sinkhorn(scores, 0.0125, 3).numpy()
-  assert np.isfinite(found).all()
-  np.testing.assert_allclose(found.sum(1), 1, rtol=1e-4)
+  codes = losses.sinkhorn(scores, 0.0125, 3).numpy()
+  assert np.isfinite(codes).all()
+  np.testing.assert_allclose(codes.sum(1), 1, rtol=1e-4)

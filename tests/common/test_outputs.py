@@ -143,8 +143,8 @@ def test_mlflow_keeps_numbers_pictures_and_settings(
   resumed.run = run
   assert log_run(resumed, (3,), capsys) == run
   client = mlflow.MlflowClient()
-  found = client.get_metric_history(run, 'x')
-  assert [(x.step, x.value) for x in found] == [(1, 0.5), (2, 1), (3, 1.5)]
+  history = client.get_metric_history(run, 'x')
+  assert [(x.step, x.value) for x in history] == [(1, 0.5), (2, 1), (3, 1.5)]
   data = client.get_run(run)
   assert data.data.params['rssm.deter'] == '9'
   assert data.info.run_name == 'toy_reach/dreamer/3'
@@ -172,9 +172,9 @@ def test_wandb_keeps_numbers_pictures_and_settings(
   while len(history) < 3 and time.monotonic() < until:
     history, config = [], {}
     for path in sorted(tmp_path.glob(f'wandb/offline-run-*/run-{run}.wandb')):
-      rows, found = read_wandb(path)
+      rows, stored = read_wandb(path)
       history += rows
-      config.update(found)
+      config.update(stored)
   assert [(x['_step'], x['x']) for x in history] == [
       (1, 0.5), (2, 1), (3, 1.5)]
   assert config['rssm.deter'] == 9

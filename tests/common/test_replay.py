@@ -61,11 +61,11 @@ def test_batch_larger_than_the_replay_is_said_once(tmp_path):
   replay = Replay(tmp_path, minlen=10, maxlen=10)
   for number in range(2):
     replay.add_episode(make_episode(15, number))
-  with pytest.warns(UserWarning, match='4 x 10 .* holds 30 so far') as found:
+  with pytest.warns(UserWarning, match='4 x 10 .* holds 30 so far') as warned:
     dataset = replay.dataset(4, 10)
     for _ in range(3):
       next(dataset)
-  assert len(found) == 1
+  assert len(warned) == 1
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     next(replay.dataset(3, 10))

@@ -107,9 +107,9 @@ def test_named_variables_do_not_depend_on_the_order_of_attributes():
   two = Parts(_second={'x': [c, lazy], 'y': b}, first=a)
   names = ['first', 'second/x/0', 'second/x/1/kernel', 'second/y']
   for module in (one, two):
-    found = tfutils.named_variables(module)
-    assert list(found) == names
-    for var, same in zip(found.values(), (a, c, d, b), strict=True):
+    named = tfutils.named_variables(module)
+    assert list(named) == names
+    for var, same in zip(named.values(), (a, c, d, b), strict=True):
       assert var is same
   assert list(tfutils.named_variables(one, 'wm'))[0] == 'wm/first'
   assert tfutils.trainable(one)[3] is b
@@ -118,8 +118,8 @@ def test_named_variables_do_not_depend_on_the_order_of_attributes():
 def test_named_variables_list_what_is_shared_once():
   var = tf.Variable(0.0)
   part = Parts(var=var)
-  found = tfutils.named_variables({'b': part, 'a': part, 'c': [var, 3, None]})
-  assert list(found) == ['a/var']
+  named = tfutils.named_variables({'b': part, 'a': part, 'c': [var, 3, None]})
+  assert list(named) == ['a/var']
   part.owner = part  # A cycle must end.
   assert list(tfutils.named_variables(part)) == ['var']
 

@@ -133,9 +133,9 @@ def grads_of():
     import tensorflow as tf
     from dreamingv2.common import tfutils
     variables = tfutils.named_variables(module)
-    found = tape.gradient(value, list(variables.values()))
+    gradients = tape.gradient(value, list(variables.values()))
     return {
         key: 0.0 if grad is None else float(tf.norm(grad))
-        for key, grad in zip(variables, found, strict=True)}
+        for key, grad in zip(variables, gradients, strict=True)}
 
   return grads

@@ -115,11 +115,11 @@ def test_reinforce_gives_the_targets_no_gradient(make_behavior):
     with tf.GradientTape() as tape:
       tape.watch(target)
       loss, _ = behavior.actor_loss(seq, target)
-    found = tape.gradient(loss, target)
-    assert (found is None) == (grad == 'reinforce')
-    if found is not None:  # Target 0 has no action.
-      assert (found[0].numpy() == 0).all()
-      assert (found[1:].numpy() < 0).all()
+    gradient = tape.gradient(loss, target)
+    assert (gradient is None) == (grad == 'reinforce')
+    if gradient is not None:  # Target 0 has no action.
+      assert (gradient[0].numpy() == 0).all()
+      assert (gradient[1:].numpy() < 0).all()
 
 
 def test_critic_loss_equals_a_loop(make_behavior):
@@ -258,12 +258,12 @@ def test_gradient_of_both_reaches_the_action_in_the_score(
   with tf.GradientTape() as tape:
     tape.watch(seq['action'])
     loss, _ = behavior.actor_loss(seq, target)
-  found = tape.gradient(loss, seq['action'])
-  assert (found is not None) == reaches
+  gradient = tape.gradient(loss, seq['action'])
+  assert (gradient is not None) == reaches
   if not reaches:
     return
   base = behavior._target_critic(seq['feat'][:-2]).mode()
-  right = np.zeros(found.shape)
+  right = np.zeros(gradient.shape)
   for t in range(H - 1):
     action = seq['action'][t + 1]
     with tf.GradientTape() as tape:
@@ -272,4 +272,4 @@ def test_gradient_of_both_reaches_the_action_in_the_score(
     slope = tape.gradient(logp, action).numpy()
     scale = 0.8 * seq['weight'][t] * (target[t + 1] - base[t])
     right[t + 1] = -np.asarray(scale)[:, None] * slope / ((H - 1) * N)
-  np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-6)
+  np.testing.assert_allclose(gradient, right, rtol=1e-3, atol=1e-6)

@@ -78,15 +78,15 @@ def test_method_block_gives_the_losses_of_its_system(
     method, make_config, make_agent, make_batch):
   config = make_config(method, latent='own', vector=False)
   _, metrics = make_agent(config).train(make_batch(config))
-  found = {k[:-5] for k in metrics if k.endswith('_loss')}
-  assert found == LOSSES[method] | {'actor', 'critic', 'model', 'reward'}
+  losses = {k[:-5] for k in metrics if k.endswith('_loss')}
+  assert losses == LOSSES[method] | {'actor', 'critic', 'model', 'reward'}
   assert np.isfinite(float(metrics['model_loss']))
 
 
 def test_slow_copies_follow_in_every_system(
     make_config, make_agent, make_batch):
   """Slow copies start equal and then move by their fraction."""
-  found = set()
+  methods = set()
   for method in sorted(LOSSES):
     config = make_config(method, latent='own', vector=method != 'mssm_nce')
     agent = make_agent(config)
@@ -99,14 +99,14 @@ def test_slow_copies_follow_in_every_system(
     for key in arrays[0]:
       if '/slow_encoder/encoder/' not in key:
         continue
-      found.add(method)
+      methods.add(method)
       source = key.replace('objective/slow_encoder/encoder', 'encoder')
       np.testing.assert_array_equal(arrays[1][key], arrays[1][source])
       right = (1 - part.momentum) * arrays[1][key]
       right = right + part.momentum * arrays[2][source]
       np.testing.assert_allclose(
           arrays[2][key], right, rtol=1e-5, atol=1e-7)
-  assert found == {
+  assert methods == {
       'blast_kl', 'byol', 'dreamerpro', 'dreaming', 'dreamingv2', 'hybrid'}
 
 
@@ -122,8 +122,8 @@ def test_load_continues_identically(
   second = make_agent(config, seed=5)
   second.load(arrays)
   assert_equal(second.save(), arrays)
-  _, found = second.train(make_batch(config, 1))
-  assert scalars(found) == scalars(right)
+  _, metrics = second.train(make_batch(config, 1))
+  assert scalars(metrics) == scalars(right)
   assert_equal(second.save(), first.save())
 
 
@@ -342,9 +342,9 @@ def test_is_first_resets_the_acting_state(make_config, make_agent):
   _, state = agent.policy(observe(2, 0), None, 'eval')
   obs = observe(2, 1)
   obs['is_first'][0] = True
-  found, after = agent.policy(obs, state, 'eval')
+  outputs, after = agent.policy(obs, state, 'eval')
   fresh, start = agent.policy(obs, None, 'eval')
-  np.testing.assert_array_equal(found['action'][0], fresh['action'][0])
+  np.testing.assert_array_equal(outputs['action'][0], fresh['action'][0])
   np.testing.assert_array_equal(
       after[0]['deter'][0], start[0]['deter'][0])
   assert np.abs(after[0]['deter'][1] - start[0]['deter'][1]).max() > 1e-4
@@ -378,18 +378,18 @@ def test_policy_remembers_its_own_action(make_config, make_agent):
 @pytest.mark.parametrize('noise, mode', [
     ('expl_noise', 'train'), ('eval_noise', 'eval')])
 def test_noise_is_added_in_its_mode(noise, mode, make_config, make_agent):
-  found = {}
+  actions = {}
   for amount in (0.0, 0.3):
     agent = make_agent(make_config(
         updates={noise: amount, 'eval_state_mean': True}))
     for name in ('train', 'eval'):
       tfutils.setup('32', seed=6)
-      found[amount, name] = agent.policy(
+      actions[amount, name] = agent.policy(
           observe(32), None, name)[0]['action']
   for name in ('train', 'eval'):
-    same = np.array_equal(found[0.0, name], found[0.3, name])
+    same = np.array_equal(actions[0.0, name], actions[0.3, name])
     assert same == (name != mode)
-  assert np.abs(found[0.3, mode]).max() <= 1
+  assert np.abs(actions[0.3, mode]).max() <= 1
 
 
 def test_agent_takes_whole_rows_as_longest_chunk(make_config, make_agent):

@@ -62,15 +62,15 @@ def run_workers(tmp_path, *args):
   return [finish(*x) for x in zip(processes, outs, strict=True)]
 
 
-def weights(found, replica=0):
+def weights(arrays, replica=0):
   """Returns the weights, moments and statistics of a replica."""
   prefix = f'{replica}/'
   return {
-      k[len(prefix):]: v for k, v in found.items()
+      k[len(prefix):]: v for k, v in arrays.items()
       if k.startswith(prefix) and 'generator' not in k}
 
 
-def assert_close(found, expected):
+def assert_close(result, expected):
   """Asserts that metrics and weights agree up to rounding.
 
   Float32 sums have another order, so gradients agree to about 1e-6. Adam
@@ -83,14 +83,14 @@ def assert_close(found, expected):
   for key in names:
     if key.endswith(('_loss', '_grad_norm')):
       np.testing.assert_allclose(
-          found[key], expected[key], rtol=2e-4, atol=2e-5, err_msg=key)
-  mine, theirs = weights(found), weights(expected)
+          result[key], expected[key], rtol=2e-4, atol=2e-5, err_msg=key)
+  mine, theirs = weights(result), weights(expected)
   assert mine.keys() == theirs.keys()
   for key in theirs:
     np.testing.assert_allclose(
         mine[key], theirs[key], rtol=1e-3, atol=5e-5, err_msg=key)
   np.testing.assert_allclose(
-      found['action'], expected['action'], atol=1e-3)
+      result['action'], expected['action'], atol=1e-3)
 
 
 def assert_same(lhs, rhs):
@@ -111,19 +111,19 @@ def assert_same(lhs, rhs):
     ['dreamingv2', *ALONE],
 ])
 def test_two_mirrored_replicas_learn_what_one_learns(tmp_path, args):
-  found = run('mirrored', tmp_path, *args)
-  assert_close(found, run('none', tmp_path, *args))
-  assert_same(weights(found, 0), weights(found, 1))
+  result = run('mirrored', tmp_path, *args)
+  assert_close(result, run('none', tmp_path, *args))
+  assert_same(weights(result, 0), weights(result, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ['dreamingv2', 'dreamerpro', 'tpc'])
 def test_replicas_that_draw_their_own_noise_stay_in_step(tmp_path, method):
-  found = run(
+  result = run(
       'mirrored', tmp_path, method, 'seed=1',
       'replay_reward_norm.momentum=0.9', 'prototypes.freeze=1')
-  assert_same(weights(found, 0), weights(found, 1))
-  assert all(np.isfinite(x).all() for x in found.values())
+  assert_same(weights(result, 0), weights(result, 1))
+  assert all(np.isfinite(x).all() for x in result.values())
 
 
 @pytest.mark.slow
@@ -152,9 +152,9 @@ def saved(folder):
 
 
 def end(processes, code):
-  found = [x.communicate(timeout=900)[1] for x in processes]
-  assert [x.returncode for x in processes] == [code] * 2, found
-  return found
+  errors = [x.communicate(timeout=900)[1] for x in processes]
+  assert [x.returncode for x in processes] == [code] * 2, errors
+  return errors
 
 
 @pytest.mark.slow

@@ -52,8 +52,8 @@ def test_agent_explores_and_logs_its_training(
     name, make_explorer, make_batch):
   agent, data, _ = make_explorer(name)
   _, metrics = agent.train(data)
-  found = {k for k in metrics if k.startswith('expl_')}
-  assert ('expl_actor_loss' in found) == (name != 'Random')
+  names = {k for k in metrics if k.startswith('expl_')}
+  assert ('expl_actor_loss' in names) == (name != 'Random')
   obs = {k: v[:, 0] for k, v in data.items() if k != 'action'}
   outputs, _ = agent.policy(obs, None, 'explore')
   assert outputs['action'].shape == (3, 2)
@@ -111,8 +111,8 @@ def test_plan2explore_pays_for_disagreement(
   behavior = agent.parts['expl_behavior']
   seq = imagine(agent, outputs)
   feat, action = seq['feat'].numpy(), seq['action'].numpy()
-  found = behavior._intr_reward(seq).numpy()
-  assert found.shape == feat.shape[:2]
+  rewards = behavior._intr_reward(seq).numpy()
+  assert rewards.shape == feat.shape[:2]
   for t in range(len(feat)):
     inputs = feat[t]
     if cond:  # Reward of action t, taken in the state before.
@@ -120,7 +120,7 @@ def test_plan2explore_pays_for_disagreement(
       inputs = np.concatenate([feat[begin - 1], action[begin]], -1)
     right = ensemble(behavior, inputs).std(0).mean(-1)
     right = scale * (np.log(right) if log else right)
-    np.testing.assert_allclose(found[t], right, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(rewards[t], right, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize('discrete', [False, True])
@@ -178,14 +178,14 @@ def test_plan2explore_predicts_what_follows(target, offset, make_explorer):
 
 @pytest.mark.parametrize('name', ['ModelLoss', 'Plan2Explore'])
 def test_extrinsic_reward_is_added_by_its_scale(name, make_explorer):
-  found = []
+  rewards = []
   for scale in (0.0, 2.0):
     agent, _, outputs = make_explorer(name, expl_extr_scale=scale)
     seq = imagine(agent, outputs)
-    found.append(agent.parts['expl_behavior']._intr_reward(seq).numpy())
+    rewards.append(agent.parts['expl_behavior']._intr_reward(seq).numpy())
   reward = agent.wm.heads['reward'](seq['feat']).mode().numpy()
   np.testing.assert_allclose(
-      found[1] - found[0], 2 * reward, rtol=1e-3, atol=1e-5)
+      rewards[1] - rewards[0], 2 * reward, rtol=1e-3, atol=1e-5)
 
 
 def test_model_loss_predicts_the_divergence(make_explorer):

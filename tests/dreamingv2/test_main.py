@@ -41,11 +41,11 @@ def parsers(name):
   """Returns the parser of a tool and those of its subcommands."""
   module, _ = command.COMMANDS[name]
   module = importlib.import_module(module, 'dreamingv2')
-  found = [module.make_parser()]
-  for action in found[0]._actions:
+  parts = [module.make_parser()]
+  for action in parts[0]._actions:
     if isinstance(action.choices, dict):
-      found += action.choices.values()
-  return found
+      parts += action.choices.values()
+  return parts
 
 
 @pytest.mark.parametrize('argv', [[], ['-h'], ['--help']])

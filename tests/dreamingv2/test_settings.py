@@ -57,8 +57,8 @@ def helped(monkeypatch, capsys):
 def flag_lines(text):
   """Returns {key: rest of its line} for the flags in a help text."""
   text = re.sub(r'\n {15,}', '  ', text)  # After long names.
-  found = re.findall(r'^  --(\S+) (.*)$', text, re.M)
-  return {key: rest for key, rest in found if key in settings.defaults().flat}
+  flags = re.findall(r'^  --(\S+) (.*)$', text, re.M)
+  return {key: rest for key, rest in flags if key in settings.defaults().flat}
 
 
 @pytest.mark.parametrize('argv', [
@@ -75,11 +75,11 @@ def test_help_has_every_key_with_type_default_and_comment(argv, helped):
     kind = {bool: 'True/False', int: 'int', float: 'float', str: 'string'}[
         type(values[0])] + ' ...' * isinstance(value, tuple)
     default = ' '.join(map(str, values)) or "''"
-    found = re.fullmatch(
+    match = re.fullmatch(
         rf'{kind} +(.+) \(default: {re.escape(default)}\)', lines[key])
-    assert found, (key, lines[key])
+    assert match, (key, lines[key])
     comment = settings.comments()[key][1].removesuffix('.')
-    assert found[1].startswith(comment)
+    assert match[1].startswith(comment)
 
 
 def test_key_without_a_comment_has_that_of_the_first_with_its_name(helped):
@@ -110,19 +110,19 @@ def test_help_lists_blocks_by_kind_tasks_and_examples(helped):
 
 def test_blocks_are_listed_by_kind_with_a_line_each():
   lines = settings.list_blocks().splitlines()[1:]
-  kind, found = '', {}
+  kind, kinds = '', {}
   for line in lines:
     assert len(line) < 80
     if line.startswith('    '):
       name, text = line.split(None, 1)
-      found[name] = kind
+      kinds[name] = kind
       assert len(text) > 10
     else:
       kind = line.strip()
-  assert found.keys() == settings.blocks().keys() - {'defaults'}
-  assert [x for x, kind in found.items() if kind.startswith('Methods')
+  assert kinds.keys() == settings.blocks().keys() - {'defaults'}
+  assert [x for x, kind in kinds.items() if kind.startswith('Methods')
           ] == settings.methods()
-  for name, kind in found.items():
+  for name, kind in kinds.items():
     assert (kind == 'Suites') == ('suite' in settings.blocks()[name])
     assert kind in ('Sizes', 'Suites') or 'method' in settings.blocks()[name]
 

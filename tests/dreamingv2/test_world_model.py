@@ -79,9 +79,9 @@ def test_grad_heads_decide_whether_gradients_reach_the_features(
   for name, reaches in (('reward', used), ('discount', True)):
     with tf.GradientTape() as tape:
       value = wm.loss(data)[3][f'{name}_loss']
-    found = grads_of(tape, value, wm)
+    norms = grads_of(tape, value, wm)
     part = lambda start: max(
-        v for k, v in found.items() if k.startswith(start))  # noqa: B023
+        v for k, v in norms.items() if k.startswith(start))  # noqa: B023
     assert (part('encoder/') > 0) == (part('rssm/obs_') > 0) == reaches
     assert part(f'heads/{name}/') > 0
 
@@ -106,13 +106,13 @@ def test_preprocess_scales_clips_and_adds_discounts(make_model):
     terminal = np.zeros(data['reward'].shape, bool)
     terminal[1, 2] = True
     data['is_terminal'] = tf.constant(terminal)
-    found = wm.preprocess(data)
+    processed = wm.preprocess(data)
     np.testing.assert_allclose(
-        found['reward'], clip(data['reward'].numpy()), rtol=1e-5)
+        processed['reward'], clip(data['reward'].numpy()), rtol=1e-5)
     np.testing.assert_allclose(
-        found['image'], data['image'].numpy() / 255 - 0.5, atol=1e-6)
-    np.testing.assert_allclose(found['discount'], 0.9 * ~terminal)
-    assert found['is_first'].dtype == tf.bool
+        processed['image'], data['image'].numpy() / 255 - 0.5, atol=1e-6)
+    np.testing.assert_allclose(processed['discount'], 0.9 * ~terminal)
+    assert processed['is_first'].dtype == tf.bool
 
 
 def test_rewards_are_scaled_by_what_training_has_seen(make_model):

@@ -124,9 +124,9 @@ def test_videos_play_on_and_start_anywhere(tmp_path):
   frames = [PIL.Image.new('RGB', (8, 8), (x, 0, 0)) for x in range(0, 250, 25)]
   frames[0].save(
       tmp_path / 'a.gif', save_all=True, append_images=frames[1:])
-  found = distractors.read_frames(tmp_path / 'a.gif', (4, 6))
-  assert found.shape == (10, 4, 6, 3)
-  assert (np.diff(found[:, 0, 0, 0].astype(int)) > 0).all()
+  video = distractors.read_frames(tmp_path / 'a.gif', (4, 6))
+  assert video.shape == (10, 4, 6, 3)
+  assert (np.diff(video[:, 0, 0, 0].astype(int)) > 0).all()
   obs = play(background=str(tmp_path), steps=4)
   corner = [int(x['image'][0, 0, 0]) for x in obs]
   assert len(set(corner[:5])) == 5 and corner[0] != corner[5]
@@ -137,9 +137,9 @@ def test_mp4_is_read_frame_by_frame(tmp_path):
   for t, frame in enumerate(frames):
     frame[:, :5 * t] = (200, 100, 0)
   imageio.imwrite(tmp_path / 'a.mp4', frames, plugin='pyav', codec='libx264')
-  found = distractors.read_frames(tmp_path / 'a.mp4', (64, 64))
-  assert found.shape == frames.shape
-  error = np.abs(found.astype(int) - frames)
+  video = distractors.read_frames(tmp_path / 'a.mp4', (64, 64))
+  assert video.shape == frames.shape
+  error = np.abs(video.astype(int) - frames)
   assert error.mean() < 5  # The codec is lossy.
 
 

@@ -35,5 +35,5 @@ def test_hdr_file_can_be_read_back(tmp_path):
   head, data = (tmp_path / 'a.hdr').read_bytes().split(b'-Y 8 +X 16\n', 1)
   assert head.startswith(b'#?RADIANCE\n') and head.endswith(b'\n\n')
   pixels = np.frombuffer(data, np.uint8).reshape(8, 16, 4).astype(float)
-  found = pixels[..., :3] / 256 * 2 ** (pixels[..., 3:] - 128)
-  np.testing.assert_allclose(found, image, rtol=0.02)
+  decoded = pixels[..., :3] / 256 * 2 ** (pixels[..., 3:] - 128)
+  np.testing.assert_allclose(decoded, image, rtol=0.02)

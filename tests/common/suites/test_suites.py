@@ -239,11 +239,11 @@ def test_options_hold_what_suites_share_only_if_it_is_on():
   assert suites.options('dmc', config) == {'camera': '-1'}
   assert suites.options('toy', config) == {}
   config['distractors'] = {**off, 'colors': 0.5}
-  found = suites.options('dmc', config)
-  assert found == {'camera': '-1', 'distractors': config['distractors']}
-  found = suites.options(
+  options = suites.options('dmc', config)
+  assert options == {'camera': '-1', 'distractors': config['distractors']}
+  options = suites.options(
       'dmc', {**config, 'distractors': off, 'renderer': 'igibson'})
-  assert found == {'camera': '-1', 'renderer': 'igibson'}
+  assert options == {'camera': '-1', 'renderer': 'igibson'}
 
 
 @pytest.mark.slow
@@ -254,12 +254,12 @@ def test_memory_is_flat_over_50_resets(name):
   def peaks():
     env = suites.make(suite, task, seed=0)
     action = np.zeros(env.act_space['action'].shape, np.float32)
-    found = []
+    memory = []
     for _ in range(51):
       env.reset()
       env.step({'action': action})
-      found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return found
+      memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return memory
   found = in_worker(peaks, suite)
   print(f'{name}: {found[10]:.0f} MiB after 10 resets, {found[-1]:.0f} at 51')
   assert found[-1] - found[10] < 0.02 * found[10]

@@ -51,31 +51,31 @@ def seek(wrap, sees_target=True):
 def test_baselines_are_what_policies_earn_in_the_task(name):
   """Also tests that the image shows where dot and target are."""
   wrap = name == 'torus'
-  found = toy.baselines(name, 1000)
+  returns = toy.baselines(name, 1000)
   # A dot on the square hides its middle; the standard error of 30 episodes
   # is below 1, or 5 for those who guess.
-  assert play(name, seek(wrap), 30) == pytest.approx(found['oracle'], abs=5)
+  assert play(name, seek(wrap), 30) == pytest.approx(returns['oracle'], abs=5)
   unseen = play(name, seek(wrap, sees_target=False), 30)
-  assert unseen < found['no_target'] + 13
+  assert unseen < returns['no_target'] + 13
   rng = np.random.default_rng(0)
   random = play(name, lambda _: rng.uniform(-1, 1, 2), 30)
-  assert random == pytest.approx(found['random'], abs=8)
+  assert random == pytest.approx(returns['random'], abs=8)
 
 
 def test_baselines_of_reach_show_how_little_it_asks():
-  found = toy.baselines('reach')
-  assert 9 < found['random'] < 12.5
-  assert 15 < found['blind'] < found['no_target'] < 21
-  assert 48 < found['oracle'] < 50
+  returns = toy.baselines('reach')
+  assert 9 < returns['random'] < 12.5
+  assert 15 < returns['blind'] < returns['no_target'] < 21
+  assert 48 < returns['oracle'] < 50
 
 
 def test_torus_pays_nothing_without_sight_of_dot_and_target():
-  found = toy.baselines('torus')
+  returns = toy.baselines('torus')
   # The best of 88 and of 81 policies, each of which earns 0 on average,
   # with a standard error of 0.8 at most.
   for name in ('random', 'blind', 'no_target'):
-    assert abs(found[name]) < 3, name
-  assert 48 < found['oracle'] < 50
+    assert abs(returns[name]) < 3, name
+  assert 48 < returns['oracle'] < 50
 
 
 def test_torus_has_no_edges():

@@ -103,15 +103,15 @@ def test_targets_stay_in_sight():
   def look():
     from dreamingv2.common.suites import ur5
     env = ur5.make('reach', seed=0, render='light')
-    found = []
+    counts = []
     for _ in range(30):
       image = env.reset()['image'].astype(int)
       # At the start, the arm may hide part of the target, but not all.
       red = image[..., 0] > 1.7 * image[..., 1]
-      found.append(red.sum())
+      counts.append(red.sum())
       assert not red[0].any() and not red[-1].any()
       assert not red[:, 0].any() and not red[:, -1].any()
-    return found
+    return counts
   assert min(in_worker(look, 'ur5')) >= 3  # Pixels of 64 x 64.
 
 

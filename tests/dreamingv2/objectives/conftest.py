@@ -40,11 +40,11 @@ def moved_by(grads_of):
     with tf.GradientTape() as tape:
       tape.watch(list(tfutils.named_variables(wm).values()))
       value = wm.loss(data)[3][name]
-    found = grads_of(tape, value, wm)
+    norms = grads_of(tape, value, wm)
     parts = {part for part, start in PARTS.items() for key, norm in
-             found.items() if key.startswith(start) and norm > 1e-8}
+             norms.items() if key.startswith(start) and norm > 1e-8}
     # Slow copies belong to the objective as well.
-    only_slow = all('slow_' in k for k, v in found.items()
+    only_slow = all('slow_' in k for k, v in norms.items()
                     if k.startswith('objective/') and v > 1e-8)
     return parts - ({'objective'} if only_slow else set())
 

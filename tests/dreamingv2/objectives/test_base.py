@@ -85,8 +85,8 @@ def test_variety_equals_the_eigenvalues_of_the_covariance():
 
 @pytest.mark.parametrize('value', [0.0, 1e-8, 3.0])
 def test_variety_of_one_vector_is_zero(value):
-  found = base.measure_variety(tf.fill([6, 4], value))
-  np.testing.assert_allclose(found, 0, atol=1e-6)
+  variety = base.measure_variety(tf.fill([6, 4], value))
+  np.testing.assert_allclose(variety, 0, atol=1e-6)
 
 
 @pytest.mark.parametrize('directions', [1, 3])

@@ -8,12 +8,12 @@ def test_prior_chases_the_slow_posterior(make_model, pieces):
   for _ in range(3):  # Makes slow and online differ.
     wm.train(data)
   data, embed, post, prior = pieces(wm, data)
-  found, value = wm.objective.kl_loss(wm, data, post, prior)
+  loss, value = wm.objective.kl_loss(wm, data, post, prior)
   slow = wm.objective._slow_rssm.posterior(
       post['deter'], wm.objective._slow_encoder(data))
   right = wm.rssm.latent.kl(slow, prior)
   np.testing.assert_allclose(value, right, rtol=1e-5)
-  np.testing.assert_allclose(found, np.mean(right), rtol=1e-5)
+  np.testing.assert_allclose(loss, np.mean(right), rtol=1e-5)
   online = wm.rssm.latent.kl(post, prior)
   assert np.abs(online - right).max() > 1e-4
 
@@ -21,8 +21,8 @@ def test_prior_chases_the_slow_posterior(make_model, pieces):
 def test_posterior_of_a_copy_is_the_posterior(make_model, pieces):
   wm, data = make_model('blast_kl')
   data, embed, post, _ = pieces(wm, data)
-  found = wm.objective._slow_rssm.posterior(post['deter'], embed)
-  np.testing.assert_allclose(found['logit'], post['logit'], atol=1e-5)
+  stats = wm.objective._slow_rssm.posterior(post['deter'], embed)
+  np.testing.assert_allclose(stats['logit'], post['logit'], atol=1e-5)
 
 
 def test_gradient_map(make_model, moved_by):

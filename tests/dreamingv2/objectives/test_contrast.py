@@ -76,10 +76,10 @@ def loop(latents, keys, valid, negatives, symmetric):
     [0, 2], sorted(contrastive.NEGATIVES), [False, True])))
 def test_contrast_equals_a_loop(K, negatives, symmetric):
   inputs = make_inputs(K)
-  found = contrast(*inputs, negatives, symmetric)
+  result = contrast(*inputs, negatives, symmetric)
   right = loop(*inputs, negatives, symmetric)
-  np.testing.assert_allclose(found[0], right[0], rtol=1e-5)
-  np.testing.assert_allclose(found[1], right[1], rtol=1e-5)
+  np.testing.assert_allclose(result[0], right[0], rtol=1e-5)
+  np.testing.assert_allclose(result[1], right[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize('negatives, count', [
@@ -110,11 +110,11 @@ def test_contrast_vanishes_for_a_perfect_predictor(negatives, symmetric):
 def test_contrast_ignores_the_order_of_the_batch(negatives):
   latents, keys, valid = make_inputs(2)
   order = [2, 0, 1]
-  found = contrast(latents, keys, valid, negatives, True)
+  result = contrast(latents, keys, valid, negatives, True)
   right = contrast(
       latents[:, order], keys[order], valid[order], negatives, True)
-  np.testing.assert_allclose(found[0], right[0], rtol=1e-5)
-  np.testing.assert_allclose(found[1], right[1], rtol=1e-5)
+  np.testing.assert_allclose(result[0], right[0], rtol=1e-5)
+  np.testing.assert_allclose(result[1], right[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize('negatives', sorted(contrastive.NEGATIVES))
@@ -122,10 +122,10 @@ def test_contrast_ignores_the_order_of_the_batch(negatives):
 def test_contrast_ignores_masked_latents(negatives, symmetric):
   latents, keys, valid = make_inputs(2)
   others = np.where(valid[None, ..., None], latents, 1e3)
-  found = contrast(latents, keys, valid, negatives, symmetric)
+  result = contrast(latents, keys, valid, negatives, symmetric)
   right = contrast(others, keys, valid, negatives, symmetric)
-  np.testing.assert_allclose(found[0], right[0], rtol=1e-6)
-  np.testing.assert_array_equal(found[1], right[1])
+  np.testing.assert_allclose(result[0], right[0], rtol=1e-6)
+  np.testing.assert_array_equal(result[1], right[1])
 
 
 @pytest.mark.parametrize('negatives', ['batch', 'window'])
@@ -135,9 +135,9 @@ def test_contrast_ignores_frames_of_masked_windows(negatives):
   others = keys.copy()
   others[1] = 1e3
   for symmetric in (False, True):
-    found = contrast(latents, keys, valid, negatives, symmetric)
+    result = contrast(latents, keys, valid, negatives, symmetric)
     right = contrast(latents, others, valid, negatives, symmetric)
-    np.testing.assert_allclose(found[0], right[0], rtol=1e-6)
+    np.testing.assert_allclose(result[0], right[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize('negatives', sorted(contrastive.NEGATIVES))

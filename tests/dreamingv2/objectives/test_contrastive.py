@@ -87,7 +87,7 @@ def overshoot_loop(latent, args, horizon, free):
   wm, data, _, post, _ = args
   action, first = data['action'].numpy(), data['is_first'].numpy()
   keys = ('logit',) if latent == 'categorical' else ('mean', 'std')
-  found = [[] for _ in range(horizon)]
+  terms = [[] for _ in range(horizon)]
   for b, t in itertools.product(*map(range, first.shape)):
     state = {k: post[k][b, t][None] for k in ('stoch', 'deter')}
     for d in range(1, horizon + 2):
@@ -96,9 +96,9 @@ def overshoot_loop(latent, args, horizon, free):
       state = wm.rssm.img_step(state, action[b, t + d][None])
       if d > 1:
         q = {k: post[k][b, t + d] for k in keys}
-        found[d - 2].append(
+        terms[d - 2].append(
             kl_loop(latent, q, {k: state[k][0] for k in keys}))
-  return [max(np.mean(x), free) for x in found]
+  return [max(np.mean(x), free) for x in terms]
 
 
 @pytest.mark.parametrize('resets', [False, True])
@@ -132,9 +132,9 @@ def test_overshooting_clips_the_mean_of_each_k(make_case):
   free = (min(values) + max(values)) / 2
   objective, args = make_case(kl_free=free)
   _, metrics = objective.loss(*args)
-  found = [float(metrics[f'overshooting_{k}']) for k in (1, 2, 3)]
-  np.testing.assert_allclose(found, np.maximum(values, free), rtol=1e-4)
-  assert np.isclose(found, free).any()
+  terms = [float(metrics[f'overshooting_{k}']) for k in (1, 2, 3)]
+  np.testing.assert_allclose(terms, np.maximum(values, free), rtol=1e-4)
+  assert np.isclose(terms, free).any()
 
 
 @pytest.mark.parametrize('balanced', [False, True])
@@ -259,7 +259,7 @@ def norms(wm, data, grads_of, name):
     tape.watch(list(tfutils.named_variables(wm).values()))
     _, _, _, metrics = wm.loss(data)
     value = metrics[name]
-  found = grads_of(tape, value, wm)
+  grads = grads_of(tape, value, wm)
   parts = {
       'encoder': 'encoder/', 'gru': 'rssm/cell/',
       'posterior': 'rssm/obs_', 'prior': 'rssm/img_out',
@@ -267,8 +267,8 @@ def norms(wm, data, grads_of, name):
       'slow': 'objective/slow_'}
   out = {}
   for part, start in parts.items():
-    values = [v for k, v in found.items() if k.startswith(start)]
-    assert values, (part, sorted(found))
+    values = [v for k, v in grads.items() if k.startswith(start)]
+    assert values, (part, sorted(grads))
     out[part] = max(values)
   return {k for k, v in out.items() if v > 1e-8}
 
@@ -399,12 +399,12 @@ def test_slow_encoder_copies_first_and_then_follows(make_model):
 def test_slow_critic_exists_only_if_used(used, make_model):
   wm, data = make_model(slow_critic=used)
   named = tfutils.named_variables(wm.objective)
-  found = [v for k, v in named.items() if k.startswith('slow_critic/')]
-  assert len(found) == used
+  slow = [v for k, v in named.items() if k.startswith('slow_critic/')]
+  assert len(slow) == used
   if used:
     (online,) = [v for k, v in named.items() if k.startswith('critic/')]
-    np.testing.assert_array_equal(found[0], online)
-    start = found[0].numpy()
+    np.testing.assert_array_equal(slow[0], online)
+    start = slow[0].numpy()
     wm.train(data)
-    np.testing.assert_array_equal(found[0], online)
+    np.testing.assert_array_equal(slow[0], online)
     assert np.abs(start - online.numpy()).max() > 0

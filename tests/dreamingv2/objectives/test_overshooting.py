@@ -40,10 +40,10 @@ def make_post(rng):
 def run(dynamics, horizon):
   post, action = make_post(np.random.default_rng(0))
   rssm = Sums()
-  found = overshooting.predict(
+  predicted = overshooting.predict(
       rssm, dynamics, {k: tf.constant(v) for k, v in post.items()},
       tf.constant(action), horizon)
-  return post, action, rssm, found
+  return post, action, rssm, predicted
 
 
 @pytest.mark.parametrize('horizon', [1, 2, 3])
@@ -109,10 +109,10 @@ def test_predict_with_the_one_step_prior_computes_the_same(latent, dynamics):
     with tf.GradientTape() as tape:
       tape.watch(embed)
       post, prior = rssm.observe(embed, action, first)
-      found, priors = overshooting.predict(
+      predicted, priors = overshooting.predict(
           rssm, dynamics, post, action, horizon, prior if shortcut else None)
       values = [
-          *(x[valid[d]] for d, x in enumerate(found)),
+          *(x[valid[d]] for d, x in enumerate(predicted)),
           *(v[valid[d]] for d, x in enumerate(priors, 2) for v in x.values())]
       total = tf.add_n([tf.reduce_sum(tf.sin(3 * x)) for x in values])
     variables = tfutils.trainable([rssm])
@@ -141,21 +141,21 @@ def test_predict_is_differentiable_in_the_start():
 def test_valid_equals_a_loop(horizon):
   rng = np.random.default_rng(1)
   first = rng.random((5, 9)) < 0.25
-  found = overshooting.valid(tf.constant(first), horizon).numpy()
-  assert found.shape == (horizon + 1, 5, 9)
+  valid = overshooting.valid(tf.constant(first), horizon).numpy()
+  assert valid.shape == (horizon + 1, 5, 9)
   for d in range(horizon + 1):
     for b in range(5):
       for t in range(9):
         right = t + d < 9 and not first[b, t + 1: t + d + 1].any()
-        assert found[d, b, t] == right, (d, b, t)
+        assert valid[d, b, t] == right, (d, b, t)
 
 
 @pytest.mark.parametrize('dtype', [bool, np.float32])
 @pytest.mark.parametrize('distance', [0, 1, 4])
 def test_ahead_shifts_and_wraps_around(dtype, distance):
   x = np.random.default_rng(2).integers(0, 2, (2, 5, 3)).astype(dtype)
-  found = overshooting.ahead(tf.constant(x), distance)
-  np.testing.assert_array_equal(found, np.roll(x, -distance, 1))
+  shifted = overshooting.ahead(tf.constant(x), distance)
+  np.testing.assert_array_equal(shifted, np.roll(x, -distance, 1))
 
 
 def linear(latent):
@@ -174,8 +174,8 @@ def test_linear_dynamics_are_linear_without_bias_for_gaussians():
   z = rng.normal(size=(7, 4)).astype(np.float32)
   a = rng.normal(size=(7, A)).astype(np.float32)
   right = z @ kernel.numpy()[:4] + a @ kernel.numpy()[4:]
-  found = dynamics(tf.constant(z), tf.constant(a), None)
-  np.testing.assert_allclose(found, right, atol=1e-5)
+  result = dynamics(tf.constant(z), tf.constant(a), None)
+  np.testing.assert_allclose(result, right, atol=1e-5)
 
 
 def test_linear_dynamics_are_logits_for_categoricals():
@@ -187,13 +187,13 @@ def test_linear_dynamics_are_logits_for_categoricals():
   logit = (np.concatenate([z, a], -1) @ kernel.numpy()).reshape(2, 3)
   probs = np.exp(logit) / np.exp(logit).sum(-1, keepdims=True)
   N = 20000
-  found = dynamics(
+  result = dynamics(
       tf.repeat(tf.constant(z), N, 0), tf.repeat(tf.constant(a), N, 0), None)
-  found = found.numpy().reshape(N, 2, 3)
-  np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+  result = result.numpy().reshape(N, 2, 3)
+  np.testing.assert_allclose(result.sum(-1), 1, atol=1e-5)
   # Five standard errors of a frequency of N draws.
   np.testing.assert_allclose(
-      found.mean(0), probs, atol=5 * 0.5 / N ** 0.5)
+      result.mean(0), probs, atol=5 * 0.5 / N ** 0.5)
 
 
 def test_linear_dynamics_pass_gradient_through_categorical_samples():

@@ -40,12 +40,12 @@ def test_decoder_trains_encoder_and_posterior(make_model, grads_of):
   wm = agent.wm
   with tf.GradientTape() as tape:
     value = wm.loss(data)[3]['image_loss']
-  found = grads_of(tape, value, wm)
+  norms = grads_of(tape, value, wm)
   for start in (
       'encoder/', 'rssm/cell/', 'rssm/obs_', 'heads/decoder/'):
-    assert max(v for k, v in found.items() if k.startswith(start)) > 1e-6
+    assert max(v for k, v in norms.items() if k.startswith(start)) > 1e-6
   for start in ('rssm/img_out', 'heads/reward/'):
-    assert max(v for k, v in found.items() if k.startswith(start)) == 0
+    assert max(v for k, v in norms.items() if k.startswith(start)) == 0
 
 
 def test_nothing_of_the_contrastive_objective_exists(make_model):
@@ -58,11 +58,11 @@ def test_nothing_of_the_contrastive_objective_exists(make_model):
 
 def test_reconstruction_improves_on_one_batch(make_model):
   agent, data = make_model(True, **{'model_opt.lr': 1e-2})
-  found = [
+  losses = [
       float(agent.wm.train(data)[2]['state_loss']) for _ in range(16)]
   # The minimum of the loss: five numbers with unit variance.
   floor = 5 * np.log(2 * np.pi) / 2
-  assert found[-1] - floor < 0.8 * (found[0] - floor)
+  assert losses[-1] - floor < 0.8 * (losses[0] - floor)
 
 
 def test_report_draws_truth_model_and_error(make_model):

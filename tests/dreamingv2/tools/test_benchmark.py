@@ -46,16 +46,16 @@ def test_benchmark_measures_what_it_is_asked_for(
   results = json.loads((tmp_path / 'x').read_text())
   assert results['environment'] > 0 and min(results['peaks'].values()) > 1e9
   assert list(results['systems']) == ['dreamerv2+jit=True', 'mssm_nce']
-  for found in results['systems'].values():
-    assert len(found['updates']) == 2
-    assert 0 < min(min(x) for x in found['updates']) < found['first']
-    assert 1e8 < found['bytes'] < 5e9  # TensorFlow alone takes 300 MB.
-    assert 1e4 < found['parameters'] < 1e6
-    parts = found['parts']
+  for system in results['systems'].values():
+    assert len(system['updates']) == 2
+    assert 0 < min(min(x) for x in system['updates']) < system['first']
+    assert 1e8 < system['bytes'] < 5e9  # TensorFlow alone takes 300 MB.
+    assert 1e4 < system['parameters'] < 1e6
+    parts = system['parts']
     assert all(min(x['times']) > 0 for x in parts.values())
     tensors = {k: sum(v['operations'].values()) for k, v in parts.items()}
     assert tensors['encoder'] > 0 and not tensors['data']
-    whole = sum(found['operations'].values())
+    whole = sum(system['operations'].values())
     # Parts overlap a little, because rssm and objective both use the prior.
     assert 0.9 * whole < sum(tensors.values()) < 1.2 * whole
   out, err = capfd.readouterr()

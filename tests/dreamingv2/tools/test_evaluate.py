@@ -91,12 +91,12 @@ def test_play_counts_a_success_at_any_step():
   agent.size = 2
   for marks, expected in [((7,), True), ((50,), True), ((), False)]:
     env.marks = marks
-    found = evaluate.play(agent, env, 2)
-    assert [x['success'] for x in found] == [expected] * 2
+    played = evaluate.play(agent, env, 2)
+    assert [x['success'] for x in played] == [expected] * 2
   agent.size = 6
-  found, = evaluate.play(agent, suites.make('toy', 'dummy'), 1)
-  assert found['success'] is None
-  assert evaluate.summary([found])['success_rate'] is None
+  played, = evaluate.play(agent, suites.make('toy', 'dummy'), 1)
+  assert played['success'] is None
+  assert evaluate.summary([played])['success_rate'] is None
 
 
 def test_progress_tells_the_episode_on_a_terminal_only(monkeypatch, capsys):
@@ -153,7 +153,7 @@ def test_older_config_is_completed_with_a_warning(logdir, tmp_path, capsys):
   config = evaluate.load_config(tmp_path / 'old')
   assert config.pred_discount is True and config.keep == 2
   err = capsys.readouterr().err
-  assert 'is older than 1 keys, which are at their defaults: pred_disc' in err
+  assert 'lacks 1 newer keys; they get their defaults: pred_disc' in err
 
 
 @pytest.mark.parametrize('name, flags, words', [
@@ -163,8 +163,8 @@ def test_older_config_is_completed_with_a_warning(logdir, tmp_path, capsys):
     ('logdir', ['--out', '/dev/null'], '/dev/null is a device and will not'),
     ('logdir', ['--video', 'a.gif', '--out', '.'], '. is a folder and will n'),
     (None, ['--policy', '.', '--best'], 'give --logdir instead of --policy'),
-    (None, ['--policy', '.'], '. is no exported policy: it has no saved_mod'),
-    ('nowhere', [], 'nowhere is no logdir'),
+    (None, ['--policy', '.'], '. is not an exported policy: it has no saved_'),
+    ('nowhere', [], 'nowhere is not a logdir or'),
     ('empty', [], 'has no checkpoint that can be read'),
     ('empty', ['--best'], 'has no best.npz'),
     ('unknown', [], '1 keys that this version does not know: new.key; use '

@@ -41,16 +41,16 @@ def test_exported_policy_acts_as_the_agent_without_this_package(
   env = suites.make('toy', 'reach')
   agent = agents.Agent(
       config, env.obs_space, env.act_space, counter.Counter())
-  found, = evaluate.play(agent, env, 1)
+  played, = evaluate.play(agent, env, 1)
   noise = agent.generator.state.numpy()
-  assert export.save(agent, tmp_path / 'policy', found['episode']) < 1e-6
+  assert export.save(agent, tmp_path / 'policy', played['episode']) < 1e-6
   np.testing.assert_array_equal(agent.generator.state.numpy(), noise)
   ours, state = [], None
   for index in range(51):
-    obs = {k: found['episode'][k][index: index + 1] for k in env.obs_space}
+    obs = {k: played['episode'][k][index: index + 1] for k in env.obs_space}
     outputs, state = agent.policy(obs, state, 'eval')
     ours.append(outputs['action'][0])
-  np.savez(tmp_path / 'episode.npz', **found['episode'])
+  np.savez(tmp_path / 'episode.npz', **played['episode'])
   environ = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
   subprocess.run([
       sys.executable, '-I', '-c', ALONE, str(tmp_path / 'policy'),

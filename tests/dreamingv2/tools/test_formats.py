@@ -223,8 +223,8 @@ def test_collected_runs_of_others_keep_their_names_in_a_file(tmp_path, capsys):
   test_scores.write_run(tmp_path / 'runs' / 'c', lines=test_scores.LINES)
   out = tmp_path / 'scores.json'
   scores.main(['--indir', str(tmp_path / 'runs'), '--out', str(out)])
-  found, _ = results.read([], [out])
-  assert {c['method'] for c in found} == {
+  curves, _ = results.read([], [out])
+  assert {c['method'] for c in curves} == {
       'dreamerv2 (upstream)', 'dreamerv3 (upstream)', 'dreamingv2', 'random'}
   assert '| dreamerv3 (upstream) | 1 | 2000 | 7.0 |' in capsys.readouterr().out
 

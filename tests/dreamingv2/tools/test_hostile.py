@@ -236,12 +236,12 @@ def draw_all(folder, paths, words, drawn=('*',)):
     assert 'thegoodone' in text
   text = run(tables, [*paths, *indir, '--steps', 'common'], words)
   assert 'thegoodone' in text
-  found = run(scores, ['--scores', *paths, *indir], words)
-  assert '| toy_reach | thegoodone | 1 |' in found
+  output = run(scores, ['--scores', *paths, *indir], words)
+  assert '| toy_reach | thegoodone | 1 |' in output
   for kind, ending in {'curves': 'png', 'profiles': 'svg',
                        'dashboard': 'html'}.items():
     out = folder / f'out.{ending}'
-    found = run(figures, [
+    output = run(figures, [
         kind, *paths, *(few if kind == 'dashboard' else indir), '--out', out,
         *PROFILES[:len(PROFILES) * (kind == 'profiles')]], words)
     assert out.stat().st_size > 1000

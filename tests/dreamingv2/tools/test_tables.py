@@ -115,12 +115,12 @@ def test_formats_hold_the_same_numbers():
   for line in tex.splitlines():
     if line.endswith(r'\\') and '&' in line and line.startswith('Lift'):
       assert line.count(' & ') in (6, 4, 9)
-  found = {
+  lines = {
       (x['table'], x['row'], x['from'], x['column']): x
       for x in csv.DictReader(io.StringIO(tables.to_csv(*built)))}
-  line = found['Table I', 'Lift', 'these runs', 'DreamingV2']
+  line = lines['Table I', 'Lift', 'these runs', 'DreamingV2']
   assert (line['mean'], line['runs'], line['mark']) == ('110.0', '2', 'second')
-  assert found['Table I', 'Lift', 'paper', 'TPC']['mean'] == '24'
+  assert lines['Table I', 'Lift', 'paper', 'TPC']['mean'] == '24'
 
 
 def test_program_reads_logdirs_and_files_and_writes(tmp_path, capsys):

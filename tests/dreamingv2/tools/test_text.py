@@ -39,8 +39,8 @@ def test_names_are_harmless_in_every_format(name):
           if x.startswith(f'| {texts.markdown(name)} | these')]
   assert count(header) == count(row) == 11
   assert '<script' not in row
-  found = list(csv.reader(io.StringIO(tables.to_csv(*built))))
-  for line in found:
+  rows = list(csv.reader(io.StringIO(tables.to_csv(*built))))
+  for line in rows:
     for cell in line:
       assert cell[:1] not in texts.FORMULA or cell.lstrip('-').replace(
           '.', '').isdigit()

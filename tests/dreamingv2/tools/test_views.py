@@ -37,9 +37,9 @@ def test_variables_that_tell_the_phases_are_found():
     noise[:, 1] = np.where(label == 1, 7, 2)
     noise[:, 5] = np.where(label == 2, 0, 1 + noise[:, 5] % 7)
     classes.append(noise)
-  found = views.choose(classes, labels)
-  assert [variable for variable, _, _ in found] == [4, 1, 5]
-  assert all(0.6 * most < nats <= most for _, nats, most in found)
+  chosen = views.choose(classes, labels)
+  assert [variable for variable, _, _ in chosen] == [4, 1, 5]
+  assert all(0.6 * most < nats <= most for _, nats, most in chosen)
 
 
 def test_variables_of_pure_chance_tell_about_nothing():
@@ -137,7 +137,7 @@ def test_models_without_what_is_drawn_are_named(
 
 
 @pytest.mark.parametrize('argv, words', [
-    (['latents', '--logdir', 'nowhere'], 'is no logdir'),
+    (['latents', '--logdir', 'nowhere'], 'is not a logdir'),
     (['latents', '--logdir', 'run'], 'has 0 episodes'),
     (['latents', '--logdir', 'run', '--phases', '1'], '--phases is 1'),
     (['reconstructions', '--logdir', 'run', '--frames', '0'],
