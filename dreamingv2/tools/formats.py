@@ -26,12 +26,13 @@ from ..common import logdir as logdirs
 from ..common import logger as loggers
 from ..common import suites
 
-FILES = ('config.yaml', 'metrics.jsonl', 'scores.jsonl')  # Of a run.
-FILE_BYTES = 2 ** 27  # Most for metrics; a long run has far less.
+# A folder with one of these files is taken for a run.
+FILES = ('config.yaml', 'metrics.jsonl', 'scores.jsonl')
+FILE_BYTES = 2 ** 27  # Largest metrics file; a long run has far less.
 LINE_BYTES = 2 ** 20
 NAME_LENGTH = 200  # characters of a task or method
 BAR_NAME = 30  # characters of the run that a progress bar shows
-GAPS = 5  # Notes on missing evaluations of a run; the rest is counted.
+GAPS = 5  # Most notes on the evaluations of a run; others are counted.
 LARGEST = 1e30  # Largest number; a larger one could overflow in statistics.
 MOST_STEPS = 10 ** 15
 RETURNS = re.compile(r'(return|return_mean|score)$')  # Names of metrics.

@@ -266,7 +266,7 @@ def setting(curve, key):
   defaults = settings.defaults()
   if 'command' in curve and key in defaults.flat:
     value = _flags(curve).get(key, defaults[key])
-    with contextlib.suppress(ValueError):  # Of another version.
+    with contextlib.suppress(ValueError):  # Other versions may differ.
       return configs.convert(key, value, defaults[key])
   return None
 
