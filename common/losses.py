@@ -26,6 +26,8 @@ def weighted_sum(terms, scales, names, objective):
   Raises:
     ValueError: A weight is set for a loss that does not exist.
   """
+  shapes = {key: value.shape for key, value in terms.items()}
+  assert not any(x.rank for x in shapes.values()), f'losses must be scalars: {shapes}'
   used = {key: names.get(key, key) for key in terms}
   idle = [k for k, v in scales.items() if v != 1.0 and k not in (
       *used.values(), *SHARED)]
@@ -47,6 +49,7 @@ def masked_mean(x, mask):
   Returns:
     Scalar. Masked entries get no gradient, even if they are not finite.
   """
+  assert _fits(x, mask.shape), f'values {x.shape}, mask {mask.shape}'
   mask = tf.cast(mask, tf.bool)
   total, count = distribute.total([
       tf.reduce_sum(tf.where(mask, x, 0.0)),
@@ -76,6 +79,13 @@ def info_nce(logits, labels, row_mask=None, col_mask=None):
   Source: van den Oord et al. 2018, Eq. 4; Okada & Taniguchi 2022, J^NCE_k.
   """
   assert logits.dtype == tf.float32, logits.dtype
+  *batch, _, M = logits.shape
+  for name, x, shape in (
+      ('labels', labels, logits.shape[:-1]),
+      ('row_mask', row_mask, logits.shape[:-1]),
+      ('col_mask', col_mask, [*batch, M])):
+    assert x is None or _fits(x, shape), (
+        f'{name} {x.shape}, logits {logits.shape}')
   if row_mask is not None:
     # Masked before the loss: a NaN gradient stays NaN when multiplied by 0.
     logits = tf.where(row_mask[..., None], logits, 0.0)
@@ -90,6 +100,8 @@ def info_nce(logits, labels, row_mask=None, col_mask=None):
 
 def square_distances(lhs, rhs):
   """Computes ||lhs[i] - rhs[j]||^2 for all pairs of [N, P] and [M, P]."""
+  assert len(lhs.shape) == 2 and _fits(rhs, [None, lhs.shape[1]]), (
+      f'lhs {lhs.shape}, rhs {rhs.shape}')
   square = lambda x: tf.reduce_sum(x ** 2, -1)
   inner = tf.matmul(lhs, rhs, transpose_b=True)
   return square(lhs)[:, None] - 2 * inner + square(rhs)[None]
@@ -102,6 +114,7 @@ def cosine_distance(lhs, rhs):
 
   Source: Grill et al. 2020, Eq. 2.
   """
+  assert _fits(lhs, rhs.shape), f'lhs {lhs.shape}, rhs {rhs.shape}'
   lhs, rhs = [tf.math.l2_normalize(x, -1) for x in (lhs, rhs)]
   return 2 - 2 * tf.reduce_sum(lhs * rhs, -1)
 
@@ -126,6 +139,8 @@ def barlow_twins(lhs, rhs, mask, redundancy):
 
   Source: Zbontar et al. 2021, Eqs. 1 and 2.
   """
+  assert _fits(lhs, rhs.shape) and _fits(mask, lhs.shape[:-1]), (
+      f'lhs {lhs.shape}, rhs {rhs.shape}, mask {mask.shape}')
   mask = tf.cast(tf.reshape(mask, [-1, 1]), tf.float32)
   count = tf.maximum(tf.reduce_sum(mask), 1.0)
 
@@ -157,6 +172,7 @@ def sinkhorn(scores, eps, iters):
 
   Source: Caron et al. 2020 (SwAV); Deng et al. 2022 (DreamerPro).
   """
+  assert len(scores.shape) == 2, f'scores {scores.shape}'
   N, P = [float(x) for x in scores.shape]
   logq = scores / eps
   logq -= tf.reduce_logsumexp(logq)
@@ -164,3 +180,8 @@ def sinkhorn(scores, eps, iters):
     logq -= tf.reduce_logsumexp(logq, 0, keepdims=True) + math.log(P)
     logq -= tf.reduce_logsumexp(logq, 1, keepdims=True) + math.log(N)
   return tf.exp(logq + math.log(N))
+
+
+def _fits(x, shape):
+  """Returns whether a tensor may have a shape, as far as both are known."""
+  return tf.TensorShape(x.shape).is_compatible_with(shape)

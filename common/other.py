@@ -63,7 +63,9 @@ def static_scan(fn, inputs, start, unroll=False):
   Returns:
     Dict of states stacked to [T, ...].
   """
-  length = next(iter(inputs.values())).shape[0]
+  lengths = {k: v.shape[0] for k, v in inputs.items()}
+  assert len({*lengths.values()}) == 1, f'lengths of inputs: {lengths}'
+  length = next(iter(lengths.values()))
   if unroll or tf.executing_eagerly():
     states, state = [], start
     parts = {k: tf.unstack(v) for k, v in inputs.items()}
@@ -156,6 +158,10 @@ def lambda_return(reward, value, pcont, bootstrap, lambda_):
 
   Source: Hafner et al. 2021, Eq. 4.
   """
+  assert reward.shape == value.shape == pcont.shape and (
+      reward.shape[1:] == bootstrap.shape), (
+      f'reward {reward.shape}, value {value.shape}, pcont {pcont.shape}, '
+      f'bootstrap {bootstrap.shape}')
   values = [*tf.unstack(value)[1:], bootstrap]
   rewards, discounts = tf.unstack(reward), tf.unstack(pcont)
   returns, last = [], bootstrap
@@ -173,6 +179,8 @@ def action_noise(action, amount, act_space):
   and the result is clipped to -1..1. For discrete actions, it is the
   probability of a uniform action.
   """
+  assert action.shape[1:] == act_space.shape, (
+      f'action {action.shape}, act_space {act_space.shape}')
   amount = tf.cast(amount, action.dtype)
   if getattr(act_space, 'discrete', False):
     probs = amount / action.shape[-1] + (1 - amount) * action

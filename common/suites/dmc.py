@@ -200,5 +200,5 @@ def _root():
   if spec is None:
     raise ImportError(
         'dm_control is not installed; run install.sh, or pip install '
-        'dm_control==1.0.41.')
+        'dm_control==1.0.41')
   return pathlib.Path(spec.submodule_search_locations[0])

@@ -210,7 +210,7 @@ def _root():
   if spec is None:
     raise ImportError(
         'robosuite is not installed; run install.sh, or pip install '
-        'robosuite==1.5.2.')
+        'robosuite==1.5.2')
   return pathlib.Path(spec.origin).parent
 
 

@@ -252,3 +252,32 @@ def test_sinkhorn_stays_finite_at_the_published_temperature():
   codes = losses.sinkhorn(scores, 0.0125, 3).numpy()
   assert np.isfinite(codes).all()
   np.testing.assert_allclose(codes.sum(1), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize('fn, shapes, message', [
+    (losses.masked_mean, [(3, 4), (3,)], r'values \(3, 4\), mask \(3,\)'),
+    (losses.masked_mean, [(3, 1), (1, 3)], r'mask \(1, 3\)'),
+    (losses.info_nce, [(4, 5), (5,)], r'labels \(5,\), logits \(4, 5\)'),
+    (losses.info_nce, [(4, 5), (4,), (5,)], r'row_mask \(5,\)'),
+    (losses.info_nce, [(4, 5), (4,), (4,), (4,)], r'col_mask \(4,\)'),
+    (losses.info_nce, [(2, 4, 5), (2, 4), (2, 4), (5,)], r'col_mask \(5,\)'),
+    (losses.square_distances, [(3, 2), (3, 4)], r'rhs \(3, 4\)'),
+    (losses.square_distances, [(2, 3, 4), (3, 4)], r'lhs \(2, 3, 4\)'),
+    (losses.cosine_distance, [(3, 4), (1, 4)], r'lhs \(3, 4\), rhs \(1, 4\)'),
+    (losses.barlow_twins, [(6, 2), (6, 3), (6,), ()], r'rhs \(6, 3\)'),
+    (losses.barlow_twins, [(6, 2), (6, 2), (3,), ()], r'mask \(3,\)'),
+    (losses.sinkhorn, [(2, 3, 4), (), ()], r'scores \(2, 3, 4\)')])
+def test_shapes_that_do_not_fit_are_refused_and_named(fn, shapes, message):
+  with pytest.raises(AssertionError, match=message):
+    fn(*[np.ones(shape, np.float32) for shape in shapes])
+
+
+def test_weighted_sum_refuses_what_is_no_scalar():
+  with pytest.raises(AssertionError, match=r"'nce': TensorShape\(\[3\]\)"):
+    losses.weighted_sum({'nce': tf.ones(3)}, {'nce': 1.0}, {}, 'contrastive')
+
+
+def test_shape_assertions_add_nothing_to_a_graph():
+  fn = tf.function(losses.masked_mean).get_concrete_function(
+      tf.TensorSpec([None, 4]), tf.TensorSpec([None, 4], tf.bool))
+  assert not [x for x in fn.graph.get_operations() if 'Assert' in x.type]

@@ -315,3 +315,23 @@ def test_stream_norm_is_not_poisoned_by_what_is_not_finite(bad):
   before = norm.mag.numpy()
   norm.update(tf.constant([3.0, bad]))
   assert norm.mag.numpy() == before
+
+
+@pytest.mark.parametrize('name', ['reward', 'value', 'pcont', 'bootstrap'])
+def test_lambda_return_refuses_shapes_that_would_broadcast(name):
+  args = {k: tf.ones([5, 3]) for k in ('reward', 'value', 'pcont')}
+  args['bootstrap'] = tf.ones([3])
+  args[name] = args[name][..., :1]
+  with pytest.raises(AssertionError, match=name + r' \([5, ]*1,?\)'):
+    other.lambda_return(**args, lambda_=0.9)
+
+
+def test_scan_refuses_inputs_of_different_lengths():
+  inputs = {'a': tf.ones([4, 2]), 'b': tf.ones([5, 2])}
+  with pytest.raises(AssertionError, match="'a': 4, 'b': 5"):
+    other.static_scan(lambda state, x: x, inputs, {'a': tf.ones(2)})
+
+
+def test_action_noise_refuses_actions_of_another_space():
+  with pytest.raises(AssertionError, match=r'action \(2, 1\)'):
+    other.action_noise(tf.zeros([2, 1]), 0.1, make_onehot_space(4))
