@@ -1,4 +1,4 @@
-"""The agent: acting state, world model, and behaviour learned inside it.
+"""The agent: world model, and behaviours learned in its imagination.
 
 Shape letters: B batch, T time, A action, D deter, S stoch, C classes,
 F = D + S*C feature, H imagination horizon, N = B*T starts.
@@ -20,14 +20,10 @@ from .common.checkpoint import assign_report
 from .common.config import check_known
 from .common.tfutils import Module
 
-# What every environment sends beside its observations.
+# Keys that every environment sends besides its observations.
 META = ('reward', 'is_first', 'is_last', 'is_terminal')
 HEADS = ('reward', 'discount')
-CLIP_REWARDS = {
-    'identity': lambda x: x,
-    'sign': tf.sign,
-    'tanh': tf.tanh,
-}
+CLIP_REWARDS = {'identity': lambda x: x, 'sign': tf.sign, 'tanh': tf.tanh}
 
 
 class Agent(Module):
@@ -54,12 +50,11 @@ class Agent(Module):
         config, self._task_behavior, self.act_space, self.wm, self.tfstep,
         self._reward)
     self.probe = probe.Probe(config, self.wm.shapes) if config.probe else None
-    self.parts = {  # By the names that checkpoints use.
+    self.parts = {  # The names are those in checkpoints.
         'wm': self.wm, 'task_behavior': self._task_behavior,
         'expl_behavior': self._expl_behavior, 'probe': self.probe}
     self._wrap = tfutils.compile if config.jit else (lambda fn, xla=0: fn)
-    train = tfutils.split(self._train_step)
-    self._train = self._wrap(train, xla=config.xla)
+    self._train = self._wrap(tfutils.split(self._train_step), xla=config.xla)
     self._report = self._wrap(self._report_step)
     self._policies = {
         mode: self._wrap(functools.partial(self._policy_step, mode=mode))
@@ -71,9 +66,9 @@ class Agent(Module):
 
     Args:
       obs: Observations [N, ...], images uint8.
-      state: What the last call returned, or None at the start.
-      mode: 'train' samples, 'explore' asks the exploration behaviour, 'eval'
-        takes the mode.
+      state: State that the last call returned, or None at the start.
+      mode: 'train' samples; 'explore' samples from the exploration behaviour;
+        'eval' takes the mode.
 
     Returns:
       Dict with 'action', float32 NumPy [N, A], and the next state.
@@ -92,7 +87,7 @@ class Agent(Module):
     return self.wm.rssm.initial(batch_size), action
 
   def train(self, data, state=None):
-    """Updates world model and behaviours by one gradient step each.
+    """Takes one gradient step for the world model and for each behaviour.
 
     Args:
       data: Batch [B, T, ...], images uint8.
@@ -107,16 +102,16 @@ class Agent(Module):
     return self._train(data, state)
 
   def report(self, data):
-    """Returns images and videos of what the model sees, as NumPy arrays."""
+    """Returns images and videos of the model's predictions, in NumPy."""
     data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
     return {k: v.numpy() for k, v in self._report(data).items()}
 
   def save(self):
-    """Returns every variable as a NumPy array by its path."""
+    """Returns {path: NumPy array} of all variables."""
     return {k: np.asarray(v.numpy()) for k, v in self._variables().items()}
 
   def load(self, arrays):
-    """Assigns every variable by its path.
+    """Assigns all variables, given what `save` returned.
 
     Raises:
       ValueError: Paths or shapes differ from this agent's.
@@ -126,19 +121,19 @@ class Agent(Module):
     report = assign_report(shapes, arrays)
     if report:
       raise ValueError(
-          f'the checkpoint is of another model ({report}); use the config '
-          f'that it was written with')
+          f'the checkpoint belongs to another model ({report}); use the '
+          f'config of the run that wrote it')
     for key, variable in variables.items():
       variable.assign(arrays[key])
 
   def _variables(self):
-    """Maps paths to variables, those of the world model named first."""
-    found = {'generator': self.generator.state}
+    """Maps paths to variables; a shared one has its world model path."""
+    paths = {'generator': self.generator.state}
     for name, part in self.parts.items():
-      known = {v.ref() for v in found.values()}
+      known = {v.ref() for v in paths.values()}
       part = tfutils.named_variables(part, name)
-      found.update({k: v for k, v in part.items() if v.ref() not in known})
-    return found
+      paths.update({k: v for k, v in part.items() if v.ref() not in known})
+    return paths
 
   def _reward(self, seq):
     return self.wm.heads['reward'](seq['feat']).mode()
@@ -168,8 +163,8 @@ class Agent(Module):
     metrics.update(self._task_behavior.train(
         self.wm, start, data['is_terminal'], self._reward))
     if self._expl_behavior is not self._task_behavior:
-      found = self._expl_behavior.train(start, outputs, data)
-      metrics.update({f'expl_{k}': v for k, v in found.items()})
+      expl_metrics = self._expl_behavior.train(start, outputs, data)
+      metrics.update({f'expl_{k}': v for k, v in expl_metrics.items()})
     if self.probe:
       metrics.update(self.probe.train(outputs))
     return state, metrics
@@ -181,7 +176,7 @@ class Agent(Module):
     return videos
 
   def _build(self):
-    """Creates all variables, by one eager pass over an empty sequence."""
+    """Creates all variables by one eager pass over a sequence of zeros."""
     outputs = self.wm.build(tfutils.zeros(
         {**self.obs_space, 'action': self.act_space}, 1,
         self.config.dataset.length))
@@ -193,7 +188,7 @@ class Agent(Module):
 
 
 class WorldModel(Module):
-  """Encoder, RSSM, heads and their optimiser; the objective does the rest."""
+  """Encoder, RSSM, heads, the objective that trains them, and an optimiser."""
 
   def __init__(self, config, obs_space):
     self.config = config
@@ -215,7 +210,7 @@ class WorldModel(Module):
 
   @property
   def modules(self):
-    """What the model optimiser moves."""
+    """Modules that the model optimiser updates."""
     return {
         'encoder': self.encoder, 'rssm': self.rssm, 'heads': self.heads,
         'objective': list(self.objective.modules)}
@@ -231,8 +226,7 @@ class WorldModel(Module):
     """Takes one gradient step.
 
     Returns:
-      State after the batch, outputs (with 'data', the batch really used),
-      metrics.
+      State after the batch, outputs ('data': the augmented batch), metrics.
     """
     self.rewnorm.update(self._clip_reward(data))
     with tf.GradientTape() as tape:
@@ -248,10 +242,9 @@ class WorldModel(Module):
       Loss, a float32 scalar, state after the batch, outputs, metrics.
     """
     data = self.objective.augment(self.preprocess(data))
-    if state is not None and self.objective.views > 1:
-      state = {
-          k: tf.concat([v] * self.objective.views, 0)
-          for k, v in state.items()}
+    views = self.objective.views
+    if state is not None and views > 1:
+      state = {k: tf.concat([v] * views, 0) for k, v in state.items()}
     embed = self.encoder(data)
     post, prior = self.rssm.observe(
         embed, data['action'], data['is_first'], state)
@@ -271,7 +264,7 @@ class WorldModel(Module):
     metrics.update({k: tf.reduce_mean(v) for k, v in means.items()})
     outputs = dict(
         data=data, embed=embed, feat=feat, post=post, prior=prior, kl=kl)
-    size = embed.shape[0] // self.objective.views
+    size = embed.shape[0] // views
     state = {k: v[:size, -1] for k, v in post.items()}
     return loss, state, outputs, metrics
 
@@ -288,7 +281,7 @@ class WorldModel(Module):
     Args:
       policy: MLP whose distribution is over actions.
       start: States [B, T, ...].
-      is_terminal: Bool [B, T], episodes that ended at the start, or None.
+      is_terminal: Bool [B, T], whether the episode ended there, or None.
       horizon: H.
 
     Returns:
@@ -300,7 +293,7 @@ class WorldModel(Module):
     feats, actions, params = [self.rssm.get_feat(state)], [], []
     noise = self.rssm.latent.noise([horizon, feats[0].shape[0]])
     seeds = tf.unstack(tf.random.split(tfutils.next_seed(), horizon))
-    # Unrolled: gradients of a loop would include those of its weights.
+    # A TensorFlow loop would compute the gradients of its weights, too.
     for t in range(horizon):
       params.append(policy.params(tf.stop_gradient(feats[-1])))
       action = policy.dist(params[-1]).sample(seed=seeds[t])
@@ -319,7 +312,7 @@ class WorldModel(Module):
   def preprocess(self, obs):
     """Scales images to -0.5..0.5, clips and scales rewards, adds discounts.
 
-    Model and behaviour see only these rewards.
+    The world model and the behaviours see only these rewards.
     """
     data = {}
     for key, value in obs.items():
@@ -337,7 +330,7 @@ class WorldModel(Module):
     return CLIP_REWARDS[self.config.clip_rewards](data['reward'])
 
   def likelihoods(self, feat, data):
-    """Computes -log p of every head, and the name of its loss scale."""
+    """Computes -log p for each output of the heads, and names its scale."""
     terms, scales = {}, {}
     grad_heads = {*self.config.grad_heads, *self.objective.heads}
     for name, head in self.heads.items():
@@ -356,7 +349,7 @@ class WorldModel(Module):
     disc = self.heads['discount'](feat).mean()
     if is_terminal is None:
       return disc
-    # Whether the start ended its episode is known, not predicted.
+    # The data says whether the episode ended at the start: no prediction.
     first = 1.0 - tf.cast(tf.reshape(is_terminal, [1, -1]), tf.float32)
     return tf.concat([self.config.discount * first, disc[1:]], 0)
 
@@ -381,7 +374,7 @@ class ActorCritic(Module):
       self._grad = 'reinforce' if discrete else 'dynamics'
     check_known('actor_grad', self._grad, ('both', 'dynamics', 'reinforce'))
     for text in (config.actor_ent, config.actor_grad_mix):
-      other.schedule(text, 0)  # Raises early what it cannot read.
+      other.schedule(text, 0)  # Raises an error now, not in training.
     self.actor = nets.MLP(act_space.shape[0], **actor)
     self.critic = nets.MLP([], **config.critic)
     if config.slow_target:
@@ -406,7 +399,7 @@ class ActorCritic(Module):
     """Takes one gradient step of actor and critic.
 
     Args:
-      world_model: WorldModel; gets no gradient.
+      world_model: WorldModel, which this does not train.
       start: States [B, T, ...] to imagine from.
       is_terminal: Bool [B, T].
       reward_fn: Maps imagined sequences to rewards [H+1, N].
@@ -428,7 +421,7 @@ class ActorCritic(Module):
     return metrics
 
   def dream(self, world_model, start, is_terminal, reward_fn):
-    """Imagines as `train` says; returns sequences, targets and metrics."""
+    """Imagines as in `train`; returns sequences, targets and metrics."""
     seq = world_model.imagine(
         self.actor, start, is_terminal, self.config.imag_horizon)
     seq['reward'], norm = self.rewnorm(reward_fn(seq))
@@ -457,7 +450,7 @@ class ActorCritic(Module):
     if self._grad != 'dynamics':
       baseline = self._target_critic(seq['feat'][:-2]).mode()
       advantage = tf.stop_gradient(target[1:] - baseline)
-      # The score's gradient reaches the action in `both`, as in DreamerV2.
+      # In `both`, log_prob also passes gradient to the action: DreamerV2.
       stop = tf.stop_gradient if self._grad == 'reinforce' else tf.identity
       score = policy.log_prob(stop(seq['action'][1:-1])) * advantage
     objective = {
@@ -468,20 +461,31 @@ class ActorCritic(Module):
     scale = other.schedule(self.config.actor_ent, self.tfstep)
     objective += scale * entropy
     weight = tf.stop_gradient(seq['weight'])
-    metrics['actor_ent'] = tf.reduce_mean(entropy)
-    metrics['actor_ent_scale'] = scale
+    metrics.update(actor_ent=tf.reduce_mean(entropy), actor_ent_scale=scale)
     return -tf.reduce_mean(weight[:-2] * objective), metrics
 
   def critic_loss(self, seq, target):
-    """Computes the value loss: -log p(target t | state t) for t = 0..H-1."""
-    feat = tf.stop_gradient(seq['feat'][:-1])
+    """Computes the value loss; target 0 counts here, unlike in `actor_loss`.
+
+        state     0      1      2      3 = H
+        target    t0     t1     t2
+        loss      l0     l1     l2           l[t] = -log p(t[t] | state t)
+    """
     weight = tf.stop_gradient(seq['weight'][:-1])
-    dist = self.critic(feat)
+    dist = self.critic(tf.stop_gradient(seq['feat'][:-1]))
     loss = -tf.reduce_mean(weight * dist.log_prob(tf.stop_gradient(target)))
     return loss, {'critic': tf.reduce_mean(dist.mode())}
 
   def target(self, seq):
-    """Computes lambda returns [H, N] with the target critic."""
+    """Computes lambda returns [H, N] with the target critic.
+
+        state     0      1      2      3 = H
+        reward    r0     r1     r2
+        discount  d0     d1     d2
+        value     v0     v1     v2     v3
+        target    t0     t1     t2     v3    t[t] = r[t] + d[t] * (
+                           (1 - lambda) * v[t+1] + lambda * t[t+1])
+    """
     value = self._target_critic(seq['feat']).mode()
     target = other.lambda_return(
         seq['reward'][:-1], value[:-1], seq['discount'][:-1], value[-1],
@@ -491,6 +495,6 @@ class ActorCritic(Module):
         'critic_target': tf.reduce_mean(target)}
 
   def update_slow_target(self):
-    """Moves the target critic, every `slow_target_update` calls."""
+    """Updates the target critic once in `slow_target_update` calls."""
     if self.config.slow_target:
       self._follow(self.critic, self._target_critic)

@@ -154,7 +154,7 @@ def test_load_of_another_model_is_one_line(change, make_config, make_agent):
   arrays = make_agent(config.update(change)).save()
   agent = make_agent(config)
   before = agent.save()
-  with pytest.raises(ValueError, match='of another model') as error:
+  with pytest.raises(ValueError, match='belongs to another model') as error:
     agent.load(arrays)
   assert '\n' not in str(error.value) and 'config' in str(error.value)
   assert_equal(before, agent.save())

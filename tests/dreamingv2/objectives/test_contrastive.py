@@ -343,58 +343,6 @@ def test_a_loss_alone_falls_on_one_batch(
   assert np.mean(values[-3:]) < 0.8 * np.mean(values[:2])
 
 
-def test_augment_gives_two_shifted_views_of_the_images_alone(make_model):
-  wm, data = make_model(vector=False)
-  scaled = wm.preprocess(data)
-  views = wm.objective.augment(scaled)
-  slow = views.pop('second')
-  assert set(views) == set(slow) == set(scaled)
-  for key in set(scaled) - {'image'}:
-    assert views[key] is scaled[key] and slow[key] is scaled[key]
-  images = [x['image'].numpy() for x in (scaled, views, slow)]
-  assert images[0].shape == images[1].shape == images[2].shape
-  # Among six independent shifts, some neighbours must differ.
-  assert not np.array_equal(images[0], images[1])
-  assert not np.array_equal(images[1], images[2])
-
-
-def test_augment_without_pad_changes_nothing(make_model):
-  wm, data = make_model(vector=False, pad=0)
-  scaled = wm.preprocess(data)
-  views = wm.objective.augment(scaled)
-  np.testing.assert_array_equal(views['image'], scaled['image'])
-  np.testing.assert_array_equal(views['second']['image'], scaled['image'])
-
-
-def variables(wm):
-  slow = tfutils.named_variables(wm.objective)
-  slow = {k.split('/', 2)[2]: v.numpy() for k, v in slow.items()
-          if k.startswith('slow_encoder/encoder/')}
-  online = {k: v.numpy() for k, v in
-            tfutils.named_variables(wm.encoder).items()}
-  assert slow.keys() == online.keys()
-  return online, slow
-
-
-def test_slow_encoder_copies_first_and_then_follows(make_model):
-  wm, data = make_model()
-  online, slow = variables(wm)
-  for key in online:
-    np.testing.assert_array_equal(online[key], slow[key])
-  wm.train(data)
-  online, slow = variables(wm)
-  for key in online:
-    np.testing.assert_array_equal(online[key], slow[key])
-  right = slow
-  for _ in range(4):
-    wm.train(data)
-    online, slow = variables(wm)
-    for key in online:
-      right[key] = 0.95 * right[key] + 0.05 * online[key]
-      np.testing.assert_allclose(slow[key], right[key], rtol=1e-5, atol=1e-7)
-  assert any(np.abs(online[k] - slow[k]).max() > 1e-5 for k in online)
-
-
 @pytest.mark.parametrize('used', [False, True])
 def test_slow_critic_exists_only_if_used(used, make_model):
   wm, data = make_model(slow_critic=used)
