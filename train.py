@@ -1,7 +1,7 @@
 """Trains an agent: python train.py --configs robosuite --task Lift
 
-TensorFlow is imported inside functions only, after the environments have been
-started: they live in processes of their own that must never load it.
+Only functions import TensorFlow, after the environments have been started:
+each runs in its own process, which must never load TensorFlow.
 """
 
 import collections
@@ -36,10 +36,10 @@ from dreamingv2.common import worker
 def main(argv=None):
   """Trains as the command line says; see --help.
 
-  Exit codes: 0 done; 1 an error of ours, with a traceback; 2 something to
-  mend, in one line; 3 the run gave up (environments that keep failing,
-  updates that are not finite, another process of the run that is gone); 128 +
-  n stopped by signal n, after saving.
+  Exit codes: 0 done; 1 an error in this code, with a traceback; 2 a mistake of
+  the user, in one line; 3 the run gave up (environments keep failing, updates
+  are not finite, or another process of the run is gone); 128 + n stopped by
+  signal n, after saving.
   """
   argv = sys.argv[1:] if argv is None else argv
   with guards.user_errors():
@@ -56,8 +56,9 @@ def main(argv=None):
     seeds += [config.seed + 999] * bool(config.eval_eps)
     with guards.user_errors():
       loggers.say(
-          f'Starting {config.task}: {config.envs} for training, '
-          f'{len(seeds) - config.envs} for evaluation, each in a process.')
+          f'Starting the environments of {config.task}: {config.envs} for '
+          f'training, {len(seeds) - config.envs} for evaluation, each in its '
+          f'own process.')
       envs = suites.start(config, seeds)
     try:
       train(config, logdir, envs[:config.envs], envs[config.envs:])
@@ -67,7 +68,7 @@ def main(argv=None):
 
 
 def train(config, logdir, train_envs, eval_envs):
-  """Makes a Run and trains; what can be expected ends in an exit code."""
+  """Makes a Run and trains; turns expected errors into exit codes."""
   try:
     with guards.user_errors():
       run = Run(config, logdir, train_envs, eval_envs)
@@ -81,7 +82,7 @@ def train(config, logdir, train_envs, eval_envs):
 
 
 class Run:
-  """Owns time: when to act, train, log, evaluate and save.
+  """Decides when to act, train, log, evaluate and save.
 
   The counter `step` counts agent steps; everything shown or configured in
   environment steps is that times the action repeat.
@@ -90,11 +91,11 @@ class Run:
     config: Config.
     logdir: Path that exists.
     train_envs: Environments, see common.envs.
-    eval_envs: Environments for evaluation; none switches it off.
+    eval_envs: Environments for evaluation; [] switches evaluations off.
     outputs: Outputs of the logger; the usual ones by default.
 
   Raises:
-    ImportError, RuntimeError, ValueError: Something the user can mend.
+    ImportError, RuntimeError, ValueError: A mistake that the user can correct.
   """
 
   def __init__(self, config, logdir, train_envs, eval_envs, outputs=None):
@@ -117,7 +118,7 @@ class Run:
         logdir / 'checkpoints', config.keep, self._processes)
     self.replay = replays.Replay(
         logdir / 'train_episodes', seed=config.seed,
-        # To make again to the bit what came after the checkpoint, it must go.
+        # Episodes later than the checkpoint are played again, to the bit.
         until=self._state.newest if config.deterministic else None,
         spaces={**spaces[0], **spaces[1]}, **config.replay)
     self._random_agent = self._other.RandomAgent(spaces[1], config.seed)
@@ -131,7 +132,7 @@ class Run:
     self._make_drivers(train_envs, eval_envs)
     self._parts = self._make_parts()
     self._restore()
-    # Last, so that a run that could not start leaves nothing in the way.
+    # Last, so that a run that could not start leaves no config behind.
     program = pathlib.Path(sys.argv[0]).name
     logdirs.save_config(config, logdir, [
         machine.versions(dreamingv2.__version__, settings.ROOT),
@@ -157,7 +158,7 @@ class Run:
     self._jobs = {
         'train': self._update, 'log': self._log, 'eval': self._evaluate,
         'save': self._save}
-    self._due = []  # Names of jobs; a stop leaves them to the next process.
+    self._due = []  # Names of jobs; after a stop the next process does them.
     self.prefilled = False
     self._best = -float('inf')  # Best mean evaluation return so far.
     self._improved = False
@@ -176,7 +177,7 @@ class Run:
       self._eval_driver.on_episode(self._eval_episodes.append)
 
   def _make_parts(self):
-    """Returns all of the run that is neither a weight nor in a file."""
+    """Returns {name: part} of the run's state besides weights and files."""
     own = {
         name: resume.Attribute(self, attribute) for name, attribute in {
             'updates': 'updates', 'prefilled': 'prefilled', 'due': '_due',
@@ -191,11 +192,11 @@ class Run:
             self._driver, self._eval_driver, self.agent, self.replay)}
 
   def train(self):
-    """Trains until `steps`, from wherever the logdir stands.
+    """Trains until `steps`, continuing from the state in the logdir.
 
     Raises:
       Stopped: A signal asked for it; the run was saved.
-      NotFinite: Too many updates in a row were not.
+      NotFinite: Too many updates in a row were not finite.
     """
     total = int(self.config.steps)
     if self.env_step >= total and not self._due:
@@ -222,7 +223,7 @@ class Run:
     self._console.done(self._clock.state())
 
   def _plan(self, *names):
-    """Adds those of the jobs to what is due that the step calls for."""
+    """Adds those of the named jobs that are due at this step."""
     due = [name for name in names if self._every[name](self.step)]
     if self.prefilled and self.env_step >= int(self.config.steps):
       due = [x for x in due if x == 'train'] + ['log', 'eval', 'save']
@@ -236,9 +237,9 @@ class Run:
     self._check()
 
   def _check(self, job=''):
-    """Raises Stopped before a job, where all is fit to be saved.
+    """Raises Stopped before a job, when the state is consistent for saving.
 
-    Processes that share updates stop all before the same one.
+    Processes that share updates all stop before the same update.
     """
     self._timer.beat()
     if self._processes.alone or not self.prefilled:
@@ -266,9 +267,9 @@ class Run:
     return distribute.scope(strategy)
 
   def _compile(self):
-    """Compiles the update and times it, on an empty batch and without effect.
+    """Compiles and times the update on a batch of zeros, then undoes it.
 
-    So that a run that would take days says so before it begins.
+    With these times, a run that will take days says so before it begins.
     """
     if not self.config.jit:
       return
@@ -291,15 +292,15 @@ class Run:
     self._console.measured('step', time.monotonic() - start)
 
   def _restore(self):
-    """Goes on from a checkpoint, if there is one."""
+    """Continues from a checkpoint, if there is one."""
     meta = self._state.restore(self.agent, self._parts)
     self._fresh = not meta
     if self.replay.later:
-      # No episode that is kept comes again.
+      # Episodes that are kept are not played again.
       for name in ('random', 'drivers'):
         self._parts[name].skip(self.replay.later)
     if not self.prefilled:
-      # What was collected with random actions counts.
+      # Steps with random actions count, even if no checkpoint has them.
       self.step.restore(int(self.step) + self.replay.later_steps)
       for every in list(self._every.values())[1:]:
         every(self.step)
@@ -307,7 +308,7 @@ class Run:
       self._console.resumed(meta, self.replay.stats, self._parts['drivers'])
     elif self.step > 0:
       self._console.say(
-          f'No checkpoint; episodes of {self.env_step} steps are there.')
+          f'No checkpoint; found episodes with {self.env_step} steps.')
 
   def _save(self):
     """Writes a checkpoint and returns True; False where the disk is full."""
@@ -320,7 +321,7 @@ class Run:
           break
         except OSError as error:
           self._console.say(f'Warning: no checkpoint was written: {error}')
-          if attempt or not self.replay.forget():  # Which makes room.
+          if attempt or not self.replay.forget():  # This makes room.
             return False
       self.replay.forget()
     return True
@@ -374,7 +375,7 @@ class Run:
     for name, value in metrics.items():  # Fetched only when logged.
       self._metrics[name].append(value)
     self.updates += 1
-    # Costs little, as the next action waits for this update anyway.
+    # This check costs little, as the next action waits for the update anyway.
     self._skips.check(
         metrics, data, self.agent.save,
         f'{self.env_step:012d}_{self.updates}')
@@ -403,7 +404,7 @@ class Run:
     self._logger.write()
 
   def _evaluate(self):
-    """Runs `eval_eps` episodes; every return gets a line of its own."""
+    """Runs `eval_eps` episodes and logs each return in its own line."""
     if not self._eval_driver or not self.config.eval_eps:
       return
     noise, begun = self.agent.generator.state, self._eval_driver.begun
@@ -418,7 +419,7 @@ class Run:
           self._eval_driver(self._eval_policy, episodes=1)
         self._console.phase('train')
         report = self.agent.report(next(self._dataset))
-    except guards.Stopped:  # As if it had not begun.
+    except guards.Stopped:  # Undo the evaluation that has begun.
       noise.assign(before[0])
       begun[:] = before[1]
       self._due.insert(0, 'eval')
@@ -426,7 +427,7 @@ class Run:
     self._log_evaluation(report)
 
   def _eval_policy(self, obs, state):
-    self._check()  # Many episodes take longer than a signal leaves time.
+    self._check()  # After a signal there is no time for many episodes.
     return self.agent.policy(obs, state, 'eval')
 
   def _log_evaluation(self, report):
@@ -441,7 +442,7 @@ class Run:
     self._logger.add({
         'eval_return_mean': np.mean(returns),
         'eval_return_std': np.std(returns)})
-    self._logger.add(report, prefix='train')  # Of replayed episodes.
+    self._logger.add(report, prefix='train')  # Shows replayed episodes.
     for key in self.config.log_keys_video:
       if key in self._eval_episodes[0]:
         self._logger.video(f'eval_policy_{key}', self._eval_episodes[0][key])

@@ -21,7 +21,7 @@ COMMANDS = {
 
 @command.entry()
 def main(argv=None):
-  """Runs the command that comes first in `argv`; see --help."""
+  """Runs the command that `argv` begins with; see --help."""
   words = sys.argv[1:] if argv is None else list(argv)
   if not words or words[0] in ('-h', '--help'):
     return print(usage())
@@ -32,7 +32,7 @@ def main(argv=None):
   try:
     if name.startswith('-'):
       raise ValueError(
-          f'{name} comes without a command; did you mean: '
+          f'{name} needs a command before it; did you mean: '
           f'dreamingv2 train {shlex.join(words)}')
     check_known('command', name, COMMANDS)
   except ValueError as error:

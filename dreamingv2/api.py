@@ -6,8 +6,8 @@
     config = api.load('small').update({'logdir': 'logdir/car', 'steps': 1e5})
     api.train(env, config)
 
-As with DreamerV2, `api.defaults.update({...}).parse_flags()` gives a config
-that the command line has the last word on.
+As in DreamerV2, `api.defaults.update({...}).parse_flags()` returns a config in
+which the flags of the command line override the other values.
 """
 
 import signal
@@ -28,7 +28,7 @@ defaults = settings.defaults()
 
 
 def load(*names: str) -> Config:
-  """Returns the config of blocks in configs.yaml over the defaults.
+  """Returns the defaults, changed by the named blocks of configs.yaml.
 
   Raises:
     ValueError: Unknown block.
@@ -37,13 +37,13 @@ def load(*names: str) -> Config:
 
 
 def wrap(env, config: Config) -> envs.Wrapper:
-  """Makes a Gymnasium or old gym environment one that the agent can use.
+  """Wraps a Gymnasium or old gym environment for the agent.
 
   Images are resized to `render_size`. An environment that observes no image
   but was made with render_mode 'rgb_array' gets its rendered frame as
-  'image'. A single vector observation is called 'vector'. The agent models
-  where episodes end (pred_discount); an environment of our own interface
-  whose episodes never do says so by envs.ENDLESS in its obs_space.
+  'image'. A single vector observation is called 'vector'. The agent predicts
+  the ends of episodes (pred_discount). An environment with our interface whose
+  episodes never end has envs.ENDLESS in its obs_space.
 
   Raises:
     ValueError: A space that cannot be handled.
@@ -72,34 +72,35 @@ def train(
     env, config: Config, outputs: list[Callable] | None = None, eval_env=None):
   """Trains on `env` until `config.steps`, or resumes the run in the logdir.
 
-  The environment lives in this process, where TensorFlow is loaded too: one
-  that renders with software OpenGL may crash; pass
-  `envs.Async(constructor)` to run it in a process of its own.
+  The environment runs in this process, where TensorFlow is loaded too. If it
+  renders with software OpenGL, it may crash; `envs.Async(constructor)` runs it
+  in a separate process.
 
   Args:
-    env: Gymnasium environment, old gym environment, or one of common.envs,
-      made ready by envs.ready.
+    env: Gymnasium or old gym environment, or one with the interface of
+      common.envs, returned by envs.ready.
     config: Config; `config.logdir` must be set.
     outputs: Outputs of the logger; terminal, JSON lines, TensorBoard and GIF
       files by default.
-    eval_env: Environment for evaluation, which is off without one.
+    eval_env: Environment for evaluation; without one, nothing is evaluated.
 
   Returns:
     The trained agent.
 
   Raises:
     ValueError: A space or a config that cannot be handled.
-    KeyboardInterrupt: SIGINT came; the run was saved. Other signals that end
-      a process do so after saving, too, unless the caller handles them.
-    Stopped: The same, where the caller ignores the signal or has handled it.
-    NotFinite: Too many updates in a row were not, see guards.Skips.
+    KeyboardInterrupt: SIGINT came; the run was saved. Other signals also end
+      the process once the run is saved, unless the caller handles them.
+    Stopped: A signal came that the caller ignores or handles; the run was
+      saved.
+    NotFinite: Too many updates in a row were not finite, see guards.Skips.
   """
   if not config.logdir:
     raise ValueError("logdir is ''; set it: config.update({'logdir': ...})")
   if eval_env is env:
     raise ValueError(
-        'eval_env is env: evaluating would cut its episodes short; pass '
-        'another environment')
+        'eval_env is env: an evaluation would cut training episodes short; '
+        'pass another environment')
   train_envs, eval_envs = [wrap(env, config)], []
   if eval_env is not None:
     other = config.update({'seed': config.seed + 999})
@@ -110,7 +111,7 @@ def train(
     try:
       run.train()
     except guards.Stopped as stop:
-      # The run is saved; what the signal means else is the caller's affair.
+      # The run is saved; now the caller's own handler gets the signal.
       signal.raise_signal(stop.number)
       raise
   return run.agent

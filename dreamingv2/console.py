@@ -1,4 +1,4 @@
-"""What a run tells whoever started it: phases, a bar, how long it takes."""
+"""What a run prints for the user: phases, a progress bar, the time left."""
 
 import os
 import statistics
@@ -12,15 +12,15 @@ DAY = 24 * 60 * 60  # seconds
 
 
 class Console:
-  """Says in lines and in a bar what a run does, and what is left to do.
+  """Prints lines and a progress bar about what a run does and has left.
 
   All steps are environment steps.
 
   Args:
     config: Config.
     logdir: Folder of the run.
-    run: Object whose `env_step`, `updates`, `prefilled` and `replay` say how
-      far the run is.
+    run: Object with `env_step`, `updates`, `prefilled` and `replay`, which
+      show the progress of the run.
   """
 
   say = staticmethod(logger.say)
@@ -33,13 +33,13 @@ class Console:
     self._bar = None
 
   def devices(self, gpus, precision):
-    """Says what trains, and in which precision."""
+    """Prints the devices that train, and the precision."""
     head = 'Training' if gpus else 'No GPU found; training'
     where = ', '.join(gpus) or f'{os.cpu_count()} CPU cores'
     self.say(f'{head} on {where} in {precision}.')
 
   def spaces(self, obs_space, act_space):
-    """Says what the environment gives and how much memory that takes."""
+    """Prints the observations, the actions and the memory that they need."""
     config = self._config
     images = [
         f'{k} {"x".join(map(str, v.shape))}' for k, v in obs_space.items()
@@ -55,11 +55,11 @@ class Console:
     self.say(f'Logdir {self._logdir}. The replay needs {size}.')
 
   def resumed(self, meta, stats, drivers):
-    """Says what a run goes on from.
+    """Prints the state from which a run continues.
 
     Args:
-      meta: Of the checkpoint.
-      stats: Of the replay.
+      meta: Metadata of the checkpoint.
+      stats: Statistics of the replay.
       drivers: resume.Drivers.
     """
     later = stats['total_episodes'] - meta['replay']['total_episodes']
@@ -74,10 +74,10 @@ class Console:
           f'bit, {len(drivers.cut)} cut{cut}.')
 
   def compiled(self, times):
-    """Says how long compiling took, and warns of a run that takes days.
+    """Prints how long compiling took; warns if the run will take days.
 
     Args:
-      times: Seconds of the first update and of some after it.
+      times: Seconds of the first update and of some later ones.
     """
     update = statistics.median(times[1:])
     self.say(f'Compiled the update in {in_words(times[0] - update)}.')
@@ -90,7 +90,7 @@ class Console:
     self.measured('update', update)
 
   def measured(self, kind, seconds):
-    """Notes how long an agent step ('step') or an 'update' took."""
+    """Records how long an agent step ('step') or an 'update' took."""
     self._forecast.add(kind, seconds)
 
   def begin(self, phase):
@@ -100,23 +100,23 @@ class Console:
     return self._bar
 
   def phase(self, name):
-    """Says in the bar what goes on."""
+    """Shows the current phase in the bar."""
     self._bar.describe(name)
 
   def stepped(self, steps):
-    """Moves the bar on by environment steps."""
+    """Advances the bar by environment steps."""
     self._bar.update(steps)
     if not self._run.prefilled:
       self.updated()
 
   def updated(self):
-    """Says in the bar how long the run still takes, all phases counted."""
+    """Shows in the bar the time left, with all phases ahead included."""
     left = self._forecast.left(self._left())
     ahead = '' if left is None else f'{in_words(left)} left, '
     self._bar.note(f'{ahead}{self._run.updates} updates')
 
   def done(self, seconds):
-    """Says where the results are, and what to do with them."""
+    """Prints where the results are and which commands show them."""
     self.say(
         f'Done: {self._run.env_step} steps and {self._run.updates} updates in '
         f'{in_words(seconds)}. The results are in {self._logdir}. Next:\n'

@@ -25,7 +25,7 @@ class Random(tfutils.Module):
     return tfd.Independent(tfd.Uniform(-tf.ones(shape), tf.ones(shape)), 1)
 
   def build(self, outputs):
-    """Has no variables to create."""
+    """Does nothing: there are no variables."""
 
   def train(self, start, context, data):
     """Returns no metrics."""
@@ -68,7 +68,7 @@ class Plan2Explore(tfutils.Module):
     Args:
       start: States [B, T, ...].
       context: Outputs of the world model's loss.
-      data: The batch it used.
+      data: Batch that this loss was computed on.
 
     Returns:
       Metrics.
@@ -94,10 +94,10 @@ class Plan2Explore(tfutils.Module):
     return context['post'][self.config.disag_target]
 
   def _inputs(self, feat, action, axis=1):
-    """Concatenates features with the next action if configured.
+    """Concatenates features with the next action if disag_action_cond.
 
     action[t] led into feat[t]; the one that leads out of it is action[t+1].
-    The last one is unknown and zero. Time is the given axis.
+    The last one is unknown and set to zero. `axis` is the time axis.
     """
     if not self.config.disag_action_cond:
       return feat
@@ -109,13 +109,13 @@ class Plan2Explore(tfutils.Module):
     return [head(inputs) for head in self._heads]
 
   def _intr_reward(self, seq):
-    """Computes rewards [H+1, N]; reward[t] is what action[t] has earned.
+    """Computes rewards [H+1, N]; action[t] earns reward[t].
 
         feat[t-1], action[t] -> disagreement[t-1] -> reward[t]
 
-    An advantage of action[t] counts rewards from t on, so disagreement that
-    depends on it must not come earlier. What led into the start is unknown:
-    reward[0], which no action is credited with, repeats reward[1].
+    The advantage of action[t] sums the rewards from t on, so disagreement that
+    depends on this action must not come earlier. The action into the start is
+    unknown: reward[0] repeats reward[1], and no action is credited with it.
     """
     inputs = self._inputs(seq['feat'], seq['action'], axis=0)
     means = tf.stack([dist.mode() for dist in self._predict(inputs)])
@@ -132,7 +132,7 @@ class Plan2Explore(tfutils.Module):
 
 
 class ModelLoss(tfutils.Module):
-  """Seeks states where a head predicts the world model's own loss high."""
+  """Seeks states where a head predicts a high loss of the world model."""
 
   LOSSES = ('kl',)
 
@@ -179,7 +179,7 @@ def make(config, task_behavior, act_space, wm, tfstep, reward):
 
   Args:
     config: Whole config.
-    task_behavior: What 'greedy' names.
+    task_behavior: ActorCritic that is returned for 'greedy'.
     act_space: Space of actions.
     wm: World model to imagine with.
     tfstep: Variable with the agent step.

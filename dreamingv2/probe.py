@@ -1,4 +1,4 @@
-"""A decoder that looks on: draws what any agent's features contain."""
+"""A decoder that only observes: draws what an agent's features contain."""
 
 import tensorflow as tf
 
@@ -10,8 +10,8 @@ from .objectives import openloop
 class Probe(tfutils.Module):
   """Reconstructs observations from features that get no gradient.
 
-  It has its own optimiser and leaves the generator of noise as it found it,
-  so that the agent is the same to the bit with and without it.
+  It has its own optimiser and restores the state of the noise generator, so
+  that an agent is the same to the bit with and without a probe.
   """
 
   def __init__(self, config, shapes):

@@ -1,6 +1,6 @@
-"""Which numbers and which texts the keys of configs.yaml may have.
+"""Allowed values of the numbers and patterns in configs.yaml.
 
-Every number has its row: a test fails for a new key without one.
+Every number needs a row in RANGES: a test fails for a new key without one.
 """
 
 import math
@@ -9,11 +9,11 @@ import re
 COUNT = (1, 1e9)
 COUNT_OR_NONE = (0, 1e9)
 SHARE = (0, 1)
-SIZE = (1, 1e5)  # Of a layer.
-SMALL = (1e-30, 1)  # What keeps a division by zero away.
+SIZE = (1, 1e5)  # Units or channels of a layer.
+SMALL = (1e-30, 1)  # Added to a divisor, so that it is never zero.
 
-# Regular expression over whole dotted keys -> least and greatest value; of a
-# list, that of every entry.
+# Regular expression for whole dotted keys -> smallest and largest value; in a
+# list, the limits hold for every entry.
 RANGES = {
     r'.*\.(layers|warm_up)': (0, 1000),
     r'.*\.(units|size|cnn_depth|mlp_layers)': SIZE,
@@ -85,14 +85,14 @@ RANGES = {
     'train_steps': (1, 1e6),
     'ur5.max_speed': (1e-3, 1e3),
 }
-# Keys that are regular expressions over names.
+# Keys whose value is a regular expression for names.
 PATTERNS = r'.*\.(cnn_keys|mlp_keys|wd_pattern)'
-# Keys that are a number, or a schedule with numbers: linear(1,0.1,1e5)
+# Keys whose value is a number or a schedule such as linear(1,0.1,1e5).
 SCHEDULES = r'actor_(ent|grad_mix)'
 
 
 def find(key):
-  """Returns least and greatest value of a number, None without a range."""
+  """Returns the smallest and largest value of a key, or None without a row."""
   rows = [v for k, v in RANGES.items() if re.fullmatch(k, key)]
   assert len(rows) < 2, key
   return rows[0] if rows else None
@@ -102,8 +102,8 @@ def check(config):
   """Checks the numbers and patterns of a config.
 
   Raises:
-    ValueError: A number lies outside of its range or is none, or a pattern
-      does not compile.
+    ValueError: A number is NaN or outside its range, or a pattern does not
+      compile.
   """
   for key, value in config.flat.items():
     if re.fullmatch(PATTERNS, key):
@@ -136,8 +136,8 @@ def _check_pattern(key, value):
     re.compile(value)
   except (re.error, OverflowError, RecursionError) as error:
     raise ValueError(
-        f'{key} is {value!r}, which is no regular expression ({error}); set '
-        f'--{key}') from None
+        f'{key} is {value!r}, but must be a regular expression ({error}); '
+        f'set --{key}') from None
 
 
 def _check_schedule(key, value):

@@ -1,9 +1,9 @@
-"""What a run consists of, and how it goes on from a checkpoint.
+"""The parts of a run, and how it continues from a checkpoint.
 
 A run is a table of named parts. Each has `state()`, which returns plain data
 and arrays that common.checkpoint can store, and `restore(state)`, which takes
-it back. The names are those in the checkpoint; the order is that in which the
-parts are restored. Weights are arrays of the agent and lie beside the parts.
+it back. Checkpoints use the same names. Parts are restored in the order of the
+table. Weights are arrays of the agent; checkpoints hold them beside the parts.
 """
 
 import random
@@ -15,11 +15,11 @@ from .common import checkpoint as checkpoints
 
 
 class Attribute:
-  """A value that the run itself keeps, as a part.
+  """A part that is an attribute of the run.
 
   Args:
     owner: Object.
-    name: Of its attribute, which holds plain data.
+    name: Name of the attribute, which holds plain data.
   """
 
   def __init__(self, owner, name):
@@ -79,7 +79,7 @@ class Drivers:
     return {'train': train, 'eval': self._eval and self._eval.begun}
 
   def restore(self, state):
-    """Takes up unfinished episodes; the number of workers may differ."""
+    """Continues unfinished episodes; the number of workers may differ."""
     from .common import tfutils
     if state.get('eval') and self._eval:
       self._eval.begun = state['eval']
@@ -179,8 +179,8 @@ class State:
   """Loads and saves the whole state of a run.
 
   Args:
-    folder: Of the checkpoints.
-    keep: Number of newest checkpoints that stay.
+    folder: Folder of the checkpoints.
+    keep: Number of newest checkpoints to keep.
     processes: distribute.Processes of the run, which agree on a checkpoint.
 
   Raises:
@@ -197,12 +197,12 @@ class State:
     return self._snapshot and self._snapshot.meta['replay'].get('newest')
 
   def restore(self, agent, parts):
-    """Gives an agent and the parts what the checkpoint holds of them.
+    """Restores an agent and the parts from the checkpoint.
 
     Parts that an older version did not have stay as they are.
 
     Returns:
-      The meta data of the checkpoint, None if there is none.
+      The metadata of the checkpoint, None if there is no checkpoint.
     """
     snapshot, self._snapshot = self._snapshot, None  # It is large.
     if not snapshot:
@@ -222,10 +222,10 @@ class State:
       step: Environment steps so far.
       agent: Agent.
       parts: Parts by name.
-      best: Whether no evaluation was better so far.
+      best: Whether the last evaluation is the best so far.
 
     Raises:
-      OSError: The disk refuses it.
+      OSError: The disk refuses the write.
     """
     meta = {name: part.state() for name, part in parts.items()}
     self._checkpoint.save(step, agent.save(), meta, best)

@@ -1,7 +1,7 @@
-"""All settings: configs.yaml, the paper's tasks, and which values may be.
+"""All settings: configs.yaml, the paper's tasks, and checks of values.
 
-Lies below train.py, so that every tool reads the settings from here and none
-imports the script. Nothing here loads TensorFlow or a simulator.
+train.py and all tools read the settings from here, so that no tool imports the
+script. Nothing here loads TensorFlow or a simulator.
 """
 
 import functools
@@ -18,15 +18,15 @@ from .common import outputs
 from .common.config import check_known
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-# The checkout, or in site-packages this folder: what holds configs.yaml.
+# Folder with configs.yaml: the checkout, or this folder in site-packages.
 ROOT = (FOLDER / 'configs.yaml').resolve().parent
 
-# Names in tables of modules that need TensorFlow, which is imported late.
+# Copies of names whose tables are in modules that load TensorFlow.
 CHOICES = {
     'distribute': ('mirrored', 'multiworker', 'none'),
     'precision': ('16', '32', 'auto', 'bf16', 'tf32'),
 }
-# Names that the blocks of configs.yaml use; each has one that selects it.
+# Keys whose allowed values are those that the blocks of configs.yaml set.
 NAMED_BY_BLOCKS = ('objective', 'rssm.latent')
 
 EXAMPLES = '''\
@@ -35,7 +35,8 @@ dreamingv2 train --configs dreamerv2 --task Reacher-hard --seed 1
 dreamingv2 train --configs dmc_vision --task dmc_hopper_hop --rssm.deter 600
 dreamingv2 train --help --configs small  # Its defaults.'''
 
-# Keys, or groups of them, that only some objectives read. The longest counts.
+# Keys or groups of keys that only some objectives read. The longest key that
+# matches counts.
 MULTI_STEP = ('barlow_twins', 'byol', 'contrastive')
 READERS = {
     'barlow_twins': ('barlow_twins',),
@@ -61,7 +62,7 @@ READERS = {
 
 @functools.lru_cache(None)
 def blocks():
-  """Maps the names of the blocks in configs.yaml to what they set."""
+  """Maps the names of the blocks in configs.yaml to their settings."""
   return configs.read_yaml(FOLDER / 'configs.yaml')
 
 
@@ -73,7 +74,7 @@ def defaults():
 
 @functools.lru_cache(None)
 def presets():
-  """Maps the paper's names of its tasks to presets, see tasks.yaml."""
+  """Maps the paper's task names to presets, see tasks.yaml."""
   return configs.read_yaml(FOLDER / 'tasks.yaml')
 
 
@@ -86,8 +87,8 @@ def methods():
 @functools.lru_cache(None)
 def comments():
   """Maps blocks, and keys of defaults, to (heading, comment)."""
-  found = commentlib.read(FOLDER / 'configs.yaml')
-  return {k.removeprefix('defaults.'): v for k, v in found.items()}
+  pairs = commentlib.read(FOLDER / 'configs.yaml')
+  return {k.removeprefix('defaults.'): v for k, v in pairs.items()}
 
 
 def load_config(argv):
@@ -97,8 +98,8 @@ def load_config(argv):
     argv: Words of the command line.
 
   Raises:
-    ValueError: Unknown block or key, wrong type or size of a value, or a flag
-      for another system.
+    ValueError: Unknown block or key, a value of a wrong type or outside its
+      range, or a flag for another system.
   """
   selected, remaining = _select(argv)
   config = flags.Flags(selected).parse(remaining, help_exists=False)
@@ -125,32 +126,32 @@ def _select(argv):
 
 
 def expand(task, names):
-  """Replaces a task by its preset, where it is one of the paper's.
+  """Replaces a task of the paper by its preset.
 
   Args:
     task: Value of --task, '' if it was not given.
     names: Blocks of --configs.
 
   Returns:
-    Task and blocks; the preset's block comes first, so that others may
-    change it.
+    Task and blocks; the preset's block comes first, so that the others
+    override it.
   """
   preset = presets().get(task)
   if not preset:
     return task, names
-  others = [x for x in names if x != 'defaults']  # It would undo the block.
+  others = [x for x in names if x != 'defaults']  # This would undo the block.
   return preset['task'], [preset['block'], *others]
 
 
 def order(names):
-  """Sorts blocks so that sizes come last, whatever the method's own size is.
+  """Sorts blocks so that sizes come last and override those of methods.
 
   Args:
     names: Blocks of --configs.
 
   Returns:
-    First those that name a method or a suite, then the others, each in the
-    order given.
+    The blocks that name a method or a suite, then the others; both keep
+    their given order.
 
   Raises:
     ValueError: Unknown block.
@@ -162,14 +163,14 @@ def order(names):
 
 
 def check_readers(config, keys):
-  """Checks that the objective of a config reads what was set for it.
+  """Checks that the objective of a config reads all keys that were set.
 
   Args:
     config: Config.
     keys: Dotted keys that were set.
 
   Raises:
-    ValueError: It does not read one of them.
+    ValueError: The objective does not read one of the keys.
   """
   for key in sorted(keys):
     parts = key.split('.')
@@ -186,8 +187,8 @@ def check(config):
   """Checks the values of a config.
 
   Raises:
-    ValueError: A number lies outside of its range, a pattern does not
-      compile, a name is unknown, the image has no two sides, or a batch does
+    ValueError: A number lies outside its range, a pattern does not compile, a
+      name is unknown, render_size does not have two entries, or a batch does
       not fit into the replay.
   """
   for key, names in CHOICES.items():
@@ -210,10 +211,12 @@ def check(config):
 
 
 def check_spaces(config, obs_space):
-  """Checks the keys that name observations; that of the defaults may lack.
+  """Checks the observations named by log_keys_video.
+
+  The names in the defaults may be missing.
 
   Raises:
-    ValueError: There is no such observation.
+    ValueError: The environment has no such observation.
   """
   for key in config.log_keys_video:
     if key not in defaults().log_keys_video:
@@ -222,19 +225,19 @@ def check_spaces(config, obs_space):
 
 def values(key):
   """Returns the values that blocks of configs.yaml give a key."""
-  found = set()
+  names = set()
   for block in blocks().values():
     for part in key.split('.'):
       block = block.get(part) if isinstance(block, dict) else None
-    found |= {block} - {None}
-  return found
+    names |= {block} - {None}
+  return names
 
 
 def answer(argv):
-  """Returns what a command line asks to read instead of training, or ''.
+  """Returns the text that --help or --list asks for, or '' without them.
 
   Raises:
-    ValueError: The help is asked for with an unknown block.
+    ValueError: --help comes with an unknown block.
   """
   words = [x for x in argv if x not in ('-h', '--help')]
   if len(words) < len(argv):
@@ -243,11 +246,11 @@ def answer(argv):
 
 
 def manual(argv=()):
-  """Returns the help of train: blocks, tasks, and flags by headings.
+  """Returns the help of train: blocks, tasks, and flags under headings.
 
   Args:
-    argv: Words of the command line; the defaults are those after the blocks
-      and the task that it names.
+    argv: Words of the command line; its blocks and task change the defaults
+      that the help shows.
 
   Raises:
     ValueError: An unknown block.
@@ -295,7 +298,7 @@ def table():
       '', 'All observe one image (render_size 64 64) and get 500,000 steps. '
       'Units: steps, control',
       'steps per episode; s, simulated seconds; action, entries in -1..1; '
-      'limit, most return.',
+      'limit, largest return.',
       'Any other task: --configs robosuite --task Stack, '
       '--configs dmc_vision --task dmc_hopper_hop.']
   return '\n'.join(lines)

@@ -231,7 +231,7 @@ def test_logs_have_the_names_and_tags_of_dreamerv2(dreamerv2):
 def test_terminal_says_device_memory_and_returns(dreamingv2):
   _, _, printed, _ = dreamingv2
   for words in (
-      r'Starting toy_reach: 1 for training, 1 for evaluation',
+      r'Starting the environments of toy_reach: 1 for training, 1 for ',
       r'raining on .+ in float32\.', r'environment is ready: image 64x64x3',
       r'The replay needs up to \d+ MiB of RAM', r'Prefill: \d+ steps with',
       r'Done: 150 steps and \d+ updates in .+ are in \S+ Next:',

@@ -1,4 +1,4 @@
-"""Ways to learn representations, by the names that configs.yaml uses."""
+"""The objectives, under the names that configs.yaml uses."""
 
 from ..common.config import check_known
 from .barlow_twins import BarlowTwins
@@ -37,7 +37,8 @@ def make(config, latent, shapes):
     shapes: Observation key to shape.
 
   Raises:
-    ValueError: Unknown objective, or a latent state that it cannot learn.
+    ValueError: Unknown objective, or one that cannot learn `rssm.latent` or
+      needs another `rssm.posterior`.
   """
   name, rssm = config.objective, config.rssm
   check_known('objective', name, OBJECTIVES)

@@ -1,6 +1,6 @@
 """Learns representations by decorrelating predictions of frames.
 
-The paper's outlook: its multi-step prediction without negatives. Shapes: B
+The paper's outlook proposes multi-step prediction without negatives. Shapes: B
 batch, T time, Z flat latent, P size of a projection.
 """
 
@@ -14,16 +14,16 @@ from .base import Objective
 
 
 class BarlowTwins(Objective):
-  """Multi-step prediction by cross-correlation matrices close to identity.
+  """Multi-step prediction that drives cross-correlations to the identity.
 
-  Losses: 'barlow_twins' = sum_k of the loss between projections of latent k
-  and of frame t+k; 'aux', the same between both views of frame t;
-  'overshooting' as in DreamingV2. Both sides get gradient, and there is no
-  slow copy: decorrelated dimensions cannot collapse.
+  Losses: 'barlow_twins' = sum_k of the loss between the projections of latent
+  k and of frame t+k; 'aux', the same loss between the two views of frame t;
+  'overshooting' as in DreamingV2. Both sides get gradient. No slow copy is
+  needed, since decorrelated dimensions cannot collapse.
 
   Source: outlook of Okada & Taniguchi 2022, section VI; Zbontar et al. 2021,
-  Eq. 1. How they join is ours. Left out: the hidden layers of its projector;
-  what is compared is normalised over the batch as there, by the loss.
+  Eq. 1. The combination is ours. Left out: the hidden layers of the projector.
+  The loss normalises the projections over the batch, as in the source.
   """
 
   def __init__(self, config, latent, shapes):

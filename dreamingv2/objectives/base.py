@@ -1,4 +1,4 @@
-"""What the world model asks of a way to learn representations."""
+"""The interface of objectives: ways to learn representations."""
 
 import typing
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ Tensors: typing.TypeAlias = dict[str, tf.Tensor]
 
 
 class Objective(tfutils.Module):
-  """Owns what exists only for representation learning; does nothing itself.
+  """Base class: owns what only representation learning needs; has no loss.
 
   The world model is passed as `wm` and never kept.
 
   Attributes:
-    heads: Merged into the world model's heads and trained by likelihood.
-    modules: What else the model optimiser moves; never slow copies.
-    views: How many times the batch that `augment` returns holds the one it
-      was given, one below the other.
-    latents: Kinds of stochastic state that it can learn.
-    posterior: The `rssm.posterior` that it needs; '' for any.
+    heads: Heads that the world model adds to its own and trains by likelihood.
+    modules: Other modules that the model optimiser updates; no slow copies.
+    views: Number of copies of the given batch that `augment` stacks along the
+      batch axis.
+    latents: Kinds of stochastic state that the objective can learn.
+    posterior: The `rssm.posterior` that the objective needs; '' for any.
   """
 
   heads: dict[str, tf.Module] = {}
@@ -64,10 +64,10 @@ class Objective(tfutils.Module):
   def loss(
       self, wm, data: Tensors, embed: tf.Tensor, post: Tensors,
       prior: Tensors) -> tuple[Tensors, Tensors]:
-    """Computes `terms`, and measures whether something has collapsed.
+    """Computes `terms`, and measures whether representations collapse.
 
-    Not to be overridden. 'code' is the mean of the posterior's latent state,
-    'target' what the objective predicts.
+    Subclasses do not override this. 'code' is the mean of the posterior's
+    latent state, 'target' is what the objective predicts.
 
     Returns:
       Dict of scalar losses, weighted by `loss_scales`, and metrics.
@@ -83,7 +83,7 @@ class Objective(tfutils.Module):
   def terms(
       self, wm, data: Tensors, embed: tf.Tensor, post: Tensors,
       prior: Tensors) -> tuple[Tensors, Tensors, tf.Tensor | None]:
-    """Computes the losses beyond heads and the one-step divergence.
+    """Computes all losses but those of the heads and the one-step divergence.
 
     Args:
       wm: World model.
@@ -93,13 +93,13 @@ class Objective(tfutils.Module):
       prior: Prior statistics [B, T, ...].
 
     Returns:
-      Dict of scalar losses, metrics, and what is predicted, [..., P], to see
-      whether it collapses; None where observations are.
+      Dict of scalar losses, metrics, and the predicted targets [..., P], to
+      see whether they collapse; None if the targets are observations.
     """
     return {}, {}, None
 
   def update(self, wm) -> None:
-    """Moves what follows the weights, after the optimiser's step."""
+    """Updates slow copies and the like, after the optimiser's step."""
 
   def report(self, wm, data: Tensors) -> Tensors:
     """Returns images and videos for the log."""
@@ -107,17 +107,17 @@ class Objective(tfutils.Module):
 
 
 def measure_variety(x, most=256):
-  """Measures how much vectors differ, to see representations collapse.
+  """Measures how much vectors differ: a collapsed representation is constant.
 
   Args:
     x: Vectors [..., P].
-    most: How many of them are taken, evenly, as the cost is their square.
+    most: Number of vectors to use, evenly spaced; the cost is its square.
 
   Returns:
-    Spread in 0..1, the share of their mean square that is variance: 0 where
-    all are the same. Rank, at most P: the number of directions in which they
-    vary, as (sum l)^2 / sum l^2 with the eigenvalues l of their covariance; 0
-    where all are the same. Scalars in float32 without gradient.
+    Spread and rank, float32 scalars without gradient. The spread, in 0..1, is
+    variance / mean square. The rank, at most P, is the number of directions in
+    which the vectors vary: (sum l)^2 / sum l^2 with the eigenvalues l of their
+    covariance. Both are 0 if all vectors are equal.
   """
   x = tf.stop_gradient(tf.cast(tf.reshape(x, [-1, x.shape[-1]]), tf.float32))
   x = x[::max(1, x.shape[0] // most)]
@@ -125,7 +125,7 @@ def measure_variety(x, most=256):
   x -= tf.reduce_mean(x, 0)
   variance = tf.reduce_sum(x ** 2)
   x *= tf.math.rsqrt(tf.maximum(variance, 1e-30))
-  share = tf.reduce_sum(x ** 2)  # 1, or 0 where there is no variance.
+  share = tf.reduce_sum(x ** 2)  # 1, or 0 without variance.
   gram = tf.matmul(x, x, transpose_b=True)
   rank = share ** 2 / tf.maximum(tf.reduce_sum(gram ** 2), 1e-30)
   return variance / tf.maximum(total, 1e-30), rank

@@ -1,4 +1,4 @@
-"""Learns representations by priors that chase a slow posterior (BLAST)."""
+"""Learns representations with priors that match a slow posterior (BLAST)."""
 
 import tensorflow as tf
 
@@ -9,16 +9,16 @@ from .base import Objective
 
 
 class Bootstrap(Objective):
-  """Trains the prior towards the posterior of a slow copy, without decoder.
+  """Trains the prior to match the posterior of a slow copy; has no decoder.
 
   Loss: 'kl' = KL(sg(slow posterior) || prior), in place of the balanced one.
-  The slow posterior has a slow encoder and slow output layers, and reads the
-  online h. The online posterior is trained by the reward, and by what its
-  samples do to later priors: where there is no reward, it collapses.
+  The slow posterior has a slow encoder and slow output layers, and its input
+  includes the online h. The reward trains the online posterior, and so do
+  later priors, through its samples. Without rewards it collapses.
 
   Source: abstract of Paster et al. 2021 (BLAST). Left out: its autoregressive
   prior over the categoricals; ours is factorised, as in all systems here. The
-  rate of the slow copy is not published; ours is `bootstrap.momentum`.
+  source does not give the rate of the slow copy; see `bootstrap.momentum`.
   """
 
   def __init__(self, config, latent, shapes):
@@ -39,7 +39,7 @@ class Bootstrap(Objective):
     return wm.rssm.kl_loss(slow, prior, **config)
 
   def terms(self, wm, data, embed, post, prior):
-    """Has no loss of its own; see the base class."""
+    """Returns no losses; see the base class."""
     return {}, {}, wm.rssm.latent.mean(self._target(data, post))
 
   def update(self, wm):

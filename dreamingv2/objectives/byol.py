@@ -1,6 +1,6 @@
 """Learns representations by predicting slow projections of frames (BYOL).
 
-The paper's outlook: its multi-step prediction without negatives. Shapes: B
+The paper's outlook proposes multi-step prediction without negatives. Shapes: B
 batch, T time, Z flat latent, P size of a projection.
 """
 
@@ -15,17 +15,17 @@ from .base import Objective
 
 
 class BYOL(Objective):
-  """Multi-step prediction of slow projections, by cosine.
+  """Multi-step prediction of slow projections, with a cosine distance.
 
   Losses: 'byol' = sum_k cosine_k, the distance between a prediction from
-  latent k and the slow projection of frame t+k; 'aux', the same from the
-  online projection of the other view of frame t, which trains the projection;
-  'overshooting' as in DreamingV2. What keeps the solution from collapsing is
-  the predictor, the slow target and the normalisation over the batch, without
-  which targets were all alike after 20 updates.
+  latent k and the slow projection of frame t+k; 'aux', the distance of a
+  prediction from the online projection of the other view of frame t, which
+  trains the projection; 'overshooting' as in DreamingV2. The predictor, the
+  slow target and the normalisation over the batch prevent a collapse. Without
+  the normalisation, all targets were equal after 20 updates.
 
   Source: outlook of Okada & Taniguchi 2022, section VI; Grill et al. 2020 for
-  projector, predictor and slow target. How they join is ours.
+  projector, predictor and slow target. The combination is ours.
   """
 
   def __init__(self, config, latent, shapes):
@@ -79,6 +79,6 @@ class Projector(tfutils.Module):
     self._out = layers.Dense(size, bias=False)
 
   def __call__(self, x, mask=None):
-    """Maps [..., X] to float32 [..., size]; statistics are where `mask` is."""
+    """Maps [..., X] to float32 [..., size]; `mask` selects the statistics."""
     x = self._hidden(tf.cast(x, tf.float32))
     return self._out(tf.nn.relu(self._norm(x, mask)))

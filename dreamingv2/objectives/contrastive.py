@@ -19,8 +19,8 @@ class Contrastive(Objective):
   """Multi-step InfoNCE with overshooting KL, auxiliary term, slow encoder.
 
   Losses: 'nce' = sum_k NCE_k and 'overshooting' = sum_{k>=1} KL_k, for k up
-  to the horizon K, and 'aux'. KL_0 is the world model's own 'kl'. The only
-  stop-gradient is behind the slow encoder.
+  to the horizon K, and 'aux'. KL_0 is the world model's own 'kl'. Only the
+  output of the slow encoder has a stop-gradient.
 
   Source: Okada & Taniguchi 2022, Eqs. 3, 4, 6 and Fig. 2.
   """
@@ -71,7 +71,7 @@ class Contrastive(Objective):
 
   def _keys(self, data):
     """Computes critic vectors [B, T, Z] of frames by the slow encoder."""
-    embed = self._slow_encoder(data)  # W e decides small differences.
+    embed = self._slow_encoder(data)  # float32: W e differs little.
     if self._config.slow_critic:
       out = tf.stop_gradient(self._slow_critic(embed))
     else:
@@ -95,7 +95,7 @@ def contrast(score, latents, keys, valid, negatives, symmetric=False):
     keys: Critic vectors of the frames, [B, T, Z].
     valid: Windows t..t+K that stay within chunk and episode, [B, T] bool.
     negatives: Entry of NEGATIVES.
-    symmetric: Average with the loss of frames choosing among latents.
+    symmetric: Average with the loss of frames that choose among latents.
 
   Returns:
     Lists over k of mean losses in nats and of mean accuracies. Chance is
@@ -120,7 +120,7 @@ def _all(score, rows, keys, mask, symmetric):
   T = keys.shape[1]
   logits = score(
       tf.reshape(rows, [K1, B * W, Z]), tf.reshape(keys, [1, B * T, Z]))
-  frame = tf.range(B)[:, None] * T + tf.range(W)  # Of start, [B, W].
+  frame = tf.range(B)[:, None] * T + tf.range(W)  # Index of the start, [B, W].
   labels = tf.reshape(frame, [1, -1]) + tf.range(K1)[:, None]  # [K+1, B*W]
   mask = tf.reshape(mask, [K1, B * W])
   values = losses.info_nce(logits, labels, mask)
@@ -134,9 +134,9 @@ def _grouped(perm, lead):
   """Returns a function that contrasts within groups.
 
   Args:
-    perm: Order of the axes (k, b, w) of [K+1, B, W]: first those that number
-      the groups, then those that number a group's candidates.
-    lead: How many number the groups.
+    perm: Order of the axes (k, b, w) of [K+1, B, W]: first the axes that
+      index the groups, then those that index the candidates of a group.
+    lead: Number of axes that index the groups.
   """
   inverse = [perm.index(i) for i in range(3)]
 
@@ -159,14 +159,14 @@ def _grouped(perm, lead):
 
 
 def _both(values, logits, mask):
-  """Averages `values` with those of the square logits' other direction."""
+  """Averages `values` with those of the transposed square logits."""
   logits = tf.linalg.matrix_transpose(logits)
   others = losses.info_nce(logits, _diagonal(mask), mask, mask)
   return [(x + y) / 2 for x, y in zip(values, others, strict=True)]
 
 
 def _window(x, start, size):
-  """Returns x[:, start: start + size], whose own gradient takes long."""
+  """Returns x[:, start: start + size] by a split, whose gradient is faster."""
   rest = x.shape[1] - start - size
   return tf.split(x, [start, size, rest], 1)[1]
 

@@ -22,7 +22,7 @@ class CrossModal(Objective):
 
   Source: Chen et al. 2021 (MuMMI), whose model is called MSSM. Left out: the
   product of one Gaussian posterior per modality (here one encoder sees all
-  cameras) and the masks for modalities that are missing at times.
+  cameras), and masks for modalities that are sometimes missing.
   """
 
   def __init__(self, config, latent, shapes):
@@ -31,7 +31,7 @@ class CrossModal(Objective):
     if len(keys) < 2:
       raise ValueError(
           f"objective 'cross_modal' compares cameras and needs two of them, "
-          f'but encoder.cnn_keys {config.encoder.cnn_keys} match '
+          f'but encoder.cnn_keys {config.encoder.cnn_keys} matches '
           f"{', '.join(keys) or 'none'}; set robosuite.camera or dmc.camera "
           f'to two names separated by a comma')
     single = lambda key: {

@@ -12,16 +12,16 @@ from .base import Objective
 
 
 class Forward(Objective):
-  """Lets predicted codes choose their successor among current codes.
+  """Lets a predicted code choose the next code among the current codes.
 
   Loss: 'nce' with the score -||A [code; a] - other||^2. The candidates of a
-  transition are its own next code and the current codes of all other steps,
-  except for the one that this next code is. The linear map has no bias and no
-  noise. It trains the encoder alone; the RSSM learns from rewards and its
-  divergence. A perfect prediction costs 0.
+  transition are its next code and the current codes of all steps but the next,
+  whose current code is this next code. The linear map has no bias and no
+  noise. The loss trains the encoder alone; the RSSM learns from rewards and
+  the KL divergence. A perfect prediction costs 0.
 
   Source: Yan et al. 2020 (CFM). Left out: planning with the linear map, which
-  there takes the place of a policy. Codes are a linear map of our embedding.
+  replaces a policy there. Codes are a linear map of our embedding.
   """
 
   def __init__(self, config, latent, shapes):
@@ -43,7 +43,7 @@ class Forward(Objective):
     # The next code of step t is the current code of step t + 1.
     B, T = embed.shape[:2]
     same = np.eye(B * (T - 1), k=1, dtype=bool)
-    same[T - 2::T - 1] = False  # There begins the next sequence.
+    same[T - 2::T - 1] = False  # The next row begins another sequence.
     logits = tf.where(same, -1e9, tf.linalg.set_diag(others, own))
     value, hit = losses.info_nce(logits, tf.range(own.shape[0]), valid)
     metrics = {'nce_accuracy': losses.masked_mean(hit, valid)}

@@ -1,4 +1,4 @@
-"""What objectives share that predict k = 0..K steps ahead on two views."""
+"""Shared by objectives that predict k = 0..K steps ahead on two views."""
 
 import tensorflow as tf
 
@@ -11,12 +11,12 @@ from . import overshooting
 
 
 class MultiStep(tfutils.Module):
-  """Predicts latents from every state and weighs up what that costs.
+  """Predicts latents from every state, and computes the divergences.
 
-  Settings are those of `contrastive` in configs.yaml, for all objectives.
+  All objectives use the settings in `contrastive` of configs.yaml.
 
   Attributes:
-    modules: What the model optimiser moves.
+    modules: Modules that the model optimiser updates.
 
   Source: Okada & Taniguchi 2022, Eqs. 3 and 4.
   """
@@ -28,8 +28,8 @@ class MultiStep(tfutils.Module):
     limit = min(length, config.replay.maxlen or length) - 2
     if not 0 <= c.horizon <= limit:
       raise ValueError(
-          f'contrastive.horizon {c.horizon} is not in 0..{limit}, what '
-          f'dataset.length {length} leaves room for')
+          f'contrastive.horizon {c.horizon} is not in 0..{limit}, the limit '
+          f'that dataset.length {length} sets')
     self._balance = config.kl.balance
     self._latent = latent
     self._dynamics = overshooting.make(c.dynamics, latent)
@@ -92,8 +92,8 @@ class MultiStep(tfutils.Module):
   def _overshoot(self, post, priors, valid):
     """Computes KL_k = KL(q[t+k+1] || p(t+k+1 | start t)) for k = 1..K.
 
-    The prior chases the posterior, which gets no gradient unless
-    `kl_balanced`; free nats apply to each k and family by itself.
+    The loss trains the prior; the posterior gets gradient only if
+    `kl_balanced`. Free nats apply to each k and family separately.
     """
     c, kls = self._config, self._latent.kls
     sg = lambda x: {k: tf.stop_gradient(v) for k, v in x.items()}
@@ -112,12 +112,12 @@ class MultiStep(tfutils.Module):
 
 
 class SlowEncoder(tfutils.Module):
-  """Follows the world model's encoder, and whatever else is told.
+  """A moving average of the world model's encoder.
 
   Args:
     config: Whole config.
     shapes: Observation key to shape.
-    momentum: Share of the weights replaced at every update.
+    momentum: Share of the weights that every update replaces.
 
   Source: Okada & Taniguchi 2022, section III-E.
   """
@@ -131,7 +131,7 @@ class SlowEncoder(tfutils.Module):
     return tf.cast(tf.stop_gradient(self.encoder(data)), tf.float32)
 
   def update(self, encoder):
-    """Moves toward the weights of `encoder`."""
+    """Moves the weights towards those of `encoder`."""
     self._follow(encoder, self.encoder)
 
 

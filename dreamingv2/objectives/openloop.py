@@ -1,4 +1,4 @@
-"""Draws what a decoder makes of states and of predictions."""
+"""Draws what a decoder reconstructs from states and from predictions."""
 
 import tensorflow as tf
 
@@ -6,15 +6,16 @@ import tensorflow as tf
 def video_pred(wm, decoder, data, seen=5, sequences=6):
   """Draws truth, model and error as one video per camera.
 
-  The first frames are reconstructed from the posterior, the rest is predicted
-  from actions alone. Rows: truth, model, error; columns: sequences.
+  The first `seen` frames are reconstructed from the posterior; the model
+  predicts the others from actions alone. Rows: truth, model, error; columns:
+  sequences.
 
   Args:
     wm: World model.
-    decoder: Decoder of its features.
+    decoder: Decoder of the world model's features.
     data: Batch [B, T, ...] as replayed.
     seen: Frames that the model observes.
-    sequences: Columns.
+    sequences: Number of sequences, one column each.
 
   Returns:
     Camera to video [T, 3H, columns * W, C] in 0..1.

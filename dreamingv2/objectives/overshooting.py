@@ -8,7 +8,7 @@ from ..common.config import check_known
 
 
 class RSSM(tfutils.Module):
-  """Predicts with the world model's own prior; has nothing to train.
+  """Predicts with the world model's own prior; has no variables.
 
   Source: Okada & Taniguchi 2022, section III-B.
   """
@@ -17,12 +17,12 @@ class RSSM(tfutils.Module):
     pass
 
   def __call__(self, stoch, action, states):
-    """Returns the sample of the RSSM's state at that distance."""
+    """Returns the samples in the RSSM's states of the same step."""
     return states['stoch']
 
 
 class Linear(tfutils.Module):
-  """Predicts by z' = A z + B a; categoricals are sampled from it as logits.
+  """Predicts z' = A z + B a; for categoricals, these are logits of a sample.
 
   Source: Okada & Taniguchi 2022, Table III; the form for categoricals is
   ours, since the paper leaves it open.
@@ -52,14 +52,14 @@ def make(name, latent):
 
 
 def valid(is_first, horizon):
-  """Tells which predictions stay within chunk and episode.
+  """Returns which predictions stay within the chunk and the episode.
 
       t        t+1      t+2 ... t+d
       start -> a[t+1] -> a[t+2] -> ...  none of is_first[t+1..t+d] holds
 
   Args:
     is_first: [B, T] bool.
-    horizon: Largest distance.
+    horizon: Largest distance in steps.
 
   Returns:
     Bool [horizon + 1, B, T], indexed by distance d and start t.
@@ -77,8 +77,8 @@ def valid(is_first, horizon):
 def ahead(x, distance):
   """Shifts [B, T, ...] so that index t holds x[t + distance].
 
-  The end wraps around to the start. Zeros there would be no statistics: a
-  Gaussian without width makes gradients NaN even where they are masked.
+  The end wraps around to the start, since zeros are no valid statistics: a
+  Gaussian of zero width makes gradients NaN even where they are masked.
   """
   # GPUs cannot roll bools.
   return tf.concat([x[:, distance:], x[:, :distance]], 1)
@@ -99,14 +99,14 @@ def predict(rssm, dynamics, post, action, horizon, prior=None):
     post: States [B, T, ...] to start from.
     action: [B, T, A].
     horizon: K; with 0 nothing is rolled out.
-    prior: What the RSSM predicted of these states from one step before,
-      [B, T, ...], so that the first step need not be computed again: 0.95 of
-      an update's time with deter 1024.
+    prior: Prior statistics [B, T, ...] of these states, each predicted from
+      the step before. They save the first step of the roll-out: an update then
+      takes 0.95 of the time with deter 1024.
 
   Returns:
     Latents [K+1] of [B, T, S*C], index d holding the prediction of frame t+d
     from start t; statistics of the priors, a list of K dicts for the
-    distances 2..K+1. Entries beyond the chunk or an episode are garbage: see
+    distances 2..K+1. Entries beyond the chunk or an episode mean nothing, see
     `valid`.
 
   Source: Okada & Taniguchi 2022, Fig. 2a; Hafner et al. 2019 (PlaNet).

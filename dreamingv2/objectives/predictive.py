@@ -11,20 +11,20 @@ from .base import Objective
 
 
 class Predictive(Objective):
-  """Codes of frames that the prior at that time tells from other priors.
+  """Lets the code of a frame choose its prior among the batch's priors.
 
   The code m of a frame is the posterior's mean, which sees the frame alone;
-  the posterior's width is the prior's. There is no divergence, no decoder, no
-  augmentation, no slow copy, no negative from another time.
+  the posterior has the prior's standard deviation. There is no divergence, no
+  decoder, no augmentation, no slow copy and no negative from another time.
 
-  Losses: 'tpc', a noised code chooses among the B priors of its time;
-  'consistency', -log p(m) under its own prior; 'static', a noised code
+  Losses: 'tpc', a noisy code chooses among the B priors of its time;
+  'consistency', -log p(m) under its own prior; 'static', a noisy code
   chooses among the B codes of its time. The first step of a chunk or episode
-  has no prediction and counts only in 'static'.
+  has no prediction and counts in 'static' only.
 
   Source: Nguyen et al. 2021 (TPC), as built by the authors of DreamerPro,
   which Okada & Taniguchi 2022 compare with. Left out of the original:
-  centring of the codes, growing consistency weight, updates ahead of acting.
+  centring the codes, a growing consistency weight, and updates before acting.
   Batches have the size of all our systems' here (theirs: 150 and 250).
   """
 
@@ -36,7 +36,7 @@ class Predictive(Objective):
     self._latent = latent
 
   def kl_loss(self, wm, data, post, prior):
-    """Returns 0 for a loss; the divergence is only measured."""
+    """Returns a loss of 0; the divergence is only a metric."""
     return tf.constant(0.0), wm.rssm.latent.kl(post, prior)
 
   def terms(self, wm, data, embed, post, prior):
@@ -65,10 +65,10 @@ class Predictive(Objective):
     Args:
       sample: [B, T, S].
       stats: 'mean' and 'std' [B, T, S].
-      mask: Who takes part, as sample and as density, [B, T] bool.
+      mask: Bool [B, T], the entries to use, as samples and as densities.
 
     Returns:
-      Mean loss in nats, with ln B by chance, and accuracy.
+      Mean loss in nats (ln B at chance) and accuracy.
     """
     swap = lambda x: tf.transpose(x, [1, 0, 2])  # [T, B, S]
     stats = {k: swap(v)[:, None] for k, v in stats.items()}

@@ -15,16 +15,17 @@ from .base import Objective
 
 
 class Prototypes(Objective):
-  """Swapped and temporal predictions of balanced prototype assignments.
+  """Predicts balanced prototype assignments of frames from views and states.
 
-  Both views of a batch go through the whole model, one below the other.
+  Both views go through the whole model, stacked along the batch axis.
 
-  Losses: 'swav', frames predict the assignment of the other view's frames;
-  'temporal', states predict that of their own frame; 'norm', how far
-  projections are from unit length before they are normalised. The first
-  `warm_up` steps count in 'norm' alone. Assignments are Sinkhorn's, from a
-  slow encoder and projection, one batch of N per view. Prototypes are unit
-  vectors; they get zero gradient in the first `freeze` updates.
+  Losses: 'swav', a frame predicts the assignment of the same frame in the
+  other view; 'temporal', a state predicts the assignment of its frame; 'norm',
+  the squared distance of projections from unit length before they are
+  normalised. The first `warm_up` steps count in 'norm' only. Sinkhorn's
+  algorithm computes the assignments from a slow encoder and projection, for N
+  frames per view at once. Prototypes are unit vectors whose gradient is zero
+  in the first `freeze` updates.
 
   Source: Deng et al. 2022 (DreamerPro).
   """
@@ -43,7 +44,7 @@ class Prototypes(Objective):
     self._slow_embed = make()
     self._slow_encoder = multistep.SlowEncoder(config, shapes, c.momentum)
     self._follow_embed = tfutils.SlowCopy(c.momentum)
-    # The call of `update` at build makes it 0.
+    # The world model's `build` calls `update`, which makes this 0.
     self._updates = tf.Variable(-1, dtype=tf.int64, trainable=False)
     self.modules = [self._project_embed, self._project_feat, self._table]
 
@@ -86,7 +87,7 @@ class Prototypes(Objective):
     return terms, metrics, unit(slow)
 
   def update(self, wm):
-    """Moves the slow parts; brings prototypes back to unit length."""
+    """Updates the slow parts; normalises the prototypes to unit length."""
     self._slow_encoder.update(wm.encoder)
     self._follow_embed(self._project_embed, self._slow_embed)
     self._table.normalize()
@@ -100,10 +101,10 @@ class Table(tfutils.Module):
     self._shape = [count, size]
 
   def __call__(self, frozen):
-    """Returns the vectors [P, D]; those that are frozen get no gradient."""
+    """Returns the vectors [P, D]; if frozen, their gradient is zero."""
     table = self._get()
     frozen = tf.cast(frozen, tf.float32)
-    # Zero instead of no gradient: the optimiser wants one for each variable.
+    # Zero instead of None: the optimiser needs a gradient for each variable.
     return frozen * tf.stop_gradient(table) + (1 - frozen) * table
 
   def normalize(self):

@@ -14,13 +14,13 @@ from .base import Objective
 class R2Dreamer(Objective):
   """Lets features predict the embedding of their own frame, decorrelated.
 
-  Loss: 'barlow_twins', how far the cross-correlation of a linear map of h and
-  z [B*T, E] and of the embedding [B*T, E] is from the identity. The embedding
-  gets no gradient from it as a target, but through the posterior. No decoder,
-  no augmentation, no slow copy, no prediction ahead.
+  Loss: 'barlow_twins', the distance from the identity of the cross-correlation
+  between a linear map of h and z [B*T, E] and the embedding [B*T, E]. As a
+  target the embedding gets no gradient; it gets one through the posterior. No
+  decoder, no augmentation, no slow copy, no prediction ahead.
 
   Source: R2-Dreamer (ICLR 2026), by its authors' code. Left out: DreamerV3
-  below it (uniform mix, two-hot heads, its optimiser); here it is DreamerV2.
+  as its base (uniform mix, two-hot heads, its optimiser); ours is DreamerV2.
   """
 
   def __init__(self, config, latent, shapes):
@@ -40,7 +40,7 @@ class R2Dreamer(Objective):
 
 
 class Projection(tfutils.Module):
-  """Linear map without bias, of a size that is known once it is used."""
+  """Linear map without bias; the first call sets its output size."""
 
   def __call__(self, x, size):
     """Maps [..., X] to [..., size]."""

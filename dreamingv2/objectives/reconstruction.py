@@ -6,7 +6,7 @@ from .base import Objective
 
 
 class Reconstruction(Objective):
-  """Trains a decoder by likelihood; the world model adds all the rest.
+  """Adds a decoder, which the world model trains by likelihood.
 
   Source: Hafner et al. 2021, Eq. 2; Okada & Taniguchi 2022, Eq. 2.
   """
