@@ -12,7 +12,10 @@ import zipfile
 
 import numpy as np
 
-from .files import link, open_regular, remove_stale, set_aside
+from .files import link
+from .files import open_regular
+from .files import remove_stale
+from .files import set_aside
 from .files import write_atomic
 
 ARRAY, TUPLE = '__array__', '__tuple__'

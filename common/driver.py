@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 
 from .episodes import convert
-from .worker import GaveUp, Lost
+from .worker import GaveUp
+from .worker import Lost
 
 LOSSES = 10  # Most failures of one environment without a good step between.
 

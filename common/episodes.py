@@ -10,7 +10,8 @@ from concurrent import futures
 
 import numpy as np
 
-from .checkpoint import memory, read_npz
+from .checkpoint import memory
+from .checkpoint import read_npz
 from .files import open_regular
 
 # Keys whose values come in several types from environments and from files.

@@ -6,7 +6,8 @@ import tempfile
 
 from .checkpoint import peek
 from .config import Config
-from .files import remove_stale, write_text
+from .files import remove_stale
+from .files import write_text
 from .suites import SUITES
 
 # Keys that may change when a run is resumed.

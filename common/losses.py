@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from . import distribute
 
-
 # Entries that a size block sets for all systems, even those without the loss.
 SHARED = ('overshooting',)
 
@@ -27,7 +26,8 @@ def weighted_sum(terms, scales, names, objective):
     ValueError: A weight is set for a loss that does not exist.
   """
   shapes = {key: value.shape for key, value in terms.items()}
-  assert not any(x.rank for x in shapes.values()), f'losses must be scalars: {shapes}'
+  assert not any(x.rank for x in shapes.values()), (
+      f'losses must be scalars: {shapes}')
   used = {key: names.get(key, key) for key in terms}
   idle = [k for k, v in scales.items() if v != 1.0 and k not in (
       *used.values(), *SHARED)]

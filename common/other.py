@@ -6,7 +6,6 @@ import re
 import time
 
 import numpy as np
-
 import tensorflow as tf
 
 from . import distribute

@@ -16,7 +16,8 @@ import PIL.Image
 
 from . import logger as loggers
 from .config import check_known
-from .files import write_atomic, write_bytes
+from .files import write_atomic
+from .files import write_bytes
 
 
 class Service:

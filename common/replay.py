@@ -9,9 +9,16 @@ import warnings
 import numpy as np
 
 from .checkpoint import write_npz
-from .episodes import GIB, Episode, check_values, describe, parse_name
-from .episodes import load_episodes, storable
-from .files import remove_stale, set_aside, write_atomic
+from .episodes import GIB
+from .episodes import Episode
+from .episodes import check_values
+from .episodes import describe
+from .episodes import load_episodes
+from .episodes import parse_name
+from .episodes import storable
+from .files import remove_stale
+from .files import set_aside
+from .files import write_atomic
 
 REQUIRED = ('action', 'is_first', 'is_last')
 

@@ -23,7 +23,6 @@ from .common import guards
 from .common import logdir as logdirs
 from .common.config import Config
 
-
 defaults = settings.defaults()
 
 

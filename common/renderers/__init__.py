@@ -10,8 +10,8 @@ renders; raises RuntimeError if this machine cannot render) and `Renderer`, see
 
 import importlib
 
-from . import distractors as distractorlib
 from ..config import check_known
+from . import distractors as distractorlib
 
 RENDERERS = {
     'filament': '.filament',

@@ -118,8 +118,8 @@ class Renderer(base.Renderer):
     return request
 
   def _build(self, model):
-    from mujoco.experimental.studio import window  # noqa: F401, shaders.
     from mujoco import mjrf
+    from mujoco.experimental.studio import window  # noqa: F401, shaders.
     from mujoco.rendering.filament import model_scene
     self.close()
     quality = QUALITIES[self._quality]

@@ -14,10 +14,11 @@ import tempfile
 import numpy as np
 import PIL.Image
 
+from ..files import write_atomic
+from ..files import write_bytes
 from . import base
 from . import mujoco
 from . import scene
-from ..files import write_atomic, write_bytes
 
 QUALITIES = scene.QUALITIES
 
@@ -112,7 +113,8 @@ class Renderer(base.Renderer):
 
   def _add(self, number, part, moving):
     """Adds a part as the instance group `number`."""
-    from igibson.render.mesh_renderer import materials, visual_object
+    from igibson.render.mesh_renderer import materials
+    from igibson.render.mesh_renderer import visual_object
     renderer = self._renderer
     vao, vbo = self._upload(part.mesh)
     renderer.VAOs.append(vao)

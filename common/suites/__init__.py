@@ -13,11 +13,14 @@ its method `images()` draws the current state again.
 import functools
 import importlib
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 
 from .. import envs
 from .. import renderers
-from ..config import Config, check_known
+from ..config import Config
+from ..config import check_known
 from ..renderers import distractors as distractorlib
 
 SUITES = {

@@ -284,7 +284,8 @@ def _joint_velocity():
   The class in robosuite 1.5.2 fails: it assigns to a property without a
   setter. Gains and gravity compensation are the same.
   """
-  from robosuite.controllers.parts import controller, generic
+  from robosuite.controllers.parts import controller
+  from robosuite.controllers.parts import generic
 
   class JointVelocity(generic.JointVelocityController):
 

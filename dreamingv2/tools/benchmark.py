@@ -251,8 +251,8 @@ class _Peaks:
   def __init__(self):
     with machine.quiet():
       import tensorflow as tf
-    from . import operations
     from ..common import tfutils
+    from . import operations
     conv = lambda x, kernel: tf.nn.conv2d(x, kernel, 2, 'VALID')
     kinds = {
         'matmul': [
@@ -280,10 +280,11 @@ class _System:
   def __init__(self, config):
     with machine.quiet():
       import tensorflow as tf
+
       from ..agent import Agent
     from ..common import counter
-    from . import operations
     from ..common import tfutils
+    from . import operations
     tfutils.setup(config.precision)
     self._tf, self._count = tf, operations.count
     self._graph, self._variables = tfutils.compile, tfutils.trainable

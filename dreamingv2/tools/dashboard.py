@@ -8,11 +8,11 @@ import re
 
 import numpy as np
 
+from ..common import files
+from ..common import plot as plots
 from . import formats
 from . import results
 from . import text as texts
-from ..common import files
-from ..common import plot as plots
 
 POINTS = 400  # Most points on a line; more could not be seen.
 GROUPS = {  # Panel title: names of its metrics; DreamerV3's have slashes.

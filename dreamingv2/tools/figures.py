@@ -15,15 +15,15 @@ import pathlib
 
 import numpy as np
 
+from ..common import command
+from ..common import guards
+from ..common import machine
+from ..common import plot as plots
 from . import evaluate
 from . import results
 from . import scores
 from . import tables
 from . import text as texts
-from ..common import command
-from ..common import guards
-from ..common import machine
-from ..common import plot as plots
 
 BAND = (5, 95)  # Percentiles.
 THRESHOLDS = 41  # Points of a performance profile.

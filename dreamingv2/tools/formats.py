@@ -19,12 +19,12 @@ import typing
 
 import numpy as np
 
-from . import text as texts
 from ..common import config as configs
 from ..common import files
 from ..common import logdir as logdirs
 from ..common import logger as loggers
 from ..common import suites
+from . import text as texts
 
 # A folder with one of these files is taken for a run.
 FILES = ('config.yaml', 'metrics.jsonl', 'scores.jsonl')

@@ -13,11 +13,11 @@ import shlex
 import numpy as np
 from scipy import stats
 
-from . import formats
-from . import scores
 from .. import settings
 from ..common import config as configs
 from ..common import suites
+from . import formats
+from . import scores
 
 WINDOW = 0.025  # Share of the steps, to both sides.
 PAPER_STEPS = 500_000

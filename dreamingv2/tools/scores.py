@@ -26,11 +26,11 @@ import zlib
 
 import numpy as np
 
-from . import formats
-from . import text as texts
 from ..common import command
 from ..common import files
 from ..common import guards
+from . import formats
+from . import text as texts
 
 FILE_BYTES = 2 ** 26  # Largest score file, also after unpacking.
 MOST_CURVES = 2000  # Most curves in a score file.

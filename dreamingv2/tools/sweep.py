@@ -29,7 +29,6 @@ import rich.console
 import rich.live
 import rich.table
 
-from . import engines
 from .. import settings
 from ..common import checkpoint as checkpoints
 from ..common import command
@@ -38,6 +37,7 @@ from ..common import flags as flaglib
 from ..common import guards
 from ..common import logdir as logdirs
 from ..common import suites
+from . import engines
 
 OURS = {  # Flag to the reason why it cannot follow `--`.
     '--help': 'must stand before the --',

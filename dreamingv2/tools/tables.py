@@ -16,12 +16,12 @@ import math
 import pathlib
 import re
 
-from . import results
-from . import scores
-from . import text as texts
 from ..common import command
 from ..common import files
 from ..common import guards
+from . import results
+from . import scores
+from . import text as texts
 
 MOST_COLUMNS = 40  # For methods that the paper does not have.
 STATISTICS = {

@@ -6,14 +6,14 @@ Shape letters: T time, S categoricals, C classes, P phases, N frames.
 import numpy as np
 import tensorflow as tf
 
-from . import evaluate
-from . import formats
-from . import text as texts
 from .. import probe as probes
 from ..common import envs
 from ..common import logger as loggers
 from ..common import plot as plots
 from ..common import tfutils
+from . import evaluate
+from . import formats
+from . import text as texts
 
 SHIFTS = 50  # Random shifts used to estimate chance level.
 FRAMES = 64  # Frames of a batch when a decoder is fitted.

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from dreamingv2.common import checkpoint as checkpoints
-from dreamingv2.common.checkpoint import Checkpoint, assign_report
+from dreamingv2.common.checkpoint import Checkpoint
+from dreamingv2.common.checkpoint import assign_report
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -9,6 +9,7 @@ import types
 import gymnasium
 import numpy as np
 import pytest
+
 from dreamingv2.common import envs
 
 

@@ -12,8 +12,10 @@ import pytest
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import replay as replays
 from dreamingv2.common.driver import Driver
-from dreamingv2.common.episodes import convert, estimate_bytes
-from dreamingv2.common.replay import Replay, count_episodes
+from dreamingv2.common.episodes import convert
+from dreamingv2.common.episodes import estimate_bytes
+from dreamingv2.common.replay import Replay
+from dreamingv2.common.replay import count_episodes
 
 
 def make_episode(steps, number=0, **values):

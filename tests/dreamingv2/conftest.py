@@ -131,6 +131,7 @@ def grads_of():
 
   def grads(tape, value, module):
     import tensorflow as tf
+
     from dreamingv2.common import tfutils
     variables = tfutils.named_variables(module)
     gradients = tape.gradient(value, list(variables.values()))

@@ -3,6 +3,7 @@ import sys
 import types
 
 import pytest
+
 from dreamingv2.common import envs
 from dreamingv2.common.renderers import mujoco
 
@@ -93,6 +94,7 @@ def test_environ_hides_the_cuda_choice():
 def pictures():
   """Draws a red ball over a grey floor with every quality, in a worker."""
   import mujoco as simulator
+
   from dreamingv2.common.renderers import mujoco
   xml = (
       '<mujoco><worldbody><light pos="0 -1 3" dir="0 .3 -1"/>'

@@ -6,7 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dreamingv2.common import renderers, suites
+from dreamingv2.common import renderers
+from dreamingv2.common import suites
 from tests.helpers import in_worker
 
 TASKS = ['dmc_walker_walk', 'robosuite_Lift']

@@ -9,7 +9,8 @@ from tests.helpers import in_worker
 
 def test_tasks_are_those_of_dm_control():
   def offered():
-    from dm_control import manipulation, suite
+    from dm_control import manipulation
+    from dm_control import suite
     return suite.ALL_TASKS, manipulation.get_environments_by_tag('features')
   pairs, manip = in_worker(offered)
   tasks = dmc.tasks()

@@ -3,7 +3,9 @@ import types
 
 import numpy as np
 import pytest
-from dreamingv2.common import envs, suites
+
+from dreamingv2.common import envs
+from dreamingv2.common import suites
 from dreamingv2.common.suites import robosuite
 
 

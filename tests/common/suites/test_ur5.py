@@ -72,6 +72,7 @@ def test_targets_can_be_reached():
   """
   def reach():
     import mujoco
+
     from dreamingv2.common.suites import ur5
     env = ur5.make('reach', seed=0, size=(8, 8), render='light')
     gaps = []

@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 
-from dreamingv2.tools import evaluate
 from dreamingv2 import settings
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import counter
 from dreamingv2.common import logdir as logdirs
+from dreamingv2.tools import evaluate
 from tests.helpers import run_toy
 
 

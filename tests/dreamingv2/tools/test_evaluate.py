@@ -9,11 +9,11 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dreamingv2.tools import evaluate
 from dreamingv2 import settings
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import envs
 from dreamingv2.common import suites
+from dreamingv2.tools import evaluate
 
 
 def start(*argv):

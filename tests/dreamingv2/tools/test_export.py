@@ -9,10 +9,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from dreamingv2.tools import evaluate
 from dreamingv2 import settings
 from dreamingv2.common import counter
 from dreamingv2.common import suites
+from dreamingv2.tools import evaluate
 from tests.dreamingv2.tools.test_evaluate import change
 from tests.dreamingv2.tools.test_evaluate import start
 

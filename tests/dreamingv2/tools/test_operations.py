@@ -1,7 +1,7 @@
 import tensorflow as tf
 
-from dreamingv2.tools import operations
 from dreamingv2.common import tfutils
+from dreamingv2.tools import operations
 
 
 def count(fn):

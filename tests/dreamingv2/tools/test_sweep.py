@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from dreamingv2.tools import engines
-from dreamingv2.tools import sweep
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import guards
+from dreamingv2.tools import engines
+from dreamingv2.tools import sweep
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 GRID = ['--methods', 'dreamingv2', 'dreamerv2', '--tasks', 'toy_reach']

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from dreamingv2 import settings
 from dreamingv2.tools import evaluate
 from dreamingv2.tools import figures
-from dreamingv2 import settings
 from dreamingv2.tools import views
 from tests.dreamingv2.tools.test_figures import count
 
