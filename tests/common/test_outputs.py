@@ -89,7 +89,7 @@ def test_service_that_hangs_lets_the_run_end(monkeypatch, capsys):
   start = time.monotonic()
   service.close()
   assert time.monotonic() - start < 2
-  assert 'Server: not all was written' in capsys.readouterr().err
+  assert 'Server: could not write all logs' in capsys.readouterr().err
 
 
 def test_failing_service_warns_once_and_is_called_again(capsys):
@@ -116,7 +116,7 @@ def test_service_that_falls_behind_drops_with_an_error(monkeypatch):
   monkeypatch.setattr(outputlib.Service, 'LIMIT', 3)
   server = Server()
   service = outputlib.Service(server)
-  with pytest.raises(OSError, match='3 logs wait for Server'):
+  with pytest.raises(OSError, match='Server lags behind by 3 logs'):
     for step in range(6):
       service(step, [])
   server.go_on.set()

@@ -45,7 +45,7 @@ def test_kept_environment_is_started_again_with_the_reason(start, way, words):
   with pytest.warns(UserWarning, match=words) as record:
     with pytest.raises(worker.Lost):
       promise()
-  assert '1 of at most 2 times in an hour' in str(record[0].message)
+  assert '1 of at most 2 times within an hour' in str(record[0].message)
   assert env.reset()()['is_first']
   assert not env.step(act(0))()['is_first']
 
