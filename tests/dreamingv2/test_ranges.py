@@ -69,7 +69,7 @@ def test_blocks_lie_within_the_ranges(name):
     k for k in DEFAULTS.flat if re.fullmatch(ranges.PATTERNS, k)])
 @pytest.mark.parametrize('value', ['(', '*a', '[', 'a{2,1}', '(?P<x>'])
 def test_pattern_that_does_not_compile_is_refused(key, value):
-  with pytest.raises(ValueError, match=f'{key} is .* no regular expression'):
+  with pytest.raises(ValueError, match=f'{key} is .* must be a regular'):
     settings.load_config([f'--{key}', value])
 
 
