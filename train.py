@@ -16,6 +16,7 @@ import numpy as np
 
 import dreamingv2
 from dreamingv2 import console
+from dreamingv2 import evaluation
 from dreamingv2 import resume
 from dreamingv2 import settings
 from dreamingv2.common import command
@@ -170,11 +171,7 @@ class Run:
     self._driver.on_step(self.replay.add_step)
     self._driver.on_step(self._count)
     self._driver.on_episode(self._log_episode)
-    self._eval_driver = None
-    self._eval_episodes = []
-    if eval_envs:
-      self._eval_driver = drivers.Driver(eval_envs, seed=(seed, 1))
-      self._eval_driver.on_episode(self._eval_episodes.append)
+    self._evaluation = evaluation.Evaluation(eval_envs, self.config)
 
   def _make_parts(self):
     """Returns {name: part} of the run's state besides weights and files."""
@@ -189,7 +186,7 @@ class Run:
         'random': resume.Random(self._random_agent, self.agent.generator),
         'replay': self.replay,
         'drivers': resume.Drivers(
-            self._driver, self._eval_driver, self.agent, self.replay)}
+            self._driver, self._evaluation.driver, self.agent, self.replay)}
 
   def train(self):
     """Trains until `steps`, continuing from the state in the logdir.
@@ -405,51 +402,27 @@ class Run:
 
   def _evaluate(self):
     """Runs `eval_eps` episodes and logs each return in its own line."""
-    if not self._eval_driver or not self.config.eval_eps:
+    if not self._evaluation:
       return
-    noise, begun = self.agent.generator.state, self._eval_driver.begun
-    before = noise.numpy(), list(begun)
+    noise = self.agent.generator.state
+    before = noise.numpy()
     try:
       with self._timer.section('eval'):
-        self._eval_driver.reset()
-        self._eval_episodes.clear()
-        for index in range(self.config.eval_eps):
-          self._console.phase(
-              f'evaluate, episode {index + 1} of {self.config.eval_eps}')
-          self._eval_driver(self._eval_policy, episodes=1)
+        self._evaluation.play(self._eval_policy, self._console.phase)
         self._console.phase('train')
         report = self.agent.report(next(self._dataset))
     except guards.Stopped:  # Undo the evaluation that has begun.
-      noise.assign(before[0])
-      begun[:] = before[1]
+      noise.assign(before)
       self._due.insert(0, 'eval')
       raise
-    self._log_evaluation(report)
+    mean = self._evaluation.log(self._logger, report)
+    if mean > self._best:
+      self._best, self._improved = mean, True
+      self._due += [] if 'save' in self._due else ['save']
 
   def _eval_policy(self, obs, state):
     self._check()  # After a signal there is no time for many episodes.
     return self.agent.policy(obs, state, 'eval')
-
-  def _log_evaluation(self, report):
-    returns = [
-        float(ep['reward'].astype(np.float64).sum())
-        for ep in self._eval_episodes]
-    for ep, value in zip(self._eval_episodes, returns, strict=True):
-      self._logger.add({
-          'eval_return': value,
-          'eval_length': (len(ep['reward']) - 1) * self._repeat})
-      self._logger.write()
-    self._logger.add({
-        'eval_return_mean': np.mean(returns),
-        'eval_return_std': np.std(returns)})
-    self._logger.add(report, prefix='train')  # Shows replayed episodes.
-    for key in self.config.log_keys_video:
-      if key in self._eval_episodes[0]:
-        self._logger.video(f'eval_policy_{key}', self._eval_episodes[0][key])
-    self._logger.write()
-    if np.mean(returns) > self._best:
-      self._best, self._improved = float(np.mean(returns)), True
-      self._due += [] if 'save' in self._due else ['save']
 
 
 if __name__ == '__main__':

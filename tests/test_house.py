@@ -32,7 +32,7 @@ FLOORS = [
     ['objectives.*'],
     ['objectives'],
     ['agent', 'expl', 'probe'],
-    ['console', 'resume'],
+    ['console', 'evaluation', 'resume'],
     ['train'],
     ['api'],
     ['tools', 'tools.*'],

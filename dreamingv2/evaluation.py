@@ -1,0 +1,81 @@
+"""Episodes without exploration, and what a run logs of them."""
+
+import numpy as np
+
+from .common import driver as drivers
+from .common import guards
+
+
+class Evaluation:
+  """Plays whole episodes with the policy's mode and logs their returns.
+
+  It is false where there is nothing to play.
+
+  Args:
+    envs: Environments of their own, which no training step uses.
+    config: Config.
+
+  Attributes:
+    driver: Driver of the environments, None without any.
+  """
+
+  def __init__(self, envs, config):
+    self._config = config
+    self._episodes = []
+    self.driver = None
+    if envs:
+      self.driver = drivers.Driver(envs, seed=(config.seed, 1))
+      self.driver.on_episode(self._episodes.append)
+
+  def __bool__(self):
+    return bool(self.driver and self._config.eval_eps)
+
+  def play(self, policy, say):
+    """Plays `eval_eps` episodes; a stop in between leaves no trace.
+
+    Args:
+      policy: Function of the driver.
+      say: Function that is told in words which episode begins.
+
+    Raises:
+      Stopped: The policy asked for it.
+    """
+    begun, count = list(self.driver.begun), self._config.eval_eps
+    self.driver.reset()
+    self._episodes.clear()
+    try:
+      for index in range(count):
+        say(f'evaluate, episode {index + 1} of {count}')
+        self.driver(policy, episodes=1)
+    except guards.Stopped:
+      self.driver.begun[:] = begun
+      raise
+
+  def log(self, logger, report):
+    """Writes each return in a line of its own, then mean, videos and report.
+
+    Args:
+      logger: Logger.
+      report: Images and videos that the agent made of replayed episodes.
+
+    Returns:
+      The mean return.
+    """
+    returns = [
+        float(episode['reward'].astype(np.float64).sum())
+        for episode in self._episodes]
+    for episode, value in zip(self._episodes, returns, strict=True):
+      steps = len(episode['reward']) - 1
+      logger.add({
+          'eval_return': value,
+          'eval_length': steps * self._config.action_repeat})
+      logger.write()
+    logger.add({
+        'eval_return_mean': np.mean(returns),
+        'eval_return_std': np.std(returns)})
+    logger.add(report, prefix='train')  # Shows replayed episodes.
+    for key in self._config.log_keys_video:
+      if key in self._episodes[0]:
+        logger.video(f'eval_policy_{key}', self._episodes[0][key])
+    logger.write()
+    return float(np.mean(returns))

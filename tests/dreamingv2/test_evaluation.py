@@ -1,0 +1,79 @@
+"""Evaluations of a policy that needs no agent."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from dreamingv2 import evaluation
+from dreamingv2 import settings
+from dreamingv2.common import counter
+from dreamingv2.common import guards
+from dreamingv2.common import logger as loggers
+from dreamingv2.common import suites
+
+
+def make(*flags, envs=1):
+  config = settings.load_config(
+      ['--configs', 'debug', '--task', 'toy_reach', '--eval_eps', '3', *flags])
+  made = [suites.make('toy', 'reach', seed=i) for i in range(envs)]
+  return evaluation.Evaluation(made, config)
+
+
+def still(obs, state):
+  return {'action': np.zeros((len(obs['is_first']), 2), np.float32)}, state
+
+
+def test_every_return_has_a_line_before_their_mean_and_videos():
+  logs, said = [], []
+  logger = loggers.Logger(
+      counter.Counter(5), [lambda step, entries: logs.append(dict(entries))])
+  evaluated = make('--action_repeat', '2')
+  evaluated.play(still, said.append)
+  mean = evaluated.log(logger, {'openl': np.zeros((2, 4, 4, 3), np.uint8)})
+  assert said == [f'evaluate, episode {i} of 3' for i in (1, 2, 3)]
+  *lines, last = logs
+  returns = [x['eval_return'] for x in lines]
+  assert len(returns) == 3 and len(set(returns)) == 3
+  assert {x['eval_length'] for x in lines} == {100}
+  assert last['eval_return_mean'] == mean == pytest.approx(np.mean(returns))
+  assert last['eval_return_std'] == pytest.approx(np.std(returns))
+  assert last['eval_policy_image'].shape == (51, 64, 64, 3)
+  assert 'train_openl' in last
+
+
+def test_second_evaluation_plays_and_logs_new_episodes():
+  logs = []
+  logger = loggers.Logger(
+      counter.Counter(5), [lambda step, entries: logs.append(dict(entries))])
+  evaluated = make()
+  for _ in range(2):
+    evaluated.play(still, lambda text: None)
+    evaluated.log(logger, {})
+  returns = [x['eval_return'] for x in logs if 'eval_return' in x]
+  assert len(returns) == 6 and returns[:3] != returns[3:]
+
+
+def test_evaluation_that_is_stopped_begins_with_the_same_episodes():
+  whole, stopped = make(), make()
+  whole.play(still, lambda text: None)
+  calls = []
+
+  def stop(obs, state):
+    calls.append(obs)
+    if len(calls) > 60:
+      raise guards.Stopped(signal.SIGTERM)
+    return still(obs, state)
+
+  with pytest.raises(guards.Stopped):
+    stopped.play(stop, lambda text: None)
+  assert stopped.driver.begun == [0]
+  stopped.play(still, lambda text: None)
+  for one, two in zip(whole._episodes, stopped._episodes, strict=True):
+    np.testing.assert_array_equal(one['image'], two['image'])
+
+
+@pytest.mark.parametrize('flags, envs, expected', [
+    ((), 1, True), ((), 0, False), (('--eval_eps', '0'), 1, False)])
+def test_evaluation_is_false_without_anything_to_play(flags, envs, expected):
+  assert bool(make(*flags, envs=envs)) == expected
