@@ -348,7 +348,7 @@ FLAGS = {
         '--fit': dict(
             type=int, default=0, metavar='UPDATES',
             help='updates to train a decoder on the frozen features of a '
-                 'run that has none (default: no decoder is trained)')},
+                 'run that has none (default: 0)')},
 }
 
 

@@ -56,5 +56,5 @@ def test_one_camera_is_not_enough(make_config, make_agent, make_spaces):
   from dreamingv2 import agent as agents
   from dreamingv2.common import counter
   config = make_config('mssm_nce', vector=False)
-  with pytest.raises(ValueError, match='needs two.*match image;.*camera'):
+  with pytest.raises(ValueError, match='two of them.*matches image;.*camera'):
     agents.Agent(config, *make_spaces(), counter.Counter(0))
