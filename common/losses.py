@@ -49,8 +49,8 @@ def masked_mean(x, mask):
   Returns:
     Scalar. Masked entries get no gradient, even if they are not finite.
   """
-  assert _fits(x, mask.shape), f'values {x.shape}, mask {mask.shape}'
   mask = tf.cast(mask, tf.bool)
+  assert _fits(x, mask.shape), f'values {x.shape}, mask {mask.shape}'
   total, count = distribute.total([
       tf.reduce_sum(tf.where(mask, x, 0.0)),
       tf.reduce_sum(tf.cast(mask, x.dtype))])
