@@ -40,6 +40,7 @@ class Evaluation:
     Raises:
       Stopped: The policy asked for it.
     """
+    assert self.driver, 'play() of an evaluation that is false'
     begun, count = list(self.driver.begun), self._config.eval_eps
     self.driver.reset()
     self._episodes.clear()
