@@ -4,7 +4,6 @@ Only functions import TensorFlow, after the environments have been started:
 each runs in its own process, which must never load TensorFlow.
 """
 
-import collections
 import pathlib
 import random
 import shlex
@@ -17,6 +16,7 @@ import numpy as np
 import dreamingv2
 from dreamingv2 import console
 from dreamingv2 import evaluation
+from dreamingv2 import learner
 from dreamingv2 import resume
 from dreamingv2 import settings
 from dreamingv2.common import command
@@ -102,7 +102,6 @@ class Run:
   def __init__(self, config, logdir, train_envs, eval_envs, outputs=None):
     self.config = config
     self.logdir = logdir
-    self.updates = 0
     self.step = counter.Counter()
     self._clock = resume.Clock()
     self._console = console.Console(config, logdir, self)
@@ -127,9 +126,11 @@ class Run:
       self.agent = self._agents.Agent(config, *spaces, self.step)
     self._logger = loggers.Logger(
         self.step, outputs or outputlib.make(logdir, config), self._repeat)
-    self._metrics = collections.defaultdict(list)
     self._make_schedules()
-    self._dataset = self.replay.dataset(**config.dataset)
+    self._learner = learner.Learner(
+        self.agent, self.replay.dataset(**config.dataset), self._timer,
+        self._processes.guard, guards.Skips(
+            config.max_skipped, logdir / 'not_finite'), self._console)
     self._make_drivers(train_envs, eval_envs)
     self._parts = self._make_parts()
     self._restore()
@@ -146,8 +147,6 @@ class Run:
     self._timer = guards.Watchdog(
         self._other.Timer(), self.config.stall_after, self._console.say,
         details)
-    self._skips = guards.Skips(
-        self.config.max_skipped, self.logdir / 'not_finite')
 
   def _make_schedules(self):
     self._every = {'train': when.Every(self.config.train_every)}
@@ -175,14 +174,15 @@ class Run:
 
   def _make_parts(self):
     """Returns {name: part} of the run's state besides weights and files."""
-    own = {
-        name: resume.Attribute(self, attribute) for name, attribute in {
-            'updates': 'updates', 'prefilled': 'prefilled', 'due': '_due',
-            'best': '_best'}.items()}
     return {
-        'step': self.step, **own, 'seconds': self._clock,
+        'step': self.step,
+        'updates': resume.Attribute(self._learner, 'updates'),
+        'prefilled': resume.Attribute(self, 'prefilled'),
+        'due': resume.Attribute(self, '_due'),
+        'best': resume.Attribute(self, '_best'), 'seconds': self._clock,
         'every': resume.Every(self._every),
-        'metrics': resume.Metrics(self._metrics), 'logger': self._logger,
+        'metrics': resume.Metrics(self._learner.metrics),
+        'logger': self._logger,
         'random': resume.Random(self._random_agent, self.agent.generator),
         'replay': self.replay,
         'drivers': resume.Drivers(
@@ -245,6 +245,11 @@ class Run:
       self._signals.check(self._processes.gather)
 
   @property
+  def updates(self):
+    """Number of updates so far."""
+    return self._learner.updates
+
+  @property
   def env_step(self):
     """Environment steps so far."""
     return int(self.step) * self._repeat
@@ -264,23 +269,10 @@ class Run:
     return distribute.scope(strategy)
 
   def _compile(self):
-    """Compiles and times the update on a batch of zeros, then undoes it.
-
-    With these times, a run that will take days says so before it begins.
-    """
-    if not self.config.jit:
-      return
-    before, times = self.agent.save(), []
-    spaces = {**self.agent.obs_space, 'action': self.agent.act_space}
-    data = self._tfutils.zeros(spaces, **self.config.dataset)
-    with self._timer.section('compile'), self._processes.guard():
-      for _ in range(2):
-        start = time.monotonic()
-        _, metrics = self.agent.train(data)
-        float(metrics['model_loss'])  # Waits for the update.
-        times.append(time.monotonic() - start)
-    self.agent.load(before)
-    self._console.compiled(times)
+    if self.config.jit:
+      spaces = {**self.agent.obs_space, 'action': self.agent.act_space}
+      self._learner.compile(
+          self._tfutils.zeros(spaces, **self.config.dataset))
 
   def _act(self, policy, **kwargs):
     """Takes one agent step."""
@@ -364,32 +356,10 @@ class Run:
     self._console.stepped(self._repeat)
 
   def _update(self):
-    start = time.monotonic()
-    with self._timer.section('data'):
-      data = next(self._dataset)
-    with self._timer.section('train'), self._processes.guard():
-      _, metrics = self.agent.train(data)
-    for name, value in metrics.items():  # Fetched only when logged.
-      self._metrics[name].append(value)
-    self.updates += 1
-    # This check costs little, as the next action waits for the update anyway.
-    self._skips.check(
-        metrics, data, self.agent.save,
-        f'{self.env_step:012d}_{self.updates}')
-    self._console.measured('update', time.monotonic() - start)
-    self._console.updated()
+    self._learner.update(self.env_step)
 
   def _log(self):
-    if not self._metrics:
-      return
-    shares = self._timer.result(reset=True)
-    for name, values in self._metrics.items():
-      self._logger.scalar(name, np.mean([float(x) for x in values]))
-    self._metrics.clear()
-    self._logger.add(shares, prefix='share')
-    self._logger.add(
-        {'updates': self.updates, 'seconds': self._clock.state()})
-    self._logger.write(fps=True)
+    self._learner.log(self._logger, self._clock.state())
 
   def _log_episode(self, episode):
     guards.warn_of_end(episode, 'discount' in self.agent.wm.heads)
@@ -410,7 +380,7 @@ class Run:
       with self._timer.section('eval'):
         self._evaluation.play(self._eval_policy, self._console.phase)
         self._console.phase('train')
-        report = self.agent.report(next(self._dataset))
+        report = self._learner.report()
     except guards.Stopped:  # Undo the evaluation that has begun.
       noise.assign(before)
       self._due.insert(0, 'eval')

@@ -4,7 +4,7 @@ import sys
 import textwrap
 
 from . import command
-from . import config as configlib
+from . import config as configs
 
 WIDTH = 76  # Columns of the paragraphs in a help.
 
@@ -18,7 +18,7 @@ class Flags:
   """
 
   def __init__(self, config=(), **kwargs):
-    self._config = configlib.Config(config, **kwargs)
+    self._config = configs.Config(config, **kwargs)
 
   def parse(self, argv=None, known_only=False, help_exists=None):
     """Returns the Config with the flags of `argv` set in it.
@@ -44,7 +44,7 @@ class Flags:
     for words in _groups(argv):
       try:
         config = _set(config, words)
-      except configlib.UnknownKey as error:
+      except configs.UnknownKey as error:
         if not known_only:
           raise ValueError(f'{words[0]}: {error}') from None
         remaining += words
@@ -103,7 +103,7 @@ def _set(config, words):
         f"Unexpected argument '{flag}': write --key value or --key=value")
   for key in config.match(flag[2:]):
     like = config[key]
-    kind = configlib.describe(like)
+    kind = configs.describe(like)
     if not values:
       raise ValueError(f'{flag}: give a value of type {kind}')
     if isinstance(like, tuple):
@@ -125,7 +125,7 @@ def _kind(value):
   """Returns the type of a value as the help shows it."""
   if isinstance(value, tuple):
     return f'{_kind(value[0])} ...' if value else 'string ...'
-  return configlib.describe(value)
+  return configs.describe(value)
 
 
 def _show(value):

@@ -32,7 +32,7 @@ FLOORS = [
     ['objectives.*'],
     ['objectives'],
     ['agent', 'expl', 'probe'],
-    ['console', 'evaluation', 'resume'],
+    ['console', 'evaluation', 'learner', 'resume'],
     ['train'],
     ['api'],
     ['tools', 'tools.*'],
