@@ -23,6 +23,7 @@ from dreamingv2.common import command
 from dreamingv2.common import counter
 from dreamingv2.common import driver as drivers
 from dreamingv2.common import guards
+from dreamingv2.common import identity
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common import logger as loggers
 from dreamingv2.common import machine
@@ -94,12 +95,15 @@ class Run:
     train_envs: Environments, see common.envs.
     eval_envs: Environments for evaluation; [] switches evaluations off.
     outputs: Outputs of the logger; the usual ones by default.
+    made: What is known of the environments' origin, see common.identity; by
+      default the config names them.
 
   Raises:
     ImportError, RuntimeError, ValueError: A mistake that the user can correct.
   """
 
-  def __init__(self, config, logdir, train_envs, eval_envs, outputs=None):
+  def __init__(
+      self, config, logdir, train_envs, eval_envs, outputs=None, made=None):
     self.config = config
     self.logdir = logdir
     self.step = counter.Counter()
@@ -135,10 +139,16 @@ class Run:
     self._parts = self._make_parts()
     self._restore()
     # Last, so that a run that could not start leaves no config behind.
+    self._write_config({
+        **identity.of(train_envs[0]), 'task': config.task,
+        **(made or {'source': 'suite'})}, spaces)
+
+  def _write_config(self, made, spaces):
     program = pathlib.Path(sys.argv[0]).name
-    logdirs.save_config(config, logdir, [
+    logdirs.save_config(self.config, self.logdir, [
         machine.versions(dreamingv2.__version__, settings.ROOT),
         shlex.join([program, *sys.argv[1:]])])
+    identity.write(self.logdir, made, *spaces)
 
   def _make_guards(self, envs_):
     details = lambda: '; '.join(

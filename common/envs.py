@@ -15,11 +15,12 @@ raised when an episode cannot go on.
 
 import functools
 import inspect
-import warnings
 
 import gymnasium
 import numpy as np
 
+from . import identity
+from . import spaces
 from . import worker
 from .worker import BadAction
 
@@ -44,13 +45,14 @@ def ready(env, time_limit=0):
   Actions become one-hot or lie in -1..1, malformed actions raise BadAction,
   and episodes are cut after `time_limit` agent steps unless that is 0.
   """
+  given = env
   if isinstance(env.act_space['action'], gymnasium.spaces.Discrete):
     env = OneHotAction(env)
   else:
     env = NormalizeAction(env)
   if time_limit:
     env = TimeLimit(env, time_limit)
-  return CheckAction(env)
+  return CheckAction(env, given)
 
 
 class Wrapper:
@@ -102,11 +104,16 @@ class GymWrapper(Wrapper):
     space = env.observation_space
     parts = getattr(space, 'spaces', None)
     self._key = None if isinstance(parts, dict) else obs_key
-    parts = {obs_key: space} if self._key else _without_text(parts)
+    parts = {obs_key: space} if self._key else spaces.without_text(parts)
     for key in set(parts) & set(FLAGS):
       raise ValueError(f'Observation {key!r} has a reserved name')
-    self._codecs = {k: _obs_codec(k, v) for k, v in parts.items()}
-    self._act_space, self._decode = _act_codec(act_key, env.action_space)
+    self._codecs = {k: spaces.observation(k, v) for k, v in parts.items()}
+    self._act_space, self._decode = spaces.action(
+        act_key, env.action_space)
+
+  @property
+  def identity(self):
+    return identity.describe(self.env)
 
   @property
   def obs_space(self):
@@ -149,52 +156,6 @@ class GymWrapper(Wrapper):
   def _obs(self, obs, ends):
     obs = obs if self._key is None else {self._key: obs}
     return {**{k: fn(obs[k]) for k, (_, fn) in self._codecs.items()}, **ends}
-
-
-def _without_text(spaces):
-  """Returns the spaces without text, and warns about those with text."""
-  text = [k for k, v in spaces.items() if v.dtype == str]
-  if text:
-    warnings.warn(
-        f'Ignored observations that are text: {", ".join(text)}', stacklevel=4)
-  return {k: v for k, v in spaces.items() if k not in text}
-
-
-def _obs_codec(key, space):
-  """Returns our space for `space` and the function that converts into it."""
-  kind, Box = type(space).__name__, gymnasium.spaces.Box
-  shape = getattr(space, 'shape', None)
-  if kind == 'Discrete':
-    start = int(getattr(space, 'start', 0))
-    eye = np.eye(int(space.n), dtype=np.float32)
-    return Box(0, 1, (len(eye),), np.float32), lambda x: eye[int(x) - start]
-  if kind == 'Box' and space.dtype == np.uint8 and len(shape) in (2, 3):
-    shape = (*shape, 1)[:3]
-    return Box(0, 255, shape, np.uint8), lambda x: np.reshape(x, shape)
-  if kind in ('Box', 'MultiBinary', 'MultiDiscrete') and len(shape) < 3:
-    low = np.broadcast_to(getattr(space, 'low', -np.inf), shape).ravel()
-    high = np.broadcast_to(getattr(space, 'high', np.inf), shape).ravel()
-    box = Box(low.astype(np.float32), high.astype(np.float32))
-    return box, lambda x: np.asarray(x, np.float32).ravel()
-  raise ValueError(
-      f'Observation {key!r} has the space {space}, which is not supported; '
-      f'supported are Box (uint8 images, or vectors of any dtype), Discrete, '
-      f'MultiDiscrete, MultiBinary and one Dict of these')
-
-
-def _act_codec(key, space):
-  """Returns our space for `space` and the function that converts out of it."""
-  kind = type(space).__name__
-  if kind == 'Discrete':
-    start = int(getattr(space, 'start', 0))
-    return gymnasium.spaces.Discrete(int(space.n)), lambda x: int(x) + start
-  if kind == 'Box' and len(space.shape) == 1 and space.dtype.kind == 'f':
-    low, high = (np.asarray(x, np.float32) for x in (space.low, space.high))
-    return (
-        gymnasium.spaces.Box(low, high), lambda x: np.asarray(x, space.dtype))
-  raise ValueError(
-      f'Action {key!r} has the space {space}, which is not supported; '
-      f'supported are Box with one axis of floats, and Discrete')
 
 
 class Dummy:
@@ -417,9 +378,21 @@ def resize(image, size):
 class CheckAction(Wrapper):
   """Refuses malformed actions, which may crash the simulator.
 
+  Args:
+    env: Environment.
+    given: The same without wrappers that encode actions; tells its identity.
+
   Raises:
     BadAction: An action has another shape than its space, or is not finite.
   """
+
+  def __init__(self, env, given=None):
+    super().__init__(env)
+    self._given = given or env
+
+  @property
+  def identity(self):
+    return identity.of(self._given)
 
   def step(self, action):
     for key, space in self.act_space.items():
@@ -485,6 +458,10 @@ class Async:
   @functools.cached_property
   def act_space(self):
     return self.call('act_space')()
+
+  @functools.cached_property
+  def identity(self):
+    return self.call('identity')()
 
   def seed(self, number):
     return self.call('seed', number)

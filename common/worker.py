@@ -21,6 +21,8 @@ from multiprocessing import connection
 
 import cloudpickle
 
+from . import identity
+
 HOUR = 60 * 60  # seconds
 
 
@@ -263,6 +265,8 @@ ERRORS = {x.__name__: x for x in (
 def _call(env, name, *args):
   if name in ('seed', 'success') and not hasattr(env, name):  # Both optional.
     return None
+  if name == 'identity':
+    return identity.of(env)
   value = getattr(env, name)
   return value(*args) if callable(value) else value
 

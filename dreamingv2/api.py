@@ -14,13 +14,14 @@ import signal
 from collections.abc import Callable
 
 import gymnasium
-import numpy as np
 
 from . import settings
 from . import train as training
 from .common import envs
 from .common import guards
+from .common import identity
 from .common import logdir as logdirs
+from .common import own
 from .common.config import Config
 
 defaults = settings.defaults()
@@ -36,13 +37,10 @@ def load(*names: str) -> Config:
 
 
 def wrap(env, config: Config) -> envs.Wrapper:
-  """Wraps a Gymnasium or old gym environment for the agent.
+  """Wraps a Gymnasium or old gym environment for the agent; see own.adapt.
 
-  Images are resized to `render_size`. An environment that observes no image
-  but was made with render_mode 'rgb_array' gets its rendered frame as
-  'image'. A single vector observation is called 'vector'. The agent predicts
-  the ends of episodes (pred_discount). An environment with our interface whose
-  episodes never end has envs.ENDLESS in its obs_space.
+  The agent predicts the ends of episodes (pred_discount). An environment with
+  our interface whose episodes never end has envs.ENDLESS in its obs_space.
 
   Raises:
     ValueError: A space that cannot be handled.
@@ -53,23 +51,15 @@ def wrap(env, config: Config) -> envs.Wrapper:
           f"Action space {env.act_space['action']} is not ready for the "
           f'agent; pass common.envs.ready(env)')
     return env
-  space = env.observation_space
-  is_image = space.dtype == np.uint8 and len(space.shape) > 1
-  env = envs.GymWrapper(
-      env, 'image' if is_image else 'vector', seed=config.seed)
-  images = [k for k, v in env.obs_space.items() if len(v.shape) == 3]
-  if images:
-    env = envs.ResizeImage(env, config.render_size)
-  elif getattr(env, 'render_mode', None) == 'rgb_array':
-    env = envs.RenderImage(env, 'image', config.render_size)
-  if config.action_repeat > 1:
-    env = envs.ActionRepeat(env, config.action_repeat)
-  return envs.ready(env, config.time_limit)
+  return own.adapt(env, **own.options(config, config.seed))
 
 
 def train(
     env, config: Config, outputs: list[Callable] | None = None, eval_env=None):
   """Trains on `env` until `config.steps`, or resumes the run in the logdir.
+
+  The run is filed under the name of the environment: gym_ID if it is
+  registered with Gymnasium, else module:Class.
 
   The environment runs in this process, where TensorFlow is loaded too. If it
   renders with software OpenGL, it may crash; `envs.Async(constructor)` runs it
@@ -104,9 +94,12 @@ def train(
   if eval_env is not None:
     other = config.update({'seed': config.seed + 999})
     eval_envs = [wrap(eval_env, other)]
-  logdir = logdirs.prepare(config, 'gym', 'env')
+  config = config.update({
+      'suite': '', 'task': identity.of(train_envs[0])['task']})
+  logdir = logdirs.prepare(config, '', config.task)
   with guards.Lock(logdir):
-    run = training.Run(config, logdir, train_envs, eval_envs, outputs)
+    run = training.Run(
+        config, logdir, train_envs, eval_envs, outputs, {'source': 'api'})
     try:
       run.train()
     except guards.Stopped as stop:

@@ -19,8 +19,9 @@ FLOORS = [
     ['dreamingv2', 'dreamingv2.common'],
     ['common.command', 'common.comments', 'common.config', 'common.counter',
      'common.files', 'common.flags', 'common.forecast', 'common.when'],
-    ['common.distribute', 'common.envs', 'common.logger', 'common.machine',
-     'common.outputs', 'common.plot', 'common.tfutils', 'common.worker'],
+    ['common.distribute', 'common.envs', 'common.identity', 'common.logger',
+     'common.machine', 'common.outputs', 'common.own', 'common.plot',
+     'common.spaces', 'common.tfutils', 'common.worker'],
     ['common.augment', 'common.dists', 'common.losses'],
     ['common.checkpoint', 'common.driver', 'common.episodes',
      'common.guards', 'common.latents', 'common.layers', 'common.logdir',
@@ -44,9 +45,9 @@ TENSORFLOW = {'keras', 'tensorflow', 'tensorflow_probability', 'tf_keras'}
 SIMULATORS = {'dm_control', 'gym', 'mujoco', 'robosuite'}
 NO_TENSORFLOW = [
     'checkpoint', 'command', 'comments', 'config', 'counter', 'driver',
-    'envs', 'episodes', 'files', 'flags', 'guards', 'logdir', 'logger',
-    'machine', 'outputs', 'renderers', 'renderers.*', 'replay', 'suites',
-    'suites.*', 'when', 'worker']
+    'envs', 'episodes', 'files', 'flags', 'guards', 'identity', 'logdir',
+    'logger', 'machine', 'outputs', 'own', 'renderers', 'renderers.*',
+    'replay', 'spaces', 'suites', 'suites.*', 'when', 'worker']
 
 # Methods that write to a given path, and objects whose `save` does not.
 WRITERS = {

@@ -24,9 +24,11 @@ from ..common import envs
 from ..common import episodes as episodelib
 from ..common import files
 from ..common import guards
+from ..common import identity
 from ..common import logdir as logdirs
 from ..common import logger as loggers
 from ..common import machine
+from ..common import own
 from ..common import suites
 
 # First parts of the names of variables that an agent needs to act and draw.
@@ -45,7 +47,7 @@ def main(argv=None):
     check(args)
     config = load_config(args.logdir or args.policy)
     snapshot = args.logdir and read_checkpoint(args.logdir, args.best)
-    env = start_env(config)
+    env = start_env(config, args.logdir or args.policy)
   try:
     with guards.user_errors():
       if args.video and 'image' not in env.obs_space:
@@ -188,14 +190,25 @@ def read_checkpoint(logdir, best=False):
   return snapshot
 
 
-def start_env(config):
+def start_env(config, folder):
   """Starts the environment of a run in a separate process.
+
+  Args:
+    config: Config of the run.
+    folder: Folder of the run, or of its exported policy.
 
   Raises:
     ImportError, RuntimeError, ValueError: It cannot be started here.
   """
-  (env,) = suites.start(config, [config.seed])
-  return env
+  made = identity.read(folder)
+  if made.get('source', 'suite') == 'suite':
+    (env,) = suites.start(config, [config.seed])
+    return env
+  if not made['make']:
+    raise ValueError(
+        f'{folder} was trained on {made["task"]}, which only Python can make; '
+        f'evaluate it with dreamingv2.api')
+  return own.start(made, config, config.seed)
 
 
 def load_policy(folder):
@@ -332,6 +345,9 @@ def export_policy(agent, args, origin, episode):
   with files.write_folder(args.export) as folder:
     difference = export.save(agent, folder, episode)
     files.write_text(folder / 'config.yaml', f'# {origin}\n{text}')
+    if identity.read(args.logdir):
+      files.write_bytes(folder / identity.FILE, files.read_bytes(
+          args.logdir / identity.FILE, identity.FILE_BYTES))
   print(
       f'{args.export}: over {len(episode["reward"])} steps its actions '
       f"differ from the agent's by {difference:.2g} at most")

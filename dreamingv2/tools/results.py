@@ -108,8 +108,13 @@ def read_files(paths, notes):
 
 
 def place(curves, notes):
-  """Gives tasks the paper's names and drops curves that were read twice."""
-  curves = [{**c, 'task': canonical(c['task'])} for c in curves]
+  """Gives tasks the paper's names and drops curves that were read twice.
+
+  A run that differs from the paper's in what it observes or in the length of
+  its episodes is no run of the paper's task: its task says how it differs,
+  as in 'Lift (200 steps)'.
+  """
+  curves = [{**c, 'task': label(c)} for c in curves]
   return _without_copies(curves, notes)
 
 
@@ -120,6 +125,56 @@ def canonical(task):
     if task in (name, full, full.partition('_')[2]):
       return name
   return task
+
+
+def label(curve):
+  """Returns a curve's task, with what sets it apart from the paper's."""
+  name = canonical(curve['task'])
+  preset = settings.presets().get(name)
+  if not preset:
+    return name
+  words = [*_observed(curve, preset), *_length(curve, preset)]
+  return f'{name} ({", ".join(words)})' if words else name
+
+
+def base(task):
+  """Returns the paper's task in a name that `label` made."""
+  return task.partition(' (')[0]
+
+
+def _observed(curve, preset):
+  """Yields how the observations differ from one image of the task."""
+  value = lambda key: setting(curve, key)
+  usual = settings.defaults()
+  suite = preset['task'].partition('_')[0]
+  # dm_control always gives vectors, the others if proprio is True.
+  has_vectors = value(f'{suite}.proprio') in (True, None)
+  if value('encoder.cnn_keys') == '$^':
+    yield 'vectors'
+  elif has_vectors and value('encoder.mlp_keys') not in (
+      None, usual.encoder.mlp_keys):
+    yield 'images and vectors'
+  if ',' in str(value(f'{suite}.camera')):
+    yield f"cameras {value(f'{suite}.camera')}"
+  if any(value(f'distractors.{k}') not in (None, v)
+         for k, v in usual.distractors.items()):
+    yield 'distractors'
+
+
+def _length(curve, preset):
+  """Yields the length of the episodes if it is not the paper's."""
+  steps = _episode(curve, preset['task'].partition('_')[0], preset['steps'])
+  if steps != preset['steps']:
+    yield f'{steps:g} steps'
+
+
+def _episode(curve, suite, usual):
+  """Returns the environment steps of an episode, given the usual number."""
+  horizon, cut, repeat = (
+      x if formats.is_number(x) and x > 0 else 0 for x in (
+          setting(curve, k) for k in (
+              f'{suite}.horizon', 'time_limit', 'action_repeat')))
+  return min(x for x in (horizon or usual, cut * (repeat or 1)) if x)
 
 
 def _without_copies(curves, notes):
@@ -292,18 +347,14 @@ def limit(curve):
 
   Settings that shorten episodes lower the limit.
   """
-  preset = settings.presets().get(curve['task'])
+  name = base(curve['task'])
+  preset = settings.presets().get(name)
   try:
-    suite, task = suites.parse('', preset['task'] if preset else curve['task'])
+    suite, task = suites.parse('', preset['task'] if preset else name)
   except ValueError:
     return None
-  horizon, cut, repeat = (
-      x if formats.is_number(x) and x > 0 else 0 for x in (
-          setting(curve, k) for k in (
-              f'{suite}.horizon', 'time_limit', 'action_repeat')))
-  most = suites.limit(suite, task, **({'horizon': horizon} if horizon else {}))
-  cut *= repeat or 1
-  return min(most, cut) if most and cut else most
+  most = suites.limit(suite, task)
+  return _episode(curve, suite, most) if most else None
 
 
 def shares(cells, curves):

@@ -164,8 +164,11 @@ def _by_task(curves, column):
 def _table(name, spec, columns, cells, footnotes, steps):
   rows = []
   others = results.published()['others'].items() if name == 'I' else ()
-  tasks = [*spec['rows'], *sorted(
-      {task for task, _ in cells} - {*spec['rows']} if name == 'I' else ())]
+  # Tables II and III have no other tasks than the paper's, but may have
+  # labelled rows of these, such as 'Lift (200 steps)'.
+  tasks = [*spec['rows'], *sorted({
+      task for task, _ in cells
+      if name == 'I' or results.base(task) in spec['rows']} - {*spec['rows']})]
   for task in tasks:
     mine = [cells.get((task, label)) for label in columns]
     if any(mine):

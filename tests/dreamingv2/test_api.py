@@ -13,6 +13,8 @@ from dreamingv2 import agent as agents
 from dreamingv2 import api
 from dreamingv2.common import config as configs
 from dreamingv2.common import envs
+from dreamingv2.tools import evaluate
+from dreamingv2.tools import scores
 
 VECTOR = {'encoder.mlp_keys': '.*', 'encoder.cnn_keys': '$^'}
 Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
@@ -169,7 +171,8 @@ def test_image_environment_trains_within_its_bounds(config):
   assert None not in env.seeds and len({*env.seeds}) == len(env.seeds) > 1
   assert agent.obs_space['image'].shape == (64, 64, 3)
   assert not [k for line in read(config) for k in line if 'eval_' in k]
-  assert configs.Config.load(f'{config.logdir}/config.yaml') == config
+  saved = configs.Config.load(f'{config.logdir}/config.yaml')
+  assert saved == config.update({'task': f'{__name__}:Env'})
 
 
 def test_vector_environment_trains(config):
@@ -264,6 +267,43 @@ def test_second_call_resumes(config):
     np.testing.assert_array_equal(value, arrays[key])
   api.train(env, config.update({'steps': 120}))
   assert len(env.actions) == 30
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_run_knows_its_task_and_is_evaluated_in_it(wrapped, config, capsys):
+  """It was filed under robosuite_Lift and evaluated there."""
+  env = gymnasium.make('CartPole-v1', max_episode_steps=20)
+  if wrapped:
+    env = gymnasium.wrappers.TransformReward(env, lambda x: 2 * x)
+  config = config.update({**VECTOR, 'suite': 'robosuite'})
+  api.train(env, config)
+  notes = []
+  names = {c['task'] for c in scores.collect(
+      pathlib.Path(config.logdir), notes)}
+  assert names == {'gym_CartPole-v1'}
+  capsys.readouterr()
+  if wrapped:
+    with pytest.raises(SystemExit):
+      evaluate.main(['--logdir', config.logdir])
+    assert 'gym_CartPole-v1, which only Python' in capsys.readouterr().err
+    return
+  policy = f'{config.logdir}/policy'
+  for flags in (['--logdir', config.logdir, '--export', policy],
+                ['--policy', policy]):
+    evaluate.main([*flags, '--episodes', '2'])
+    lines = capsys.readouterr().out.splitlines()
+    lengths = [int(x.split()[4]) for x in lines if x.startswith('episode')]
+    # A pole that falls earns one per step, and 20 is this run's limit.
+    assert len(lengths) == 2 and all(8 <= x <= 20 for x in lengths)
+    assert lines[1] == (
+        f'episode 1: return {lengths[0]:.2f}, {lengths[0]} agent steps')
+
+
+def test_other_environment_cannot_take_over_a_logdir(config):
+  config = config.update({**VECTOR, 'steps': 50})
+  api.train(vector_env(), config)
+  with pytest.raises(ValueError, match='task .*:Env there and .*:OldEnv here'):
+    api.train(OldEnv(), config)
 
 
 def test_missing_logdir_is_refused(config):

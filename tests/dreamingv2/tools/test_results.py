@@ -85,6 +85,31 @@ def test_tasks_get_the_names_of_the_paper(task, expected):
 
 
 @pytest.mark.parametrize('task, settings, expected', [
+    ('robosuite_Lift', {}, 'Lift'),
+    ('robosuite_Lift', {'robosuite.horizon': 500, 'time_limit': 0}, 'Lift'),
+    ('robosuite_Lift', {'robosuite.horizon': 200}, 'Lift (200 steps)'),
+    ('dmc_walker_walk', {'time_limit': 100, 'action_repeat': 2},
+     'Walker-walk (200 steps)'),
+    ('dmc_walker_walk', {'encoder.mlp_keys': '.*', 'encoder.cnn_keys': '$^'},
+     'Walker-walk (vectors)'),
+    ('robosuite_Lift', {'encoder.mlp_keys': '.*', 'robosuite.proprio': True},
+     'Lift (images and vectors)'),
+    ('robosuite_Lift', {'encoder.mlp_keys': '.*', 'robosuite.proprio': False},
+     'Lift'),
+    ('robosuite_Lift', {'robosuite.camera': 'agentview,robot0_eye_in_hand'},
+     'Lift (cameras agentview,robot0_eye_in_hand)'),
+    ('Door', {'distractors.camera': 0.1}, 'Door (distractors)'),
+    ('gym_Lift', {'robosuite.horizon': 200}, 'gym_Lift'),
+    ('my_robosuite:Lift', {}, 'my_robosuite:Lift')])
+def test_only_runs_like_the_papers_have_its_names(task, settings, expected):
+  curve = make_curve(task=task, settings=settings)
+  placed, = results.place([curve], [])
+  assert placed['task'] == expected
+  # The upper limit is that of the episodes that were played.
+  assert results.limit(placed) == results.limit(curve)
+
+
+@pytest.mark.parametrize('task, settings, expected', [
     ('Lift', {}, 500), ('Lift', {'robosuite.horizon': 200}, 200),
     ('Reach-duplo', {}, 250), ('dmc_hopper_hop', {}, 1000),
     ('Walker-walk', {'time_limit': 100, 'action_repeat': 2}, 200),
