@@ -82,7 +82,7 @@ class Categorical:
         tf.ones([self.classes, self.classes]), 0, -1))
     # The last sum is slightly below 1; no noise may exceed it.
     level = tf.reshape(noise, [-1, 1]) * cdf[:, -1:]
-    index = tf.reduce_sum(tf.cast(cdf <= level, tf.int32), -1)
+    index = tf.reduce_sum(tf.cast(cdf <= level, tf.int64), -1)
     return self._through(tf.reshape(index, _sizes(probs)[:-1]), probs)
 
   def mean(self, stats):

@@ -53,11 +53,12 @@ class Agent(Module):
     self.parts = {  # The names are those in checkpoints.
         'wm': self.wm, 'task_behavior': self._task_behavior,
         'expl_behavior': self._expl_behavior, 'probe': self.probe}
-    self._wrap = tfutils.compile if config.jit else (lambda fn, xla=0: fn)
-    self._train = self._wrap(tfutils.split(self._train_step), xla=config.xla)
-    self._report = self._wrap(self._report_step)
-    self._policies = {
-        mode: self._wrap(functools.partial(self._policy_step, mode=mode))
+    wrap = tfutils.compile if config.jit else (lambda fn, xla=0: fn)
+    self.functions = {
+        'train': wrap(tfutils.split(self._train_step), xla=config.xla),
+        'report': wrap(self._report_step)}
+    self.policies = {
+        mode: wrap(functools.partial(self._policy_step, mode=mode))
         for mode in ('eval', 'explore', 'train')}
     self._build()
 
@@ -78,7 +79,7 @@ class Agent(Module):
     # TensorFlow keeps a tensor of every Python number that it has seen.
     self.tfstep.assign(np.int64(int(self.step)))
     obs = {k: tf.convert_to_tensor(v) for k, v in obs.items()}
-    outputs, state = self._policies[mode](obs, state)
+    outputs, state = self.policies[mode](obs, state)
     return {k: v.numpy() for k, v in outputs.items()}, state
 
   def initial_state(self, batch_size):
@@ -99,12 +100,12 @@ class Agent(Module):
     if state is None:
       state = self.wm.rssm.initial(len(data['is_first']))
     data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
-    return self._train(data, state)
+    return self.functions['train'](data, state)
 
   def report(self, data):
     """Returns images and videos of the model's predictions, in NumPy."""
     data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
-    return {k: v.numpy() for k, v in self._report(data).items()}
+    return {k: v.numpy() for k, v in self.functions['report'](data).items()}
 
   def save(self):
     """Returns {path: NumPy array} of all variables."""
@@ -118,8 +119,7 @@ class Agent(Module):
     """
     variables = self._variables()
     shapes = {k: tuple(v.shape) for k, v in variables.items()}
-    report = assign_report(shapes, arrays)
-    if report:
+    if report := assign_report(shapes, arrays):
       raise ValueError(
           f'the checkpoint belongs to another model ({report}); use the '
           f'config of the run that wrote it')

@@ -288,7 +288,7 @@ class _System:
     tfutils.setup(config.precision)
     self._tf, self._count = tf, operations.count
     self._graph, self._variables = tfutils.compile, tfutils.trainable
-    obs, act, data = _batch(config)
+    obs, act, data = make_batch(config)
     self._data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
     self._agent = Agent(config, obs, {'action': act}, counter.Counter(0))
     self._state = self._agent.wm.rssm.initial(config.dataset.batch)
@@ -405,7 +405,7 @@ class _System:
         'policy': lambda: self._agent.policy(obs, state)}
 
 
-def _batch(config):
+def make_batch(config):
   """Returns spaces of observations and actions, and a random batch."""
   import gymnasium
   import numpy as np

@@ -173,7 +173,7 @@ def test_eager_and_graph_agree(method, make_config, make_agent, make_batch):
     state, second = agent.train(data, state)
     if jit:
       # With `jit`, all calls must share one graph.
-      assert agent._train.experimental_get_tracing_count() == 1
+      assert agent.functions['train'].experimental_get_tracing_count() == 1
     results.append((scalars(first), scalars(second), agent.save()))
   (first, second, arrays), (first2, second2, arrays2) = results
   # Sums are done in another order; Adam's first steps amplify that where the
@@ -324,7 +324,7 @@ def test_policy_is_traced_once_per_mode(make_config, make_agent):
     for seed in range(5):
       agent.step.increment()
       _, state = agent.policy(observe(2, seed), state, mode)
-    policy = agent._policies[mode]
+    policy = agent.policies[mode]
     assert policy.experimental_get_tracing_count() == 1
 
 
