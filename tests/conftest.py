@@ -32,6 +32,11 @@ def pytest_addoption(parser):
   parser.addoption(
       '--fast', action='store_true',
       help='only the quick tests that load no TensorFlow')
+  parser.addoption(
+      '--kills', type=int, default=40,
+      help='how often the slow test of kills ends a process')
+  parser.addoption(
+      '--kill_seed', type=int, default=0, help='seed of the moments of kills')
 
 
 def pytest_configure(config):

@@ -1,22 +1,32 @@
 """Kills runs at any moment; tests what is lost, repeated or left over."""
 
-import os
+import collections
+import contextlib
+import json
+import math
+import pathlib
 import signal
-import time
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from dreamingv2.common import checkpoint as checkpoints
+from dreamingv2.common import config as configs
 from dreamingv2.common import replay as replays
 from tests.test_faults import ARGV
 from tests.test_faults import assert_same_runs
 from tests.test_faults import contents
-from tests.test_faults import launch
-from tests.test_faults import logged
 from tests.test_faults import make_run
 from tests.test_faults import runs
 from tests.test_faults import saved
+
+# Little to compile.
+LITTLE = [
+    '--dataset.length', '6', '--replay.minlen', '6', '--replay.maxlen', '6',
+    '--imag_horizon', '2', '--contrastive.horizon', '1']
+KILLED = pathlib.Path(__file__).with_name('killed.py')
 
 
 class Killed(BaseException):
@@ -107,46 +117,162 @@ def test_program_killed_in_the_prefill_goes_on_to_the_bit(tmp_path):
   assert_same_runs(tmp_path / 'a', tmp_path / 'b')
 
 
-def kill_at(moment, logdir, process, random):
-  """Kills a program; returns whether it was writing a file."""
-  if moment == 'update':
-    time.sleep(random.uniform(0, 1.5))
-  folder = logdir / moment
-  end = time.monotonic() + 20
-  while moment != 'update' and time.monotonic() < end:
-    if any(x.endswith('.tmp') for x in os.listdir(folder)):
-      break
-  process.kill()
-  process.wait()
-  return bool(list(logdir.rglob('*.tmp')))
+class Killing:
+  """Kills runs in chosen phases and checks what each kill leaves behind.
+
+  Args:
+    folder: Folder of the runs and of what they print.
+    argv: Flags of every run.
+    random: NumPy generator of the moments.
+  """
+
+  # A run gets these kills in this order, then the others at random.
+  FIRST = ['start', 'prefill', 'resume', 'episode', 'prefill', 'pretraining']
+  OTHERS = [
+      'start', 'resume', 'compilation', 'update', 'update', 'evaluation',
+      'evaluation', 'checkpoint', 'checkpoint', 'episode', 'log', 'log']
+  OFTEN = ('update', 'checkpoint', 'episode', 'log')  # In one process.
+
+  def __init__(self, folder, argv, random):
+    self._folder, self._argv, self._random = folder, argv, random
+    self._count = 0
+    self._seconds = collections.defaultdict(list)  # Of a phase.
+    self.phases = collections.Counter()  # In which kills fell.
+    self.within_writes = 0
+    self._server = subprocess.Popen(
+        [sys.executable, str(KILLED)], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True)
+
+  def close(self):
+    self._server.stdin.close()
+    self._server.wait(timeout=60)
+
+  def plan(self):
+    """Returns phases in which one run is killed."""
+    return [*self.FIRST, *self._random.permutation(self.OTHERS)]
+
+  def play(self, logdir, phase='start', kill=True):
+    """Runs until the kill or the end; returns whether it was killed."""
+    most = 3 if phase in self.OFTEN else 1
+    seconds = self._seconds[phase]
+    self._count += 1
+    order = {
+        'argv': [*self._argv, '--logdir', str(logdir)], 'phase': phase,
+        'log': str(self._folder / f'{self._count}.log'),
+        'marks': str(self._folder / f'{self._count}.marks'),
+        'number': int(self._random.integers(1, most + 1)),
+        'delay': self._random.uniform(0, np.median(seconds)) if (
+            kill and seconds) else -1}
+    before = episodes(logdir)
+    process, code = self._start(order)
+    text = pathlib.Path(order['log']).read_text()
+    assert code in (0, -signal.SIGALRM), f'{order} {code}\n{text}'
+    assert 'Damaged' not in text and 'Traceback' not in text, text
+    runs.wait_for(lambda: not session(process), seconds=15)
+    if code:
+      self.phases[self._read(order['marks'])] += 1
+      self.within_writes += bool(list(logdir.rglob('*.tmp')))
+    else:
+      self._read(order['marks'])
+    self._check(logdir, before)
+    return bool(code)
+
+  def _start(self, order):
+    """Returns the process and its exit code."""
+    if order['phase'] != 'start':
+      print(json.dumps(order), file=self._server.stdin, flush=True)
+      return map(int, self._server.stdout.readline().split())
+    process = subprocess.Popen(
+        [sys.executable, str(KILLED), json.dumps(order)],
+        start_new_session=True)
+    return process.pid, process.wait(timeout=600)
+
+  def _read(self, marks):
+    """Notes how long phases took; returns the one that was the last open."""
+    pending = []
+    for line in pathlib.Path(marks).read_text().splitlines():
+      kind, name, seconds = line.split()
+      if kind == 'begin':
+        pending.append(name)
+      else:
+        pending.remove(name)
+        self._seconds[name].append(float(seconds))
+    return pending[-1] if pending else 'between'
+
+  def _check(self, logdir, before):
+    """Asserts that nothing is lost and everything can be read."""
+    if 'False' in self._argv[-1:]:  # Else later ones are made again.
+      assert before <= episodes(logdir)
+    for path in logdir.glob('checkpoints/*.npz'):
+      with np.load(path) as stored:
+        assert len([stored[x] for x in stored]) > 50
+    if (logdir / 'config.yaml').exists():
+      configs.Config.load(logdir / 'config.yaml')
+
+
+def episodes(logdir):
+  return {x.name for x in (logdir / 'train_episodes').glob('*.npz')}
+
+
+def session(leader):
+  """Returns the living processes of a session."""
+  found = []
+  for path in pathlib.Path('/proc').glob('[0-9]*/stat'):
+    with contextlib.suppress(OSError):
+      state, _, _, number = path.read_text().rpartition(')')[2].split()[:4]
+      found += [path] * (state != 'Z' and int(number) == leader)
+  return found
+
+
+def check_end(logdir, steps):
+  """Asserts that a run is complete and has nothing twice."""
+  lines, stored, _ = contents(logdir)
+  replay = replays.Replay(logdir / 'train_episodes')
+  assert len(stored) == replay.stats['loaded_episodes']
+  assert replay.stats['damaged_episodes'] == 0
+  assert checkpoints.Checkpoint(logdir / 'checkpoints').latest_step == steps
+  # The first action differs, too: no prefill began again.
+  for rows in (slice(None), slice(1, 4)):
+    assert len({x['action'][rows].tobytes() for x in stored}) == len(stored)
+  assert len({x['image'].tobytes() for x in stored}) == len(stored)
+  assert not [
+      x for x in logdir.rglob('*')
+      if x.suffix == '.tmp' or x.name in ('damaged', 'lock')]
+  return len(stored), len(lines)
 
 
 @pytest.mark.slow
-def test_fifty_kills_lose_no_episode_and_no_checkpoint(tmp_path):
-  """SIGKILL in turn while a checkpoint or episode is written, or any time."""
-  logdir, random = tmp_path / 'run', np.random.default_rng(0)
-  argv = ['--steps', '1e6', '--save_every', '4', '--envs', '4',
-          '--time_limit', '12', '--eval_eps', '0', '--train_every', '8']
-  known, writing, steps = set(), 0, []
-  for number in range(50):
-    process = launch(logdir, *argv)
-    place = saved(logdir)
-    runs.wait_for(lambda: saved(logdir) > place, process)  # noqa: B023
-    moment = ('checkpoints', 'train_episodes', 'update')[number % 3]
-    writing += kill_at(moment, logdir, process, random)
-    text = logged(process, logdir)
-    assert 'Damaged' not in text and 'Traceback' not in text, text
-    assert number == 0 or f'Resumed at step {steps[-1]} ' in text, text
-    steps.append(saved(logdir))
-    files = {x.name for x in (logdir / 'train_episodes').glob('*.npz')}
-    assert known <= files
-    known = files
-  assert writing >= 20  # Else the kills show nothing.
-  print(f'{len(known)} episodes, {writing} kills within a write, '
-        f'checkpoints at {steps}')
-  replay = replays.Replay(logdir / 'train_episodes')
-  assert replay.stats['loaded_episodes'] == len(known)
-  assert replay.stats['damaged_episodes'] == 0
-  store = checkpoints.Checkpoint(logdir / 'checkpoints')
-  assert store.load().step == steps[-1] and steps == sorted(steps)
-  assert not list(logdir.rglob('*.tmp')) and not list(logdir.rglob('damaged'))
+@pytest.mark.parametrize('deterministic', [False, True])
+@pytest.mark.parametrize('jit', [False, True])
+def test_kills_in_all_phases_lose_and_repeat_nothing(
+    tmp_path, pytestconfig, jit, deterministic):
+  """Kills runs again and again, a quarter of --kills with these settings."""
+  kills = math.ceil(pytestconfig.getoption('kills') / 4)
+  random = np.random.default_rng(
+      [pytestconfig.getoption('kill_seed'), jit, deterministic])
+  steps = 360
+  killing = Killing(tmp_path, [
+      *ARGV, '--steps', str(steps), '--prefill', '160', '--time_limit', '20',
+      '--envs', '2', '--pretrain', '3', '--save_every', '40', '--eval_every',
+      '80', '--outputs', 'jsonl', *LITTLE, '--jit', str(jit),
+      '--deterministic', str(deterministic)], random)
+  with contextlib.closing(killing):
+    assert not killing.play(tmp_path / 'whole')
+    finished = stored = 0
+    while killing.phases.total() < kills:
+      logdir, plan = tmp_path / f'run{finished}', killing.plan()
+      while plan and killing.phases.total() < kills:
+        if not killing.play(logdir, plan.pop(0)):
+          break
+      else:
+        assert not killing.play(logdir, 'resume', kill=False)
+      finished += 1
+      stored += check_end(logdir, steps)[0]
+      if deterministic:
+        assert_same_runs(tmp_path / 'whole', logdir)
+  print(
+      f'jit {jit}, deterministic {deterministic}: {killing.phases.total()} '
+      f'kills, {killing.within_writes} of them within a write, in '
+      f'{dict(killing.phases)}; {finished} runs ended with {stored} episodes')
+  if kills >= 10:
+    assert len(killing.phases) > 5  # Else the kills show little.
