@@ -85,7 +85,7 @@ setuptools.setup(
             'av>=14', 'basedpyright>=1.30,<2', 'gym==0.26.2',
             'imageio>=2.37,<3', 'matplotlib>=3.9,<4', 'pytest>=8,<10',
             'ruff'],
-        'video': ['av>=14', 'imageio>=2.37,<3'],
+        'video': ['av>=14'],
         'wandb': ['wandb>=0.22,<0.32'],
     },
 )

@@ -4,10 +4,15 @@ Only functions import TensorFlow, after the environments have been started:
 each runs in its own process, which must never load TensorFlow.
 """
 
+import sys
+
+if __name__ == '__main__':  # Nothing else handles SIGINT during imports.
+  from dreamingv2.common import command
+  sys.excepthook = command.excepthook
+
 import pathlib
 import random
 import shlex
-import sys
 import time
 import warnings
 
@@ -51,12 +56,13 @@ def main(argv=None):
   warnings.formatwarning = lambda text, *args: f'Warning: {text}\n'
   with guards.user_errors():
     config = settings.load_config(argv)
-    logdir = logdirs.prepare(config, *suites.check(config))
-    lock = guards.Lock(logdir)
+    with guards.starting(config.stall_after):
+      logdir = logdirs.prepare(config, *suites.check(config))
+      lock = guards.Lock(logdir)
   with lock:
     seeds = [config.seed + 1000 * i for i in range(config.envs)]
     seeds += [config.seed + 999] * bool(config.eval_eps)
-    with guards.user_errors():
+    with guards.user_errors(), guards.starting(config.stall_after):
       loggers.say(
           f'Starting the environments of {config.task}: {config.envs} for '
           f'training, {len(seeds) - config.envs} for evaluation, each in its '
@@ -110,6 +116,11 @@ class Run:
     self._clock = resume.Clock()
     self._console = console.Console(config, logdir, self)
     self._repeat = config.action_repeat
+    with guards.starting(config.stall_after, train_envs + eval_envs):
+      self._start(train_envs, eval_envs, outputs, made)
+
+  def _start(self, train_envs, eval_envs, outputs, made):
+    config, logdir = self.config, self.logdir
     random.seed(config.seed)
     np.random.seed(config.seed)
     scope = self._load_libraries()
@@ -119,7 +130,8 @@ class Run:
     self._make_guards(train_envs + eval_envs)
     logdirs.forget_unlearned(config, logdir)
     self._state = resume.State(
-        logdir / 'checkpoints', config.keep, self._processes)
+        logdir / 'checkpoints', config.keep, self._processes,
+        resume.origin(config))
     self.replay = replays.Replay(
         logdir / 'train_episodes', seed=config.seed,
         # Episodes later than the checkpoint are played again, to the bit.
@@ -151,12 +163,10 @@ class Run:
     identity.write(self.logdir, made, *spaces)
 
   def _make_guards(self, envs_):
-    details = lambda: '; '.join(
-        x.waiting for x in envs_ if getattr(x, 'waiting', ''))
     self._signals = guards.Signals()
     self._timer = guards.Watchdog(
         self._other.Timer(), self.config.stall_after, self._console.say,
-        details)
+        lambda: guards.waiting(envs_))
 
   def _make_schedules(self):
     self._every = {'train': when.Every(self.config.train_every)}
@@ -305,6 +315,11 @@ class Run:
         every(self.step)
     if meta:
       self._console.resumed(meta, self.replay.stats, self._parts['drivers'])
+    elif self._state.lost:
+      self._console.say(
+          f'Warning: no checkpoint in {self.logdir / "checkpoints"} can be '
+          f'read, so that all weights are new; the episodes stay, with '
+          f'{self.env_step} steps.')
     elif self.step > 0:
       self._console.say(
           f'No checkpoint; found episodes with {self.env_step} steps.')

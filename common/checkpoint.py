@@ -147,7 +147,9 @@ def peek(directory):
     with contextlib.suppress(Exception):
       with open_regular(path, memory(), directory) as file:
         state = _read_meta(file)
-      return state['step'], state['meta']
+      step, meta = state['step'], state['meta']
+      if isinstance(step, int) and isinstance(meta, dict):
+        return step, meta
   return None
 
 

@@ -36,6 +36,14 @@ def entry():
         os.dup2(null.fileno(), sys.stdout.fileno())
 
 
+def excepthook(kind, error, trace):
+  """Prints one line for SIGINT, for `sys.excepthook` while a program loads."""
+  if issubclass(kind, KeyboardInterrupt):
+    print('Stopped by SIGINT.', file=sys.stderr)
+  else:
+    sys.__excepthook__(kind, error, trace)
+
+
 def _is_deserted(file):
   """Returns whether a file is a pipe without a reader."""
   poll = select.poll()

@@ -18,6 +18,7 @@ KINDS = {
     stat.S_IFBLK: 'a device', stat.S_IFCHR: 'a device',
     stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a pipe',
     stat.S_IFLNK: 'a link', stat.S_IFSOCK: 'a socket'}
+_uses = {'count': 0, 'now': {}}  # now: {key: (path, since)}
 
 
 def check(path):
@@ -52,7 +53,7 @@ def write_atomic(path, write):
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = _temporary(path)
   try:
-    with temporary.open('xb') as file:
+    with _use(path), temporary.open('xb') as file:
       write(file)
       file.flush()
       os.fsync(file.fileno())
@@ -87,21 +88,61 @@ def open_regular(path, most, within=None):
     ValueError: The file is not regular, is too large, or lies outside
       `within`.
   """
-  if within is not None:
-    place, folder = os.path.realpath(path), os.path.realpath(within)
-    if os.path.commonpath([place, folder]) != folder:
-      raise ValueError(f'{path} is a link that leads out of {within}')
-  _check_regular(path, os.stat(path), most)
-  # If someone replaces the file by a FIFO now, opening must not block.
-  with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb') as file:
-    _check_regular(path, os.fstat(file.fileno()), most)
-    yield file
+  with _use(path):
+    if within is not None:
+      _check_within(path, within)
+    _check_regular(path, os.stat(path), most)
+    # If someone replaces the file by a FIFO now, opening must not block.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 'rb') as file:
+      _check_regular(path, os.fstat(file.fileno()), most)
+      yield file
 
 
 def read_bytes(path, most, within=None):
   """Returns the bytes of a file; see `open_regular`."""
   with open_regular(path, most, within) as file:
     return file.read(most)
+
+
+def check_folder(folder, most, count):
+  """Checks everything in a folder that another program will read.
+
+  Args:
+    folder: Path of the folder.
+    most: Most bytes that all files may have together.
+    count: Most files and folders in it.
+
+  Raises:
+    OSError: The folder cannot be read.
+    ValueError: It holds more, something that is neither a regular file nor a
+      folder, or a link that leads out of it.
+  """
+  size = number = 0
+  for place, folders, names in os.walk(folder, onerror=_raise):
+    number += len(folders) + len(names)
+    if number > count:
+      raise ValueError(f'{folder} has more than {count:,} files')
+    for name in (*folders, *names):
+      path = os.path.join(place, name)
+      with _use(path):
+        _check_within(path, folder)
+        status = os.stat(path)
+      if not stat.S_ISDIR(status.st_mode):
+        _check_regular(path, status, most)
+        size += status.st_size
+    if size > most:
+      raise ValueError(
+          f'{folder} has more than {most:,} bytes, the most that are read')
+
+
+def _raise(error):
+  raise error
+
+
+def _check_within(path, folder):
+  place, folder_ = os.path.realpath(path), os.path.realpath(folder)
+  if os.path.commonpath([place, folder_]) != folder_:
+    raise ValueError(f'{path} is a link that leads out of {folder}')
 
 
 def _check_regular(path, status, most):
@@ -164,11 +205,38 @@ def set_aside(path, reason):
   target = path.parent / 'damaged' / path.name
   try:
     target.parent.mkdir(exist_ok=True)
+    if target.parent.is_symlink():
+      raise FileExistsError(f'{target.parent} is a link')
     os.replace(path, target)
     outcome = 'moved to damaged/'
   except OSError as error:
     outcome = f'left there: {error}'
   warnings.warn(f'Damaged file {path} ({outcome}): {reason}', stacklevel=2)
+
+
+def uses():
+  """Returns how many files this process has begun to read or write."""
+  return _uses['count']
+
+
+def waiting():
+  """Returns which file has been in use for longest, and since when, or ''."""
+  now = [*_uses['now'].values()]
+  if not now:
+    return ''
+  path, since = min(now, key=lambda x: x[1])
+  return f'file {path} for {time.monotonic() - since:.0f} s'
+
+
+@contextlib.contextmanager
+def _use(path):
+  key = object()
+  _uses['count'] += 1
+  _uses['now'][key] = path, time.monotonic()
+  try:
+    yield
+  finally:
+    del _uses['now'][key]
 
 
 def _temporary(path):

@@ -9,11 +9,13 @@ import socket
 import sys
 import threading
 import time
+import types
 import warnings
 
 import numpy as np
 
 from . import command
+from . import files
 from .checkpoint import write_npz
 from .files import write_atomic
 
@@ -25,11 +27,13 @@ class Lock:
   way: a file `lock` that a dead process has left is taken over.
 
   Raises:
+    FileExistsError: `lock` is no regular file.
     ValueError: Another process holds the folder.
   """
 
   def __init__(self, folder):
     self._path = pathlib.Path(folder) / 'lock'
+    files.check(self._path)
     self._file = None
     while not self._file:
       file = self._path.open('a+')
@@ -144,8 +148,8 @@ class Watchdog:
 
   Args:
     timer: Object whose `section(name)` measures, see other.Timer.
-    seconds: Without a beat, after which a line is said, and again after each
-      further such time; 0 switches it off.
+    seconds: Without a beat and without opening a file, after which a line is
+      said, and again after each further such time; 0 switches it off.
     say: Function of the line.
     details: Function that returns more words, such as what environments have
       not answered, or ''.
@@ -196,8 +200,11 @@ class Watchdog:
       self._thread.join()
 
   def _watch(self):
-    said = 0
+    said, uses = 0, files.uses()
     while not self._end.wait(min(1, self._seconds / 4)):
+      if files.uses() != uses:
+        uses = files.uses()
+        self.beat()
       stalled = int((time.monotonic() - self._beat) / self._seconds)
       if stalled > said:
         self._say(self._describe())
@@ -206,7 +213,8 @@ class Watchdog:
   def _describe(self):
     section = self._sections[-1] if self._sections else 'the next step'
     age = time.monotonic() - self._beat
-    waiting = [x for x in (self._details(), self._place()) if x]
+    parts = self._details(), files.waiting(), self._place()
+    waiting = [x for x in parts if x]
     return ', '.join([f'Stalled for {age:.0f} s in {section!r}', *waiting])
 
   def _place(self):
@@ -222,6 +230,26 @@ class Watchdog:
       return ''
     name = pathlib.Path(frame.f_code.co_filename).name
     return f'at {name}:{frame.f_lineno} ({frame.f_code.co_name})'
+
+
+@contextlib.contextmanager
+def starting(seconds, envs=(), say=lambda text: print(text, file=sys.stderr)):
+  """Says for which file or environment a start waits, if it stalls.
+
+  Args:
+    seconds, say: See Watchdog.
+    envs: Environments that are being started.
+  """
+  section = contextlib.nullcontext
+  timer = types.SimpleNamespace(section=section)
+  with Watchdog(timer, seconds, say, lambda: waiting(envs)) as watchdog:
+    with watchdog.section('start'):
+      yield
+
+
+def waiting(envs):
+  """Returns what environments have not answered, and since when, or ''."""
+  return '; '.join(x.waiting for x in envs if getattr(x, 'waiting', ''))
 
 
 def warn_of_end(episode, learned):

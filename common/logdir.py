@@ -5,7 +5,9 @@ import re
 import tempfile
 
 from .checkpoint import peek
+from .config import FILE_BYTES
 from .config import Config
+from .files import read_bytes
 from .files import remove_stale
 from .files import write_text
 from .suites import SUITES
@@ -122,7 +124,8 @@ def save_config(config, logdir, run):
   """
   remove_stale(logdir)
   path = logdir / 'config.yaml'
-  lines = path.read_text().splitlines() if path.exists() else []
+  text = read_bytes(path, FILE_BYTES, logdir) if path.exists() else b''
+  lines = text.decode(errors='replace').splitlines()
   heads = [x for x in lines if x.startswith('# ')]
   # No line break or control character of a path may end the comment.
   odd = re.compile(r'[^ -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd]')

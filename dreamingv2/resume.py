@@ -159,6 +159,11 @@ SCHEMA = {'step': int, 'updates': int, 'every': dict, 'replay': dict}
 REPLAY = {
     'random': dict, 'total_steps': int, 'total_episodes': int,
     'ongoing': list}
+# The same, of what older versions lack.
+NEWER = {
+    'best': (float, int), 'drivers': dict, 'due': list,
+    'metrics': dict, 'prefilled': bool, 'random': dict, 'run': dict,
+    'seconds': (float, int)}
 MOST = 2 ** 53  # Of a count.
 
 
@@ -173,6 +178,34 @@ def check(snapshot):
       if not isinstance(value, kind) or (
           kind is int and not 0 <= value < MOST):
         raise ValueError(f'meta.json has no good {key!r}')
+  for key, kind in NEWER.items():
+    if key in snapshot.meta and not isinstance(snapshot.meta[key], kind):
+      raise ValueError(f'meta.json has no good {key!r}')
+
+
+def origin(config):
+  """Returns what checkpoints note of the run that writes them."""
+  return {'task': config.task, 'method': config.method}
+
+
+def check_origin(meta, own):
+  """Checks that a checkpoint is of this run, as far as it says so.
+
+  Args:
+    meta: Metadata of the checkpoint.
+    own: What `origin` returns for this run.
+
+  Raises:
+    ValueError: It is of a run of another task or method.
+  """
+  theirs = meta.get('run', {})
+  differ = [k for k in own if theirs.get(k, own[k]) != own[k]]
+  if differ:
+    words = ', '.join(
+        f'{k} {theirs[k]} there and {own[k]} here' for k in differ)
+    raise ValueError(
+        f'the checkpoint belongs to another run ({words}); remove it, or '
+        f'choose another --logdir')
 
 
 class State:
@@ -182,14 +215,21 @@ class State:
     folder: Folder of the checkpoints.
     keep: Number of newest checkpoints to keep.
     processes: distribute.Processes of the run, which agree on a checkpoint.
+    own: What `origin` returns for this run.
+
+  Attributes:
+    lost: Whether there are checkpoints but none can be read.
 
   Raises:
     ValueError: The processes have no checkpoint in common.
   """
 
-  def __init__(self, folder, keep, processes):
+  def __init__(self, folder, keep, processes, own):
     self._checkpoint = checkpoints.Checkpoint(folder, keep, check)
     self._snapshot = processes.load(self._checkpoint)
+    self._own = own
+    # Those that were set aside lie below the folder.
+    self.lost = not self._snapshot and any(folder.rglob('*.npz'))
 
   @property
   def newest(self):
@@ -203,16 +243,27 @@ class State:
 
     Returns:
       The metadata of the checkpoint, None if there is no checkpoint.
+
+    Raises:
+      ValueError: It is of another run, or a part cannot be restored.
     """
     snapshot, self._snapshot = self._snapshot, None  # It is large.
     if not snapshot:
       return None
+    check_origin(snapshot.meta, self._own)
     agent.load(snapshot.arrays)
     # Older versions wrote no checkpoint before the end of the prefill.
     meta = {'prefilled': True, **snapshot.meta}
     for name, part in parts.items():
       if name in meta:
-        part.restore(meta[name])
+        try:
+          part.restore(meta[name])
+        except (ArithmeticError, AttributeError, LookupError,
+                TypeError) as error:
+          raise ValueError(
+              f'{name!r} of the checkpoint of step {snapshot.step} cannot be '
+              f'restored ({type(error).__name__}: {error}); remove that '
+              f'checkpoint') from error
     return meta
 
   def save(self, step, agent, parts, best=False):
@@ -228,4 +279,5 @@ class State:
       OSError: The disk refuses the write.
     """
     meta = {name: part.state() for name, part in parts.items()}
+    meta['run'] = self._own
     self._checkpoint.save(step, agent.save(), meta, best)

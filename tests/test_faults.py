@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,6 +230,24 @@ def test_lost_terminal_stops_no_run(tmp_path, monkeypatch):
   run.train()
   assert int(run.step) == 60
   assert len(runs.read_metrics(tmp_path)) > 1
+
+
+def test_run_says_that_its_weights_are_new_or_of_another_run(
+    tmp_path, capfd, monkeypatch):
+  make_run(tmp_path / 'a', '--steps', '60', '--eval_eps', '0').train()
+  paths = [*(tmp_path / 'a' / 'checkpoints').glob('*.npz')]
+  shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+  config = settings.load_config([*ARGV, '--task', 'toy_torus'])
+  with pytest.raises(ValueError, match='task toy_reach there and toy_torus'):
+    train.Run(config, tmp_path / 'b', [suites.make('toy', 'reach')], [])
+  capfd.readouterr()
+  for path in paths:
+    path.write_bytes(path.read_bytes()[:-99])
+  with pytest.warns(UserWarning, match='Damaged file'):
+    run = make_run(tmp_path / 'a', '--steps', '60', '--eval_eps', '0')
+  err = capfd.readouterr().err
+  assert 'a/checkpoints can be read, so that all weights are new' in err
+  assert 'the episodes stay, with 50 steps' in err and run.updates == 0
 
 
 def saved(logdir):

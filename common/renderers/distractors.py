@@ -5,12 +5,17 @@ DreamerPro are evaluated with them. Physics and rewards stay the same to the
 bit.
 """
 
+import contextlib
 import functools
+import itertools
 import pathlib
+import warnings
 
 import numpy as np
 import PIL.Image
 import PIL.ImageSequence
+
+from ..files import open_regular
 
 OPTIONS = {
     'colors': 0.0,
@@ -19,16 +24,24 @@ OPTIONS = {
 }
 
 MEMORY = 0.9  # Share of the camera's rotation that the next frame keeps.
+FILES = 20_000  # Most files and folders in a folder of backgrounds.
+BYTES = 2 ** 32  # Most of a file.
+PIXELS = 2 ** 26  # Most of an image or of a frame.
 FRAMES = 500  # Most frames that are read from one video.
+TOTAL = 2 ** 32  # Most pixels of all of them: 500 frames of 4K.
+TRIES = 100  # Files that are drawn until one can be read.
 IMAGES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.webp')
 VIDEOS = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
+# What a file may be, whatever its name: others can name further files.
+FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'WEBP')
+CONTAINERS = 'avi,matroska,webm,mov,mp4'
 
 
 def validate(options):
   """Checks the options without a simulator.
 
   Raises:
-    ValueError: A number is not in 0..1, or there is no background picture.
+    ValueError: A number is not in 0..1, or no background can be read.
     ImportError: Videos are given, but no package that reads them is installed.
   """
   for key in ('colors', 'camera'):
@@ -36,9 +49,7 @@ def validate(options):
       raise ValueError(
           f'distractors.{key} is {options[key]}; it must be in 0..1')
   if options['background']:
-    files = find_files(options['background'])
-    if any(x.suffix.lower() in VIDEOS for x in files):
-      _imageio()
+    find_files(options['background'])
 
 
 def wrap(renderer, seed, options):
@@ -79,9 +90,18 @@ class Distractors:
     self._turn = self._camera * self._random.normal(size=2)
     self._frames, self._frame = None, 0
     if self._files:
-      path = self._files[self._random.integers(len(self._files))]
-      self._frames = read_frames(path, self._renderer.size)
+      self._frames = self._draw_frames()
       self._frame = int(self._random.integers(len(self._frames)))
+
+  def _draw_frames(self):
+    for _ in range(TRIES):
+      path = self._files[self._random.integers(len(self._files))]
+      frames = read_frames(path, self._renderer.size)
+      if len(frames):
+        return frames
+    raise ValueError(
+        f'distractors.background: {TRIES} files in a row cannot be decoded, '
+        f'the last of them {path}')
 
   def __call__(self, model, data, camera):
     if not self._drawn:
@@ -119,36 +139,86 @@ class Distractors:
       getattr(model, name)[:] = value
 
 
+@functools.lru_cache(8)
 def find_files(background):
-  """Returns the images and videos at a path, sorted.
+  """Returns the images and videos at a path whose headers are good, sorted.
+
+  Warns of the others.
 
   Raises:
-    ValueError: There are none.
+    ImportError: Videos are given, but no package that reads them is installed.
+    ValueError: There are none, or too many.
   """
   path = pathlib.Path(background).expanduser()
-  files = sorted(path.rglob('*')) if path.is_dir() else [path]
-  files = [x for x in files
-           if x.suffix.lower() in IMAGES + VIDEOS and x.is_file()]
-  if not files:
+  files = [path]
+  if path.is_dir():
+    files = sorted(itertools.islice(path.rglob('*'), FILES + 1))
+    if len(files) > FILES:
+      raise ValueError(
+          f'distractors.background {background} holds more than {FILES:,} '
+          f'files and folders; name a smaller folder')
+  files = [x for x in files if x.suffix.lower() in IMAGES + VIDEOS]
+  faults = {x: _find_fault(x) for x in files}
+  odd = {x: fault for x, fault in faults.items() if fault}
+  told = [f'{x}: {fault}' for x, fault in odd.items()]
+  if len(odd) == len(files):
     raise ValueError(
         f'distractors.background {background} is no image, no video '
-        f"({' '.join(IMAGES + VIDEOS)}), and no folder of them")
-  return files
+        f"({' '.join(IMAGES + VIDEOS)}), and no folder of them"
+        + f' that can be read: {"".join(told[:1])}' * bool(told))
+  if odd:
+    warnings.warn(
+        f'{len(odd)} of {len(files)} files of distractors.background are left '
+        f'out: {"; ".join(told[:3])}', stacklevel=2)
+  return tuple(x for x in files if x not in odd)
+
+
+def _find_fault(path):
+  """Returns why a file cannot be used, as far as its header says, or ''."""
+  try:
+    with _open(path) as (pixels, _):
+      return '' if 0 < pixels <= PIXELS else (
+          f'{pixels:,} pixels; at most {PIXELS:,} are read')
+  except (ImportError, MemoryError):  # Not the fault of the file.
+    raise
+  except Exception as error:  # Damaged files raise almost anything.
+    return str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _open(path):
+  """Opens an image or video; gives the pixels of a frame, and the frames."""
+  with open_regular(path, BYTES) as file:
+    if path.suffix.lower() in VIDEOS:
+      with _av().open(
+          file, options={'format_whitelist': CONTAINERS}) as video:
+        stream = video.streams.video[0]
+        frames = (x.to_image() for x in video.decode(stream))
+        yield stream.width * stream.height, frames
+    else:
+      with PIL.Image.open(file, formats=FORMATS) as image:
+        yield image.width * image.height, PIL.ImageSequence.Iterator(image)
 
 
 @functools.lru_cache(8)
 def read_frames(path, size):
-  """Reads an image or video as uint8 [N, H, W, 3], N at most FRAMES."""
-  if path.suffix.lower() in VIDEOS:
-    frames = (
-        PIL.Image.fromarray(x)
-        for x in _imageio().imiter(path, plugin='pyav'))
-  else:
-    frames = PIL.ImageSequence.Iterator(PIL.Image.open(path))
+  """Reads an image or video as uint8 [N, H, W, 3], N at most FRAMES.
+
+  Of a damaged file, these are the frames before the damage, perhaps none.
+  """
   height, width = size
-  return np.stack([
-      np.asarray(x.convert('RGB').resize((width, height), PIL.Image.BOX))
-      for x, _ in zip(frames, range(FRAMES), strict=False)])
+  frames = []
+  try:
+    with _open(path) as (pixels, images):
+      for image in itertools.islice(images, min(FRAMES, TOTAL // pixels)):
+        image = image.convert('RGB').resize((width, height), PIL.Image.BOX)
+        frames.append(np.asarray(image))
+  except (ImportError, MemoryError):
+    raise
+  except Exception as error:
+    warnings.warn(
+        f'{path} is damaged after {len(frames)} frames: {error}', stacklevel=2)
+  return np.stack(frames) if frames else np.empty((0, *size, 3), np.uint8)
 
 
 def _turn(pitch, yaw):
@@ -158,12 +228,11 @@ def _turn(pitch, yaw):
       [[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
 
 
-def _imageio():
+def _av():
   try:
-    import av  # noqa: F401
-    import imageio.v3 as imageio
+    import av
   except ImportError as error:
     raise ImportError(
         'distractors.background names a video; pip install '
         "'dreamingv2[video]', or give images or GIFs") from error
-  return imageio
+  return av

@@ -6,7 +6,8 @@ dreamingv2 evaluate --policy policy --episodes 10
 
 The config in the logdir selects the task and the agent. The logdir is not
 changed, except that a damaged checkpoint is moved to its folder `damaged`. An
-exported policy acts without an agent.
+exported policy acts without an agent; it is a program, so play only those that
+you trust.
 """
 
 import json
@@ -14,6 +15,7 @@ import pathlib
 
 import numpy as np
 
+from .. import resume
 from .. import settings
 from ..common import checkpoint as checkpoints
 from ..common import command
@@ -37,6 +39,7 @@ ACTING = (
     'wm/rewnorm/', 'wm/rssm/')
 COLUMNS = 4  # Episodes side by side in a video.
 SCALE = 2  # Screen pixels per pixel of its frames.
+POLICY_BYTES, POLICY_FILES = 2 ** 33, 1000  # Most of an exported policy.
 
 
 @command.entry()
@@ -55,10 +58,11 @@ def main(argv=None):
             f'--video needs an observation called image; this run has '
             f'{", ".join(sorted(set(env.obs_space) - set(envs.FLAGS)))}')
       if snapshot:
+        resume.check_origin(snapshot.meta, resume.origin(config))
         agent = load_agent(config, snapshot, env.obs_space, env.act_space)
         agent.generator.reset_from_seed(args.seed)
       else:
-        agent = load_policy(args.policy)
+        agent = load_policy(args.policy, env.obs_space, env.act_space)
     played = play(agent, env, args.episodes, args.seed)
   finally:
     env.close()
@@ -82,7 +86,8 @@ def make_parser():
       help='folder of the run')
   source.add_argument(
       '--policy', type=pathlib.Path, metavar='FOLDER',
-      help='folder written by --export')
+      help='folder written by --export; it is a program, so only one that you '
+      'trust')
   parser.add_argument(
       '--best', action='store_true',
       help='use the checkpoint of the best evaluation, not the newest')
@@ -119,6 +124,8 @@ def check(args):
     raise ValueError(
         f'{args.policy} is not an exported policy: it has no saved_model.pb; '
         f'write one with --logdir DIR --export {args.policy}')
+  if args.policy:
+    files.check_folder(args.policy, POLICY_BYTES, POLICY_FILES)
   for path in (args.video, args.out):
     if path:
       files.check(path)
@@ -169,8 +176,13 @@ def load_config(logdir):
 
 def _heads(folder):
   """Returns the comments of a config.yaml: versions and command."""
-  text = (folder / 'config.yaml').read_text()
-  return [x[2:] for x in text.splitlines() if x[:2] == '# '] or ['unknown']
+  lines = _read_config(folder).splitlines()
+  return [x[2:] for x in lines if x[:2] == '# '] or ['unknown']
+
+
+def _read_config(folder):
+  data = files.read_bytes(folder / 'config.yaml', configs.FILE_BYTES)
+  return data.decode(errors='replace')
 
 
 def read_checkpoint(logdir, best=False):
@@ -184,7 +196,8 @@ def read_checkpoint(logdir, best=False):
     raise ValueError(
         f'{folder} has no {checkpoints.BEST}, which the first evaluation '
         f'writes; leave --best out')
-  snapshot = checkpoints.Checkpoint(folder).load(best)
+  store = checkpoints.Checkpoint(folder, check=resume.check)
+  snapshot = store.load(best)
   if not snapshot:
     raise ValueError(f'{folder} has no checkpoint that can be read')
   return snapshot
@@ -211,15 +224,20 @@ def start_env(config, folder):
   return own.start(made, config, config.seed)
 
 
-def load_policy(folder):
+def load_policy(folder, obs_space, act_space):
   """Loads an exported policy, which acts like an agent.
 
   Raises:
-    OSError: The policy cannot be read.
+    ValueError: The policy cannot be read, or is for other spaces.
   """
   with machine.quiet():
     from . import export
-  return export.Exported(folder)
+  loggers.say(
+      f'Loading {folder}. An exported policy is a program that now runs here; '
+      f'only open those that you trust.')
+  policy = export.Exported(folder)
+  policy.check(obs_space, act_space)
+  return policy
 
 
 def load_agent(config, snapshot, obs_space, act_space):
@@ -341,7 +359,7 @@ def describe(snapshot):
 def export_policy(agent, args, origin, episode):
   """Exports an agent with its config; prints how far the actions differ."""
   from . import export
-  text = (args.logdir / 'config.yaml').read_text()
+  text = _read_config(args.logdir)
   with files.write_folder(args.export) as folder:
     difference = export.save(agent, folder, episode)
     files.write_text(folder / 'config.yaml', f'# {origin}\n{text}')

@@ -11,6 +11,9 @@ The policy takes the observations that the encoder reads, each with a batch
 size of 1: images are uint8 [1, H, W, C], vectors float32 [1, N]. `is_first`
 resets the state.
 
+An exported policy is a program: TensorFlow runs whatever operations the folder
+holds. Open only those that you trust.
+
 The folder also has the config.yaml of the run. This command plays the policy
 in the environment of that run, without building an agent:
 
@@ -105,22 +108,47 @@ class Exported:
   """Loads an exported policy, which can replace an agent in evaluations.
 
   Args:
-    folder: Path of the SavedModel.
+    folder: Path of the SavedModel, which must be trusted: it is a program.
 
   Raises:
-    OSError: The folder has no SavedModel.
+    ValueError: The folder has no policy, or it is damaged.
   """
 
   def __init__(self, folder):
-    self._model = tf.saved_model.load(str(folder))
-    signature = self._model.signatures['serving_default']
-    state = self._model.initial_state()
-    self._keys = {*signature.structured_input_signature[1]} - {*state}
+    try:
+      self._model = tf.saved_model.load(str(folder))
+      signature = self._model.signatures['serving_default']
+      state = self._model.initial_state()
+      inputs = signature.structured_input_signature[1]
+      self._inputs = {
+          k: tuple(v.shape) for k, v in inputs.items() if k not in state}
+      self._action = tuple(state['action'].shape)
+    except Exception as error:  # A model may hold anything.
+      raise ValueError(
+          f'{folder} is no policy that --export wrote, or is damaged '
+          f'({type(error).__name__}: {str(error)[:200]})') from error
+
+  def check(self, obs_space, act_space):
+    """Checks that the policy can play in an environment.
+
+    Raises:
+      ValueError: Its inputs or actions are of another shape.
+    """
+    have = {k: (1, *v.shape) for k, v in obs_space.items()}
+    for key, shape in self._inputs.items():
+      if have.get(key) != shape:
+        raise ValueError(
+            f'the policy needs {key!r} of the shape {shape}; the environment '
+            f'has {have.get(key, "none")}')
+    if self._action != (1, *act_space['action'].shape):
+      raise ValueError(
+          f'the policy has actions of the shape {self._action}; the '
+          f'environment takes {(1, *act_space["action"].shape)}')
 
   def policy(self, obs, state=None, mode='eval'):
     """Acts on observations of one environment; see Agent.policy."""
     state = self._model.act(
-        **{k: tf.constant(obs[k]) for k in self._keys},
+        **{k: tf.constant(obs[k]) for k in self._inputs},
         **(state or self._model.initial_state()))
     return {'action': state['action'].numpy()}, state
 

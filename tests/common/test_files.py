@@ -184,3 +184,16 @@ def test_damaged_file_is_set_aside_and_told(tmp_path):
   assert (tmp_path / 'damaged' / 'file').read_text() == 'bad'
   with pytest.warns(UserWarning, match=r'file \(left there: '):
     files.set_aside(path, 'gone')
+
+
+@pytest.mark.parametrize('make', [
+    pathlib.Path.touch, lambda path: path.symlink_to('nowhere'),
+    lambda path: path.symlink_to(path.parent.parent), os.mkfifo])
+def test_damaged_file_stays_where_its_folder_is_something_else(tmp_path, make):
+  path = tmp_path / 'run' / 'file'
+  path.parent.mkdir()
+  path.write_text('bad')
+  make(path.parent / 'damaged')
+  with pytest.warns(UserWarning, match=r'file \(left there: .*damaged'):
+    files.set_aside(path, 'reason')
+  assert path.read_text() == 'bad' and names(tmp_path) == ['run']

@@ -79,3 +79,39 @@ def test_swap_for_a_fifo_after_the_look_is_noticed(tmp_path, monkeypatch):
   monkeypatch.setattr(files.os, 'stat', lambda x: before)
   with pytest.raises(ValueError, match='is a pipe'):
     files.read_bytes(path, 10)
+
+
+@pytest.mark.parametrize('kind', ['device', 'pipe', 'socket', 'link out'])
+def test_folder_for_another_program_holds_files_only(
+    kind, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  folder = pathlib.Path('policy')
+  (folder / 'variables').mkdir(parents=True)
+  (folder / 'variables' / 'index').write_bytes(b'12345')
+  files.check_folder(folder, 5, 2)
+  close = make(kind, folder / 'variables' / 'x')
+  with pytest.raises(ValueError, match='policy/variables/x is a '):
+    files.check_folder(folder, 10 ** 6, 9)
+  close()
+
+
+def test_folder_for_another_program_is_not_too_large(tmp_path):
+  (tmp_path / 'a').mkdir()
+  for name in ('b', 'c'):
+    (tmp_path / 'a' / name).write_bytes(b'123')
+  files.check_folder(tmp_path, 6, 3)
+  with pytest.raises(ValueError, match='more than 2 files'):
+    files.check_folder(tmp_path, 6, 2)
+  with pytest.raises(ValueError, match='c has 3 bytes|more than 5 bytes'):
+    files.check_folder(tmp_path, 5, 3)
+  with pytest.raises(OSError):
+    files.check_folder(tmp_path / 'nowhere', 5, 3)
+
+
+def test_file_in_use_is_known_by_name(tmp_path):
+  path, before = tmp_path / 'x', files.uses()
+  files.write_atomic(path, lambda file: file.write(files.waiting().encode()))
+  assert path.read_text() == f'file {path} for 0 s' and not files.waiting()
+  with files.open_regular(path, 10 ** 6):
+    assert files.waiting() == f'file {path} for 0 s'
+  assert not files.waiting() and files.uses() == before + 2

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 import warnings
 
 import numpy as np
 import pytest
 
+from dreamingv2.common import files
 from dreamingv2.common import guards
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -166,6 +168,37 @@ def test_watchdog_is_silent_while_things_happen_and_when_switched_off():
         time.sleep(0.1)
         dog.beat()
   assert not said
+
+
+def test_start_that_stalls_names_file_and_environment(tmp_path, capfd):
+  (tmp_path / 'x').write_text('1')
+  env = types.SimpleNamespace(waiting='environment worker 3 to answer')
+  with guards.starting(0.2, [env, object()]):
+    with files.open_regular(tmp_path / 'x', 9):  # As if the disk hung.
+      linger(0.5)
+  line = capfd.readouterr().err.splitlines()[0]
+  assert re.fullmatch(
+      rf"Stalled for \d s in 'start', environment worker 3 to answer, "
+      rf'file {tmp_path}/x for \d s, at .*', line), line
+
+
+def test_start_that_opens_file_after_file_does_not_stall(tmp_path, capfd):
+  (tmp_path / 'x').write_text('1')
+  with guards.starting(0.8):
+    for _ in range(12):
+      files.read_bytes(tmp_path / 'x', 9)
+      time.sleep(0.1)
+  assert not capfd.readouterr().err
+
+
+@pytest.mark.parametrize('make', [
+    pathlib.Path.mkdir, os.mkfifo, lambda path: path.symlink_to('metrics')])
+def test_lock_is_a_file_of_its_own(make, tmp_path):
+  (tmp_path / 'metrics').write_text('1')
+  make(tmp_path / 'lock')
+  with pytest.raises(FileExistsError, match='lock is a'):
+    guards.Lock(tmp_path)
+  assert (tmp_path / 'metrics').read_text() == '1'
 
 
 def test_watchdog_thread_ends_with_the_run():

@@ -1,7 +1,10 @@
+import os
+
 import pytest
 
 from dreamingv2 import settings
 from dreamingv2.common import checkpoint as checkpoints
+from dreamingv2.common import files
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.common.config import Config
 
@@ -103,3 +106,34 @@ def test_checkpoint_without_an_update_gives_way_to_another_config(
   assert store.latest_step == 0
   logdirs.forget_unlearned(config.update({'rssm.deter': 600}), folder)
   assert store.latest_step == (0 if updates else None)
+
+
+@pytest.mark.parametrize('make, words', [
+    (os.mkfifo, 'is a pipe'), (os.mkdir, 'is a folder'),
+    (lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), 2 ** 40),
+     'bytes; at most'),
+    (lambda path: path.write_text('a: &a [1]\nb: *a\n'), 'aliases')])
+def test_odd_config_is_refused_and_stays(make, words, config):
+  folder = logdirs.prepare(config, 'robosuite', 'Lift')
+  path = folder / 'config.yaml'
+  make(path)
+  before = path.lstat()
+  with pytest.raises(ValueError, match=f'config.yaml.*{words}'):
+    logdirs.prepare(config, 'robosuite', 'Lift')
+  if 'aliases' not in words:
+    with pytest.raises(ValueError, match=f'config.yaml.*{words}'):
+      logdirs.save_config(config, folder, ['versions'])
+  assert path.lstat() == before
+
+
+@pytest.mark.parametrize('meta', [
+    '[]', '{}', '3', '{"step": "x", "meta": {}}'])
+def test_odd_checkpoint_says_nothing_of_a_run(meta, config):
+  folder = logdirs.prepare(config, 'robosuite', 'Lift')
+  logdirs.save_config(config, folder, ['versions'])
+  (folder / 'checkpoints').mkdir()
+  path = folder / 'checkpoints' / '000000000007.npz'
+  files.write_atomic(path, lambda file: checkpoints.write_npz(
+      file, {'meta.json': meta.encode()}))
+  assert checkpoints.peek(path.parent) is None
+  assert logdirs.prepare(config, 'robosuite', 'Lift') == folder

@@ -50,6 +50,21 @@ def test_kept_environment_is_started_again_with_the_reason(start, way, words):
   assert not env.step(act(0))()['is_first']
 
 
+class Asleep(envs.Dummy):
+  """Hangs when it is made, as a simulator that waits for a file."""
+
+  def __init__(self, *args):
+    time.sleep(60)
+
+
+def test_environment_that_hangs_at_the_start_is_named(start):
+  env = start(Asleep, restarts=2, timeout=1)
+  with pytest.raises(RuntimeError, match=(
+      r'waiting for environment worker \d+ \(process \d+\) to answer '
+      r"'obs_space' for \d s \(--env_timeout 1\)")):
+    assert env.obs_space
+
+
 def test_kept_environment_gives_up_beyond_its_budget(start):
   env = start(Bad, restarts=1)
   env.reset()()

@@ -206,3 +206,19 @@ def test_sigint_while_a_run_starts_is_one_line(seconds, tmp_path):
   assert process.returncode == 130
   assert err.splitlines()[-1] == 'Stopped by SIGINT.'
   assert 'Traceback' not in err
+
+
+def test_sigint_while_the_program_is_imported_is_one_line(tmp_path):
+  (tmp_path / 'numpy.py').write_text(
+      'import time\nprint(1, flush=True)\ntime.sleep(60)\n')
+  for program in (['train.py'], ['-m', 'dreamingv2', 'train']):
+    process = subprocess.Popen(
+        [sys.executable, *program, '--task', 'toy_reach'],
+        cwd=settings.ROOT,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert err == 'Stopped by SIGINT.\n'
+    assert process.returncode in (130, -signal.SIGINT)  # The same in a shell.

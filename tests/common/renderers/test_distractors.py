@@ -1,3 +1,5 @@
+import os
+
 import imageio.v3 as imageio
 import numpy as np
 import PIL.Image
@@ -141,6 +143,77 @@ def test_mp4_is_read_frame_by_frame(tmp_path):
   assert video.shape == frames.shape
   error = np.abs(video.astype(int) - frames)
   assert error.mean() < 5  # The codec is lossy.
+
+
+def make_big(path):
+  PIL.Image.new('1', (9000, 9000)).save(path)  # Small, but 81 million pixels.
+
+
+def make_playlist(path):
+  path.write_text('#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n')
+
+
+@pytest.mark.parametrize('name, make, words', [
+    ('b.png', os.mkfifo, 'is a pipe'), ('b.png', os.mkdir, 'is a folder'),
+    ('b.png', lambda path: path.symlink_to('/dev/zero'), 'is a device'),
+    ('b.png', lambda path: path.write_text('text'), 'cannot identify'),
+    ('b.png', lambda path: path.write_text('%!PS-Adobe-3.0 EPSF-3.0\n'),
+     'cannot identify'),
+    ('b.png', lambda path: os.truncate(
+        os.open(path, os.O_CREAT | os.O_RDWR), 2 ** 40), 'bytes; at most'),
+    ('b.png', make_big, '81,000,000 pixels'), ('b.mp4', make_playlist, ''),
+    ('b.mp4', lambda path: path.write_bytes(b'x' * 999), '')])
+def test_backgrounds_that_are_not_what_they_seem_are_left_out(
+    name, make, words, picture, tmp_path):
+  folder = tmp_path / 'folder'
+  folder.mkdir()
+  make(folder / name)
+  with pytest.raises(ValueError, match=f'can be read: .*{name}: .*{words}'):
+    distractors.find_files(str(folder))
+  picture.rename(folder / 'a.png')
+  distractors.find_files.cache_clear()
+  with pytest.warns(UserWarning, match=f'1 of 2 .* left out: .*{name}'):
+    files = distractors.find_files(str(folder))
+  assert files == (folder / 'a.png',)
+
+
+def test_folder_of_too_many_files_is_refused(tmp_path, monkeypatch):
+  monkeypatch.setattr(distractors, 'FILES', 3)
+  for name in 'abcd':
+    (tmp_path / name).touch()
+  with pytest.raises(ValueError, match='more than 3 files'):
+    distractors.find_files(str(tmp_path))
+
+
+def test_background_that_is_damaged_inside_gives_way_to_another(
+    picture, tmp_path):
+  noise = np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8)
+  PIL.Image.fromarray(noise).save(tmp_path / 'b.png')
+  with (tmp_path / 'b.png').open('rb+') as file:
+    file.truncate(9999)
+
+  class Renderer:
+    size = (4, 4)
+  with pytest.warns(UserWarning, match='b.png is damaged after 0 frames'):
+    drawn = distractors.Distractors(Renderer(), 0, 0.0, 0.0, str(tmp_path))
+    for _ in range(9):
+      drawn.reset()
+      assert (drawn._frames[0][0] == [255, 0, 0]).all()
+  picture.unlink()
+  distractors.find_files.cache_clear()
+  with pytest.raises(ValueError, match='100 files in a row cannot be decoded'):
+    distractors.Distractors(Renderer(), 0, 0.0, 0.0, str(tmp_path))
+
+
+def test_video_that_is_cut_off_plays_its_frames(tmp_path):
+  frames = np.zeros((90, 64, 64, 3), np.uint8)
+  frames[:] = np.random.default_rng(0).integers(0, 255, (90, 64, 64, 3))
+  path = tmp_path / 'a.mkv'
+  imageio.imwrite(path, frames, plugin='pyav', codec='libx264')
+  with path.open('rb+') as file:
+    file.truncate(path.stat().st_size // 2)
+  assert distractors.find_files(str(path)) == (path,)
+  assert 5 < len(distractors.read_frames(path, (8, 8))) < 90
 
 
 @pytest.mark.parametrize('options, text', [

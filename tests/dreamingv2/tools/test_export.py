@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import PIL.Image
 import pytest
@@ -77,6 +79,75 @@ def test_exported_policy_earns_what_its_agent_earns(
   assert theirs['from'].startswith('Step 100, ')
   assert theirs['return'] == pytest.approx(ours['return'], rel=1e-4)
   assert capsys.readouterr().out.count('Step 100, ') == 2
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """Returns the folder of a model that has the interface of a policy."""
+  import tensorflow as tf
+
+  class Model(tf.Module):
+    @tf.function(input_signature=[])
+    def initial_state(self):
+      return {'action': self.value + tf.zeros([1, 2])}
+
+    @tf.function(input_signature=[
+        tf.TensorSpec([1, 64, 64, 3], tf.uint8, 'image'),
+        tf.TensorSpec([1, 2], tf.float32, 'action')])
+    def act(self, image, action):
+      return {'action': action}
+  model, folder = Model(), tmp_path_factory.mktemp('policy') / 'policy'
+  model.value = tf.Variable(0.0)
+  tf.saved_model.save(model, str(folder), {
+      'serving_default': model.act.get_concrete_function()})
+  (folder / 'config.yaml').write_text(
+      settings.load_config(['--task', 'toy_reach']).dumps())
+  return folder
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[:99])
+
+
+@pytest.mark.parametrize('name, make', [
+    ('saved_model.pb', cut), ('variables/variables.index', cut),
+    ('variables/variables.index', lambda path: path.unlink()),
+    ('variables/variables.data-00000-of-00001', lambda path: path.unlink()),
+    ('saved_model.pb', lambda path: path.write_bytes(b''))])
+def test_damaged_policy_is_refused_in_one_line(name, make, saved, tmp_path):
+  shutil.copytree(saved, tmp_path / 'policy')
+  make(tmp_path / 'policy' / name)
+  env = suites.make('toy', 'reach')
+  with pytest.raises(ValueError, match='policy is no policy that --export'):
+    evaluate.load_policy(
+        tmp_path / 'policy', env.obs_space, env.act_space)
+
+
+def test_policy_is_called_a_program_where_it_is_loaded(saved, capfd):
+  env = suites.make('toy', 'reach')
+  evaluate.load_policy(saved, env.obs_space, env.act_space)
+  assert 'is a program' in capfd.readouterr().err
+  with pytest.raises(ValueError, match="needs 'image' of the shape"):
+    evaluate.load_policy(saved, {}, env.act_space)
+  wide = {'action': gymnasium.spaces.Box(-1, 1, (7,))}
+  with pytest.raises(ValueError, match='has actions of the shape'):
+    evaluate.load_policy(saved, env.obs_space, wide)
+
+
+@pytest.mark.parametrize('make, words', [
+    (os.mkfifo, 'is a pipe'),
+    (lambda path: path.symlink_to('/etc/passwd'), 'leads out of'),
+    (lambda path: os.truncate(
+        os.open(path, os.O_CREAT | os.O_RDWR), 2 ** 40), 'bytes')])
+def test_policy_of_odd_files_is_not_loaded(
+    make, words, saved, tmp_path, capfd):
+  shutil.copytree(saved, tmp_path / 'policy')
+  make(tmp_path / 'policy' / 'variables' / 'x')
+  with pytest.raises(SystemExit) as ending:
+    start('--policy', tmp_path / 'policy')
+  assert ending.value.code == 2
+  err = capfd.readouterr().err
+  assert words in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.slow
