@@ -14,6 +14,7 @@ import pathlib
 import random
 import shlex
 import time
+import types
 import warnings
 
 import numpy as np
@@ -27,6 +28,7 @@ from dreamingv2 import settings
 from dreamingv2.common import command
 from dreamingv2.common import counter
 from dreamingv2.common import driver as drivers
+from dreamingv2.common import episodes
 from dreamingv2.common import guards
 from dreamingv2.common import identity
 from dreamingv2.common import logdir as logdirs
@@ -60,26 +62,42 @@ def main(argv=None):
       logdir = logdirs.prepare(config, *suites.check(config))
       lock = guards.Lock(logdir)
   with lock:
-    seeds = [config.seed + 1000 * i for i in range(config.envs)]
-    seeds += [config.seed + 999] * bool(config.eval_eps)
     with guards.user_errors(), guards.starting(config.stall_after):
-      loggers.say(
-          f'Starting the environments of {config.task}: {config.envs} for '
-          f'training, {len(seeds) - config.envs} for evaluation, each in its '
-          f'own process.')
-      envs = suites.start(config, seeds)
+      envs, spaces = start(config)
     try:
-      train(config, logdir, envs[:config.envs], envs[config.envs:])
+      train(config, logdir, envs[:config.envs], envs[config.envs:], spaces)
     finally:
       for env in envs:
         env.close()
 
 
-def train(config, logdir, train_envs, eval_envs):
+def start(config):
+  """Starts the environments of a config, unless it trains offline.
+
+  Returns:
+    Environments for training and evaluation; spaces of stored episodes, or
+    None if the environments have them.
+
+  Raises:
+    ImportError, RuntimeError, ValueError: A mistake that the user can correct.
+  """
+  if config.offline:
+    loggers.say(f'Training from the episodes in {config.offline} alone.')
+    return [], episodes.spaces(episodes.read_folder(config.offline))
+  seeds = [config.seed + 1000 * i for i in range(config.envs)]
+  seeds += [config.seed + 999] * bool(config.eval_eps)
+  loggers.say(
+      f'Starting the environments of {config.task}: {config.envs} for '
+      f'training, {len(seeds) - config.envs} for evaluation, each in its '
+      f'own process.')
+  return suites.start(config, seeds), None
+
+
+def train(config, logdir, train_envs, eval_envs, spaces=None):
   """Makes a Run and trains; turns expected errors into exit codes."""
   try:
     with guards.user_errors():
-      run = Run(config, logdir, train_envs, eval_envs)
+      run = Run(config, logdir, train_envs, eval_envs, spaces=spaces)
     with guards.user_errors(replays.TooShort):
       run.train()
   except guards.Stopped as stop:
@@ -98,18 +116,22 @@ class Run:
   Args:
     config: Config.
     logdir: Path that exists.
-    train_envs: Environments, see common.envs.
+    train_envs: Environments, see common.envs; [] trains from the episodes of
+      `replay.seed_from` alone, where steps only count the time.
     eval_envs: Environments for evaluation; [] switches evaluations off.
     outputs: Outputs of the logger; the usual ones by default.
     made: What is known of the environments' origin, see common.identity; by
       default the config names them.
+    spaces: Spaces of observations and actions; those of the environments by
+      default.
 
   Raises:
     ImportError, RuntimeError, ValueError: A mistake that the user can correct.
   """
 
   def __init__(
-      self, config, logdir, train_envs, eval_envs, outputs=None, made=None):
+      self, config, logdir, train_envs, eval_envs, outputs=None, made=None,
+      spaces=None):
     self.config = config
     self.logdir = logdir
     self.step = counter.Counter()
@@ -117,14 +139,14 @@ class Run:
     self._console = console.Console(config, logdir, self)
     self._repeat = config.action_repeat
     with guards.starting(config.stall_after, train_envs + eval_envs):
-      self._start(train_envs, eval_envs, outputs, made)
+      self._start(train_envs, eval_envs, outputs, made, spaces)
 
-  def _start(self, train_envs, eval_envs, outputs, made):
+  def _start(self, train_envs, eval_envs, outputs, made, spaces):
     config, logdir = self.config, self.logdir
     random.seed(config.seed)
     np.random.seed(config.seed)
     scope = self._load_libraries()
-    spaces = train_envs[0].obs_space, train_envs[0].act_space
+    spaces = spaces or (train_envs[0].obs_space, train_envs[0].act_space)
     settings.check_spaces(config, spaces[0])
     self._console.spaces(*spaces)
     self._make_guards(train_envs + eval_envs)
@@ -137,6 +159,7 @@ class Run:
         # Episodes later than the checkpoint are played again, to the bit.
         until=self._state.newest if config.deterministic else None,
         spaces={**spaces[0], **spaces[1]}, **config.replay)
+    self._console.seeds(self.replay.stats)
     self._random_agent = self._other.RandomAgent(spaces[1], config.seed)
     with scope:
       self.agent = self._agents.Agent(config, *spaces, self.step)
@@ -151,11 +174,12 @@ class Run:
     self._parts = self._make_parts()
     self._restore()
     # Last, so that a run that could not start leaves no config behind.
-    self._write_config({
-        **identity.of(train_envs[0]), 'task': config.task,
-        **(made or {'source': 'suite'})}, spaces)
+    source = train_envs[0] if train_envs else types.SimpleNamespace(
+        obs_space=spaces[0], act_space=spaces[1])
+    self._write_config(source, made or {'source': 'suite'}, spaces)
 
-  def _write_config(self, made, spaces):
+  def _write_config(self, source, made, spaces):
+    made = {**identity.of(source), 'task': self.config.task, **made}
     program = pathlib.Path(sys.argv[0]).name
     logdirs.save_config(self.config, self.logdir, [
         machine.versions(dreamingv2.__version__, settings.ROOT),
@@ -185,6 +209,7 @@ class Run:
 
   def _make_drivers(self, train_envs, eval_envs):
     seed = self.config.seed
+    self._offline = not train_envs
     self._driver = drivers.Driver(train_envs, self._timer, (seed, 0))
     self._driver.on_reset(self.replay.add_step)
     self._driver.on_step(self.replay.add_step)
@@ -295,9 +320,12 @@ class Run:
           self._tfutils.zeros(spaces, **self.config.dataset))
 
   def _act(self, policy, **kwargs):
-    """Takes one agent step."""
+    """Takes one agent step, or only counts it."""
     start = time.monotonic()
-    self._driver(policy, steps=1, **kwargs)
+    if self._offline:
+      self._count({}, 0)
+    else:
+      self._driver(policy, steps=1, **kwargs)
     self._console.measured('step', time.monotonic() - start)
 
   def _restore(self):

@@ -205,6 +205,16 @@ def read_yaml(path, within=None):
     text = data.decode()
   except UnicodeDecodeError:
     raise ValueError(f'{path}: not UTF-8') from None
+  return read_mapping(text, path)
+
+
+def read_mapping(text, path='YAML'):
+  """Returns the mapping in a text of YAML; see `read_yaml`.
+
+  Args:
+    text: YAML.
+    path: Where it comes from, for messages.
+  """
   _check_size(path, text)
   try:
     data = _yaml().load(text)

@@ -3,15 +3,20 @@
 import collections
 import datetime
 import math
+import pathlib
 import re
 import shutil
 import uuid
+import warnings
 from concurrent import futures
 
+import gymnasium
 import numpy as np
 
 from .checkpoint import memory
 from .checkpoint import read_npz
+from .envs import ENDLESS
+from .envs import FLAGS
 from .files import open_regular
 
 # Keys whose values come in several types from environments and from files.
@@ -19,10 +24,15 @@ DTYPES = {
     'is_first': bool, 'is_last': bool, 'is_terminal': bool,
     'reward': np.float32}
 GIB = 2 ** 30  # bytes
+REQUIRED = ('action', 'is_first', 'is_last')
 NAME = re.compile(
     r'(\d{8}T\d{6})(\d{0,6})-([^-]+)-(\d{1,9})\.npz', re.ASCII)
 LAST_YEAR = 9000  # Names of new episodes count on from the newest one.
 WIDEST = 8  # Bytes of a value in other programs' files, where we have one.
+
+
+class Foreign(ValueError):
+  """Keys or shapes are not those of the environment."""
 
 
 class Episode:
@@ -127,6 +137,110 @@ def storable(values):
   return convert({k: v for k, v in values.items() if not k.startswith('log_')})
 
 
+def fit(values, signature):
+  """Returns those arrays of a file that a replay stores, as it stores them.
+
+  Keys that the signature lacks are left out, which is said once. Where it has
+  a vector of floats, a file may have any numbers of as many entries: DreamerV2
+  stores an observation that is one number as [T].
+
+  Args:
+    values: Dict of arrays [T, ...].
+    signature: {key: (shape of a row, dtype)}.
+
+  Raises:
+    Foreign: A key is absent, or of another shape or type; names all of them.
+    ValueError: A value is neither a number nor a bool.
+  """
+  extra = sorted(
+      f'{k} {v.dtype}{list(v.shape[1:])}' for k, v in values.items()
+      if k not in signature and not k.startswith('log_'))
+  if extra:  # Python shows the same warning once.
+    warnings.warn(
+        f'Left out of stored episodes, as the environment lacks them: '
+        f'{", ".join(extra)}', stacklevel=2)
+  values = storable({k: values[k] for k in signature if k in values})
+  result, wrong = {}, []
+  for key, (shape, dtype) in signature.items():
+    value, was = values.get(key), None
+    if value is not None:
+      was = value.shape[1:], value.dtype
+      if len(shape) == 1 and dtype == np.float32 and value.ndim and (
+          math.prod(value.shape[1:]) == shape[0]):
+        value = value.reshape(-1, *shape).astype(dtype, copy=False)
+    if value is None or (value.shape[1:], value.dtype) != (shape, dtype):
+      wrong.append(
+          f'{key!r} is {describe(was)} there, but {describe((shape, dtype))} '
+          f'here')
+    result[key] = value
+  if wrong:
+    raise Foreign(', '.join(wrong))
+  return result
+
+
+def read_folder(folder, signature=None):
+  """Yields the episodes of a folder, oldest first; changes nothing in it.
+
+  Args:
+    folder: Folder with files *.npz, or a logdir, whose `train_episodes` count.
+    signature: {key: (shape of a row, dtype)} to which they must fit; None
+      takes all keys as they are.
+
+  Raises:
+    ValueError: There is none, or one cannot be read, or does not fit.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  inner = folder / 'train_episodes'
+  folder = inner if inner.is_dir() else folder
+  paths = sorted(folder.glob('*.npz'))
+  if not paths:
+    raise ValueError(
+        f'{folder} holds no episodes (*.npz); name a logdir or a folder that '
+        f'dreamingv2 import wrote')
+  for path, values in load_episodes(paths):
+    try:
+      if isinstance(values, Exception):
+        raise values
+      values = fit(values, signature) if signature else storable(values)
+      check_rows(values)
+      check_values(Episode(values), len(values['action']))
+    except Exception as error:  # Flipped bits raise almost anything.
+      raise ValueError(f'{path} does not fit: {error}') from None
+    yield values
+
+
+def spaces(stream):
+  """Returns the spaces of observations and actions of stored episodes.
+
+  Actions are discrete if every row after a first one is one-hot. If no episode
+  ends terminally, the space of is_terminal says that none can.
+
+  Args:
+    stream: Iterable of episodes, dicts of arrays [T, ...].
+
+  Raises:
+    Foreign: Episodes differ in keys, shapes or types; names the keys.
+  """
+  signature, onehot, terminal = {}, True, False
+  for episode in stream:
+    own = {k: (v.shape[1:], v.dtype) for k, v in episode.items()}
+    signature = signature or own
+    fit(episode, signature)
+    rows = episode['action'][1:]
+    onehot &= np.isin(rows, (0, 1)).all() and (rows.sum(-1) == 1).all()
+    terminal |= episode['is_terminal'].any()
+  ends = {np.dtype(np.uint8): (0, 255), np.dtype(bool): (0, 1)}
+  box = gymnasium.spaces.Box
+  obs = {
+      k: box(*ends.get(np.dtype(dtype), (-np.inf, np.inf)), shape, dtype)
+      for k, (shape, dtype) in signature.items() if k != 'action'}
+  obs.update(FLAGS if terminal else ENDLESS)
+  action = box(-1, 1, *signature['action'])
+  if onehot:
+    action.discrete = True
+  return obs, {'action': action}
+
+
 def parse_name(path):
   """Returns the time, identifier and steps in a file name, None if foreign."""
   match = NAME.fullmatch(path.name)
@@ -180,6 +294,19 @@ def _most(path, signature):
       signature.values())
   # Two rows more, and a tenth for headers and keys that are not stored.
   return int(1.1 * WIDEST * row * (name[2] + 2)) + 2 ** 20
+
+
+def check_rows(episode):
+  """Raises ValueError for unequal lengths, or if an array is missing."""
+  for key in REQUIRED:
+    if key not in episode:
+      raise ValueError(f'There is no key {key!r}')
+  lengths = {k: len(v) if v.ndim else 0 for k, v in episode.items()}
+  for key, length in lengths.items():
+    if not length or length != lengths['action']:
+      raise ValueError(
+          f'Episode key {key!r} has {length} rows where action has '
+          f'{lengths["action"]}')
 
 
 def check_values(episode, steps):

@@ -21,8 +21,8 @@ RESUMABLE = (
 # Keys that shape the episodes in the logdir; without a checkpoint there, only
 # these must stay.
 DATA = (
-    'action_repeat', 'distractors', 'render_size', 'suite', 'task',
-    'time_limit', *SUITES)
+    'action_repeat', 'distractors', 'env_args', 'render_size', 'suite',
+    'task', 'time_limit', *SUITES)
 
 
 def name(config, suite, task):
@@ -31,6 +31,9 @@ def name(config, suite, task):
   Raises:
     ValueError: The task or the method would lead elsewhere.
   """
+  task = task.replace(':', '-')  # As in my_module:make_env.
+  if suite == 'gym':
+    task = task.replace('/', '-')  # As in ALE/Pong-v5.
   for key, value in (('task', task), ('method', config.method)):
     if not re.fullmatch(r'[\w+=-][\w.+=-]*', value):
       raise ValueError(

@@ -10,21 +10,20 @@ import numpy as np
 
 from .checkpoint import write_npz
 from .episodes import GIB
+from .episodes import REQUIRED
 from .episodes import Episode
+from .episodes import Foreign
+from .episodes import check_rows
 from .episodes import check_values
 from .episodes import describe
+from .episodes import fit
 from .episodes import load_episodes
 from .episodes import parse_name
+from .episodes import read_folder
 from .episodes import storable
 from .files import remove_stale
 from .files import set_aside
 from .files import write_atomic
-
-REQUIRED = ('action', 'is_first', 'is_last')
-
-
-class Foreign(ValueError):
-  """Keys or shapes are not those of the replay."""
 
 
 class TooShort(RuntimeError):
@@ -54,7 +53,8 @@ class Replay:
 
   def __init__(
       self, directory, capacity=0, max_gib=0.0, ongoing=False, minlen=1,
-      maxlen=0, prioritize_ends=False, seed=0, until=None, spaces=None):
+      maxlen=0, prioritize_ends=False, seed_from='', seed=0, until=None,
+      spaces=None):
     """Loads the newest episodes of a directory, up to the capacity.
 
     Older files stay on disk. Damaged ones, and ones that differ in keys or
@@ -72,6 +72,9 @@ class Replay:
       maxlen: Most rows of a chunk, 0 for whole batch rows.
       prioritize_ends: Whether chunks that end with their episode come up more
         often: minlen more starting points mean the last one.
+      seed_from: Folder with episodes of others, or logdir, to sample from as
+        well; '' for none. They are only read, never dropped, and not counted
+        in anything but `seed_steps` and `seed_episodes`.
       seed: Of the sampling.
       until: `newest` of a state: what came later is moved to `later/`,
         in the place of what was there, to be made again.
@@ -97,6 +100,9 @@ class Replay:
     self._signature = signature_of(spaces) if spaces else {}
     self._complete_eps = []  # Oldest first.
     self._sampled_eps = []  # Those of them that are long enough, also.
+    self._seed_eps = [
+        Episode(data) for data in read_folder(seed_from, self._signature)
+    ] if seed_from else []
     self._ongoing_eps = {}  # worker -> Episode
     self._unwritten = []  # Complete ones that the disk has refused.
     self._dropped = []  # Files that a checkpoint may still need.
@@ -117,7 +123,11 @@ class Replay:
   def stats(self):
     """Returns counts: total ever stored, and loaded, that is in memory."""
     ongoing = sum(episode.bytes for episode in self._ongoing_eps.values())
+    seeds = {
+        'seed_steps': sum(x.steps for x in self._seed_eps),
+        'seed_episodes': len(self._seed_eps)} if self._seed_eps else {}
     return {
+        **seeds,
         'total_steps': self._total_steps,
         'total_episodes': self._total_episodes,
         'loaded_steps': self._loaded_steps,
@@ -169,7 +179,8 @@ class Replay:
     Raises:
       TooShort: No episode is long enough.
     """
-    episodes = self._sampled_eps
+    episodes = self._sampled_eps + [
+        x for x in self._seed_eps if x.steps >= self._minlen]
     if self._ongoing:
       episodes = episodes + [
           x for x in self._ongoing_eps.values() if x.steps >= self._minlen]
@@ -194,6 +205,7 @@ class Replay:
     """Yields samples for ever; warns if there is less than a batch of them."""
     steps = self._loaded_steps + sum(
         x.steps for x in self._ongoing_eps.values()) * self._ongoing
+    steps += sum(x.steps for x in self._seed_eps)
     if 0 < steps < batch * length:
       warnings.warn(
           f'a batch of {batch} x {length} steps is larger than the replay, '
@@ -396,7 +408,9 @@ class Replay:
       found.append(episode)
     foreign = [x for _, x in odd if isinstance(x, Foreign)]
     if foreign and not found:  # Whoever is wrong, it is not the files.
-      raise ValueError(f'{foreign[-1]}; choose another --logdir')
+      raise ValueError(
+          f'The episodes of {self._directory} do not fit the environment: '
+          f'{foreign[-1]}; choose another --logdir')
     for path, error in odd:
       self._set_aside(path, f'{type(error).__name__}: {error}')
     for episode in reversed(found):
@@ -408,6 +422,8 @@ class Replay:
       if isinstance(content, Exception):
         raise content
       _, name, steps = parse_name(path)
+      if self._signature:
+        content = fit(content, self._signature)
       episode = Episode(self._checked(content), name, path)
       check_values(episode, steps)
       return episode, None
@@ -423,12 +439,7 @@ class Replay:
   def _checked(self, episode):
     """Returns a storable episode with the right keys and shapes."""
     episode = storable(episode)
-    lengths = {k: len(v) if v.ndim else 0 for k, v in episode.items()}
-    for key, length in lengths.items():
-      if not length or length != lengths.get('action'):
-        raise ValueError(
-            f'Episode key {key!r} has {length} rows where action has '
-            f'{lengths.get("action")}.')
+    check_rows(episode)
     self._check({k: (v.shape[1:], v.dtype) for k, v in episode.items()})
     return episode
 
@@ -446,7 +457,8 @@ class Replay:
             f'episodes of {self._directory} it is {describe(wanted)}.')
 
   def _too_short(self):
-    held = [*self._complete_eps, *self._ongoing_eps.values()]
+    held = [
+        *self._complete_eps, *self._ongoing_eps.values(), *self._seed_eps]
     return (
         f'No episode to sample from: {self._directory} holds '
         f'{sum(x.steps for x in held)} steps in {len(held)} episodes, the '

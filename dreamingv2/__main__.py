@@ -9,6 +9,7 @@ from .common import command
 # Command -> module with main(argv), and what it does.
 COMMANDS = {
     'train': ('.train', 'train an agent, or resume its run'),
+    'import': ('.tools.importer', 'turn demonstrations into episodes'),
     'evaluate': ('.tools.evaluate', 'play a saved agent; export its policy'),
     'tables': ('.tools.tables', "the paper's tables from logdirs"),
     'figures': ('.tools.figures', "the paper's figures, and a dashboard"),

@@ -44,8 +44,10 @@ class Console:
     images = [
         f'{k} {"x".join(map(str, v.shape))}' for k, v in obs_space.items()
         if len(v.shape) == 3]
+    head = (
+        'The episodes have' if config.offline else 'The environment is ready:')
     self.say(
-        f'The environment is ready: {", ".join(images) or "no images"}, '
+        f'{head} {", ".join(images) or "no images"}, '
         f'{act_space["action"].shape[0]} action values.')
     capacity = min(
         config.replay.capacity or config.steps,
@@ -53,6 +55,18 @@ class Console:
     size = episodes.describe_size(
         obs_space, act_space, capacity, config.replay.max_gib, self._logdir)
     self.say(f'Logdir {self._logdir}. The replay needs {size}.')
+
+  def seeds(self, stats):
+    """Prints what the replay samples besides the run's own episodes.
+
+    Args:
+      stats: Statistics of the replay.
+    """
+    if 'seed_episodes' in stats:
+      self.say(
+          f'Batches also come from {stats["seed_episodes"]} episodes in '
+          f'{self._config.replay.seed_from} with {stats["seed_steps"]} agent '
+          f'steps, which do not count as steps of this run.')
 
   def resumed(self, meta, stats, drivers):
     """Prints the state from which a run continues.

@@ -29,6 +29,7 @@ RANGES = {
     r'loss_scales\..*': (0, 1e6),
     r'(robosuite|ur5)\.(horizon|control_freq)': (1, 1e6),
     'action_repeat': (1, 1e6),
+    'atari.noops': (0, 1e6),
     r'(barlow_twins|r2dreamer)\.(redundancy|scale)': (0, 1e6),
     'bootstrap.momentum': SHARE,
     'contrastive.horizon': (0, 1000),

@@ -106,8 +106,33 @@ def load_config(argv):
   # Patterns may match keys of all systems.
   named = {x[2:].partition('=')[0] for x in remaining if x.startswith('--')}
   check_readers(config, named & set(config.diff(selected)))
+  if config.offline:
+    config = _offline(config, 'task' in {
+        x[2:].partition('=')[0] for x in argv if x.startswith('--')})
   check(config)
   return config
+
+
+def _offline(config, named):
+  """Returns the config of a run that has no environment.
+
+  Args:
+    named: Whether the user has named the task.
+
+  Raises:
+    ValueError: The task was not named, or there are two sources of episodes.
+  """
+  if not named:
+    raise ValueError(
+        f'--offline {config.offline} needs the name of the task of its '
+        f'episodes, with which evaluate makes the environment; set --task '
+        f'(data_NAME if there is none)')
+  if config.replay.seed_from not in ('', config.offline):
+    raise ValueError(
+        f'--offline {config.offline} and --replay.seed_from '
+        f'{config.replay.seed_from} name two folders; leave one out')
+  return config.update({
+      'replay.seed_from': config.offline, 'prefill': 0, 'eval_eps': 0})
 
 
 def _select(argv):

@@ -42,7 +42,7 @@ FLOORS = [
 OBJECTIVES = 7
 
 TENSORFLOW = {'keras', 'tensorflow', 'tensorflow_probability', 'tf_keras'}
-SIMULATORS = {'dm_control', 'gym', 'mujoco', 'robosuite'}
+SIMULATORS = {'ale_py', 'dm_control', 'gym', 'mujoco', 'robosuite'}
 NO_TENSORFLOW = [
     'checkpoint', 'command', 'comments', 'config', 'counter', 'driver',
     'envs', 'episodes', 'files', 'flags', 'guards', 'identity', 'logdir',

@@ -149,8 +149,8 @@ def test_default_logdir_lies_in_the_working_directory(dreamingv2):
   folder, logdir, _, _ = dreamingv2
   assert [path.name for path in folder.iterdir()] == ['logdir']
   assert {path.name.split('.')[0] for path in logdir.iterdir()} == {
-      'checkpoints', 'config', 'events', 'metrics', 'train_episodes',
-      'videos'}
+      'checkpoints', 'config', 'environment', 'events', 'metrics',
+      'train_episodes', 'videos'}
 
 
 def test_metrics_hold_every_loss_finite_and_where_the_time_went(dreamingv2):

@@ -7,11 +7,15 @@ A suite module has `OPTIONS` (its config keys and their defaults, and
 return of a whole episode, None if unknown). If an environment has a camera,
 its method `images()` draws the current state again.
 
+A package can bring a suite: a module with this interface, under the entry
+point group `dreamingv2.suites`.
+
 `start` is the one way from a config to running environments.
 """
 
 import functools
 import importlib
+import importlib.metadata
 import typing
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -21,20 +25,39 @@ from .. import envs
 from .. import renderers
 from ..config import Config
 from ..config import check_known
+from ..config import read_mapping
 from ..renderers import distractors as distractorlib
 
 SUITES = {
+    'atari': '.atari',
     'dmc': '.dmc',
+    'gym': '.gym',
+    'module': '.module',
     'robosuite': '.robosuite',
     'toy': '.toy',
     'ur5': '.ur5',
 }
+GROUP = 'dreamingv2.suites'  # Entry points of suites in other packages.
+
+
+def known() -> dict[str, Callable]:
+  """Returns {name: function that imports the suite's module}.
+
+  A name of this package cannot be taken by another one.
+  """
+  others = {
+      x.name: x.load for x in importlib.metadata.entry_points(group=GROUP)}
+  own = {
+      k: functools.partial(importlib.import_module, v, __package__)
+      for k, v in SUITES.items()}
+  return {**others, **own}
 
 
 def parse(suite: str, task: str) -> tuple[str, str]:
   """Splits a task name such as `dmc_walker_walk`, as DreamerV2 does.
 
-  A prefix that is a suite overrides `suite`, which may be empty.
+  A prefix that is a suite overrides `suite`, which may be empty. A name such
+  as `my_module:make_env` is the user's own code.
 
   Returns:
     The suite and the task without its prefix.
@@ -42,22 +65,28 @@ def parse(suite: str, task: str) -> tuple[str, str]:
   Raises:
     ValueError: `suite` is unknown, or neither argument names a suite.
   """
+  names = known()
   if suite:
-    check_known('suite', suite, SUITES)
+    check_known('suite', suite, names)
   prefix, _, rest = task.partition('_')
-  if rest and prefix in SUITES:
+  # Their tasks may have a colon.
+  others = {*names} - {*SUITES} | {'gym'}
+  if ':' in task and (suite == 'module' or prefix not in others):
+    return 'module', task
+  if rest and prefix in names:
     return prefix, rest
   if suite:
     return suite, task
   raise ValueError(
-      f'Task {task!r} does not begin with a suite; use SUITE_TASK or set '
-      f'--suite to one of: {", ".join(SUITES)}')
+      f'Task {task!r} does not begin with a suite; use SUITE_TASK, '
+      f'MODULE:FUNCTION, or set --suite to one of: {", ".join(sorted(names))}')
 
 
 def check(config: Config) -> tuple[str, str]:
   """Checks that a config names a task and options that exist.
 
-  No simulator is started.
+  No simulator is started. A run from stored episodes alone may have a task of
+  its own, `data_NAME`, which no environment can be made for.
 
   Returns:
     The suite, and the task without the suite's prefix.
@@ -66,6 +95,8 @@ def check(config: Config) -> tuple[str, str]:
     ValueError: A suite, task, option or value of an option is unknown.
     ImportError: The simulator is not installed.
   """
+  if config['offline'] and config['task'].startswith('data_'):
+    return tuple(config['task'].split('_', 1))
   suite, task = parse(config['suite'], config['task'])
   validate(suite, task, options(suite, config))
   return suite, task
@@ -108,11 +139,26 @@ def start(config: Config, seeds: Iterable[int]) -> list[envs.Async]:
     RuntimeError, ValueError, ImportError: See `constructor`.
   """
   make_env, environ = constructor(config)
-  return [
+  made = [
       envs.Async(
           functools.partial(make_env, seed=seed), environ=environ,
           restarts=config['env_restarts'], timeout=config['env_timeout'])
       for seed in seeds]
+  if has_foreign_code(config):
+    try:
+      _ = made[0].obs_space  # Raises what the user's code does wrong.
+    except BaseException:
+      for env in made:
+        env.close()
+      raise
+  return made
+
+
+def has_foreign_code(config: Config) -> bool:
+  """Says whether the environments run code that is not part of a simulator."""
+  suite, _ = parse(config['suite'], config['task'])
+  return suite not in SUITES or suite in ('gym', 'module') or bool(
+      suite in config and dict(config[suite]).get('import'))
 
 
 def options(suite: str, config: Config) -> dict[str, typing.Any]:
@@ -121,12 +167,32 @@ def options(suite: str, config: Config) -> dict[str, typing.Any]:
   Shared options are left out at their defaults, which all suites support.
   """
   result = dict(config[suite]) if suite in config else {}
+  args = parse_args(config['env_args'])
+  if args and suite in SUITES:
+    result['env_args'] = args
+  elif args:  # The options of another package have no keys of their own.
+    result.update(args)
   if config['renderer'] != 'mujoco':
     result['renderer'] = config['renderer']
   distractors = dict(config['distractors'])
   if distractors != distractorlib.OPTIONS:
     result['distractors'] = distractors
   return result
+
+
+def parse_args(text: str) -> dict[str, typing.Any]:
+  """Returns what the key env_args says, such as `{lap: 3, wind: False}`.
+
+  Raises:
+    ValueError: It is no mapping in YAML.
+  """
+  try:
+    args = read_mapping(text) if text.strip() else {}
+  except ValueError as error:
+    raise ValueError(
+        f"env_args is {text!r}, but must be YAML such as '{{name: value}}' "
+        f'({error}); set --env_args') from None
+  return args
 
 
 def validate(suite: str, task: str, options: dict) -> None:
@@ -137,6 +203,10 @@ def validate(suite: str, task: str, options: dict) -> None:
     ImportError: The simulator is not installed.
   """
   module = _module(suite)
+  if 'env_args' in options and 'env_args' not in module.OPTIONS:
+    raise ValueError(
+        f'Suite {suite} takes no --env_args; leave it out, and use the keys '
+        f'that begin with {suite}.')
   for key in options:
     check_known(f'option of suite {suite}', key, module.OPTIONS)
   distractorlib.validate(
@@ -183,6 +253,8 @@ def make(
   env = _module(suite).make(
       task, seed=seed, size=tuple(size), action_repeat=action_repeat,
       **options)
+  if isinstance(env, envs.CheckAction):  # The user's function made it ready.
+    return envs.TimeLimit(env, time_limit) if time_limit else env
   return envs.ready(env, time_limit)
 
 
@@ -199,5 +271,6 @@ def limit(suite: str, task: str, **options) -> float | None:
 
 
 def _module(suite):
-  check_known('suite', suite, SUITES)
-  return importlib.import_module(SUITES[suite], __package__)
+  names = known()
+  check_known('suite', suite, names)
+  return names[suite]()

@@ -52,19 +52,21 @@ def limit(task, options):
 
 
 def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
+  domain, name = tasks()[_canonical(task)]
   return DMC(
-      *tasks()[_canonical(task)], seed, size, action_repeat,
-      **{**OPTIONS, **options})
+      _load(domain, name, seed), seed, size, action_repeat,
+      usual=CAMERAS.get(domain, 0), **{**OPTIONS, **options})
 
 
 class DMC:
-  """One task of dm_control.
+  """One task of dm_control, of a suite's domain or of composer.
 
-  Observations are the task's own vectors by name, and `image`. The end of an
-  episode is terminal if dm_control's discount is 0.
+  Observations are the task's own vectors and images by name, and `image`. The
+  end of an episode is terminal if dm_control's discount is 0.
 
   Args:
-    domain: Domain of the suite, or 'manip'.
+    env: Environment of dm_control.
+    seed: Seed of what is drawn at random.
     size: Height and width of the image in pixels.
     action_repeat: Control steps per agent step; their rewards add up.
     camera: Name or number, or several separated by commas (see
@@ -72,33 +74,39 @@ class DMC:
     render: Quality: full, medium or light.
     renderer: One of the keys of `renderers.RENDERERS`.
     distractors: See `renderers.distractors`.
+    usual: Number of the task's usual camera.
+    ends: Spaces of the reward and of the flags, see envs.
 
   Raises:
     ValueError: The task does not have the camera.
   """
 
   def __init__(
-      self, domain, task, seed, size, action_repeat, camera, render,
-      renderer, distractors):
-    self._env = _load(domain, task, seed)
+      self, env, seed, size, action_repeat, camera, render, renderer,
+      distractors, usual=0, ends=envs.ENDLESS):
+    self._env = env
+    self._ends = ends
     self._repeat = action_repeat
     self._size = tuple(size)
     self._render = renderers.make(
         renderer, size, render, seed=seed, distractors=distractors)
-    self._manip = domain == 'manip'
+    # Of the two kinds, only composer's environments draw random numbers.
+    self._composer = hasattr(env, 'random_state')
     self._cameras = {
-        key: self._find(name, CAMERAS.get(domain, 0))
+        key: self._find(name, usual)
         for key, name in renderers.cameras(camera).items()}
 
   @property
   def obs_space(self):
-    vectors = {
-        _plain(key): gymnasium.spaces.Box(
-            -np.inf, np.inf, (int(np.prod(spec.shape)),), np.float32)
-        for key, spec in self._env.observation_spec().items()}
-    image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
+    Box, own = gymnasium.spaces.Box, {}
+    for key, spec in self._env.observation_spec().items():
+      shape = _as_stored(np.zeros(spec.shape, spec.dtype)).shape
+      own[_plain(key)] = (
+          Box(0, 255, shape, np.uint8) if len(shape) == 3
+          else Box(-np.inf, np.inf, shape, np.float32))
+    image = Box(0, 255, (*self._size, 3), np.uint8)
     images = {key: image for key in self._cameras}
-    return {**vectors, **images, **envs.ENDLESS}
+    return {**own, **images, **self._ends}
 
   @property
   def act_space(self):
@@ -110,8 +118,8 @@ class DMC:
 
   def seed(self, number):
     # Tasks of the suite hold their generator; those of composer do not.
-    owner = self._env if self._manip else self._env.task
-    (owner.random_state if self._manip else owner.random).seed(number)
+    (self._env.random_state if self._composer
+     else self._env.task.random).seed(number)
     self._render.seed(number)
 
   def reset(self):
@@ -149,14 +157,14 @@ class DMC:
       raise Diverged(f'dm_control: {error}') from None
 
   def _obs(self, step, ends):
-    vectors = {
-        _plain(key): np.asarray(value, np.float32).ravel()
+    own = {
+        _plain(key): _as_stored(np.asarray(value))
         for key, value in step.observation.items()}
-    return {**vectors, **self.images(), **ends}
+    return {**own, **self.images(), **ends}
 
   def _find(self, camera, usual):
     """Returns the number of a camera, given by name or number."""
-    if self._manip:
+    if self._composer:
       self._env.reset()  # Only this compiles the model.
     model = self._env.physics.model
     names = [
@@ -180,6 +188,15 @@ def _load(domain, task, seed):
 def _canonical(task):
   domain, _, rest = task.partition('_')
   return f'{ALIASES.get(domain, domain)}_{rest}' if rest else task
+
+
+def _as_stored(value):
+  """Returns an image [H, W, C] as it is and anything else as a vector."""
+  # A buffer of composer adds an axis in front.
+  if value.dtype == np.uint8 and value.ndim > 2 and (
+      np.prod(value.shape[:-3]) == 1):
+    return value.reshape(value.shape[-3:])
+  return value.astype(np.float32).ravel()
 
 
 def _plain(key):

@@ -2,6 +2,8 @@
 
 import ast
 import importlib.util
+import inspect
+import json
 import logging
 import pathlib
 import types
@@ -14,9 +16,12 @@ from .. import renderers
 from .. import worker
 from ..config import check_known
 from ..renderers import distractors
+from . import loading
 
 OPTIONS = {
+    'import': '',
     'robots': 'auto',
+    'gripper': 'default',
     'controller': 'OSC_POSE',
     'camera': 'agentview',
     'horizon': 500,
@@ -26,6 +31,7 @@ OPTIONS = {
     'render': 'full',
     'renderer': 'mujoco',
     'distractors': distractors.OPTIONS,
+    'env_args': {},
 }
 
 # The paper's name of a task -> robosuite's name.
@@ -42,13 +48,20 @@ def tasks():
 
 
 def validate(task, options):
-  check_known(
-      'robosuite task', ALIASES.get(task, task), tasks() + list(ALIASES))
-  check_known('robosuite.controller', options['controller'], _controllers())
+  for name in _names(options['import']):
+    loading.find(name)
+  if not options['import']:
+    check_known(
+        'robosuite task', ALIASES.get(task, task), tasks() + list(ALIASES))
+  if options['controller'].endswith('.json'):
+    _read_controller(options['controller'])
+  else:
+    check_known('robosuite.controller', options['controller'], _controllers())
   for key in ('horizon', 'control_freq'):
     if not options[key] >= 1:
       raise ValueError(f'robosuite.{key} is {options[key]}; it must be >= 1')
-  if not importlib.util.find_spec('robosuite_models'):
+  more = options['import'] or importlib.util.find_spec('robosuite_models')
+  if not more:
     for name in _names(options['robots']):
       check_known('robosuite.robots', name, ['auto'] + _built_in_robots())
 
@@ -56,13 +69,16 @@ def validate(task, options):
 def limit(task, options):
   # Shaped rewards of the paper's tasks are at most 1 per control step.
   known_most = task in ('Door', 'Lift', 'PegInHole', 'TwoArmPegInHole')
+  known_most &= not options['import'] and not options['env_args']
   return options['horizon'] if known_most else None
 
 
 def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
+  options = {**OPTIONS, **options}
+  for name in _names(options.pop('import')):
+    loading.load(name)
   return Robosuite(
-      ALIASES.get(task, task), seed, size, action_repeat,
-      **{**OPTIONS, **options})
+      ALIASES.get(task, task), seed, size, action_repeat, **options)
 
 
 class Robosuite:
@@ -76,8 +92,10 @@ class Robosuite:
     action_repeat: Control steps per agent step; their rewards add up.
     robots: One name, several (a list, or separated by commas), or 'auto': one
       Panda per arm that the task needs.
+    gripper: 'default', or names, one for each robot.
     controller: Controller of the arms ('OSC_POSE', 'JOINT_VELOCITY', ...), or
-      of the whole robot ('BASIC', 'WHOLE_BODY_IK', ...).
+      of the whole robot ('BASIC', 'WHOLE_BODY_IK', ...), or a JSON file with
+      the settings of either.
     camera: One camera of the model, or several separated by commas; see
       `renderers.cameras`.
     horizon: Control steps per episode.
@@ -89,32 +107,37 @@ class Robosuite:
     render: Quality: full, medium, or light, which also leaves out reflections.
     renderer: One of the keys of `renderers.RENDERERS`.
     distractors: See `renderers.distractors`.
+    env_args: Other arguments of the environment's class.
 
   Raises:
-    ValueError: The task cannot have these robots, controller or camera.
+    ValueError: The task cannot have these robots, grippers, controller, camera
+      or arguments.
     ImportError: robosuite is not installed.
   """
 
   def __init__(
-      self, task, seed, size, action_repeat, robots, controller, camera,
-      horizon, control_freq, reward_shaping, proprio, render, renderer,
-      distractors):
+      self, task, seed, size, action_repeat, robots, gripper, controller,
+      camera, horizon, control_freq, reward_shaping, proprio, render, renderer,
+      distractors, env_args):
     robosuite = _import()
     names = _robots(task, robots)
-    self._env = robosuite.make(
-        task, robots=names, seed=seed, hard_reset=False,
+    kwargs = dict(
+        robots=names, seed=seed, hard_reset=False,
         controller_configs=[_controller(controller, x) for x in names],
         use_camera_obs=False, has_renderer=False, has_offscreen_renderer=False,
         renderer='mujoco', use_object_obs=proprio, horizon=horizon,
         control_freq=control_freq, reward_shaping=reward_shaping)
-    self._model = self._env.sim.model._model
+    if gripper != 'default':  # Some tasks refuse this argument.
+      kwargs['gripper_types'] = _grippers(gripper)
+    _check_args(task, env_args, kwargs)
+    self._env = robosuite.make(task, **kwargs, **env_args)
+    self._light = render == 'light'
+    self._prepare_model()
     self._cameras = renderers.cameras(camera)
     for name in self._cameras.values():
       check_known(
           f'robosuite.camera of {task}', name,
           self._env.sim.model.camera_names)
-    if render == 'light':
-      self._model.mat_reflectance[:] = 0
     self._repeat = action_repeat
     self._size = tuple(size)
     self._render = renderers.make(
@@ -167,9 +190,60 @@ class Robosuite:
         key: self._render(self._model, self._env.sim.data._data, name)
         for key, name in self._cameras.items()}
 
+  def replay(self, model, states, actions, repeat=1):
+    """Draws the recorded states of a demonstration.
+
+    Args:
+      model: XML of the model that it was recorded with.
+      states: Flattened states of the simulator before each action, [T, S].
+      actions: Actions, [T, A]; the last one led to no recorded state.
+      repeat: Control steps per row; their rewards add up, and the row's action
+        is their mean.
+
+    Returns:
+      List of observations with 'action'; the first is the reset.
+    """
+    self._env.reset()
+    self._env.reset_from_xml_string(self._env.edit_model_xml(model))
+    self._prepare_model()
+    self._render.close()  # It holds the model before.
+    self._render.reset()
+    low, high = self._env.action_spec
+    scaled = np.clip(2 * (actions - low) / (high - low) - 1, -1, 1)
+    rows, reward = [], 0.0
+    for index, state in enumerate(states):
+      self._env.sim.set_state_from_flattened(state)
+      self._env.sim.forward()
+      reward += self._env.reward(actions[index - 1]) if index else 0.0
+      if index % repeat == 0:
+        obs = self._env._get_observations(force_update=True)
+        begin = max(0, index - repeat)
+        action = scaled[begin: index].mean(0) if index else 0 * low
+        rows.append({
+            **self._obs(obs, envs.flags(reward, not index)),
+            'action': action.astype(np.float32)})
+        reward = 0.0
+    return rows
+
+  def describe(self):
+    """Returns the names and types that demonstrations must agree with."""
+    robots = self._env.robots
+    return {
+        'env_name': type(self._env).__name__,
+        'controllers': tuple(
+            {arm: x.part_controller_config[arm]['type'] for arm in x.arms}
+            for x in robots),
+        'action': self._env.action_dim,
+        'state': len(self._env.sim.get_state().flatten())}
+
   def close(self):
     self._render.close()
     self._env.close()
+
+  def _prepare_model(self):
+    self._model = self._env.sim.model._model
+    if self._light:
+      self._model.mat_reflectance[:] = 0
 
   def _obs(self, obs, ends):
     vectors = {
@@ -217,7 +291,7 @@ def _root():
 def _names(robots):
   if isinstance(robots, str):
     robots = robots.split(',')
-  return [x.strip() for x in robots]
+  return [x.strip() for x in robots if x.strip()]
 
 
 def _built_in_robots():
@@ -233,24 +307,46 @@ def _controllers():
   return sorted(x.stem.upper() for x in folder.glob('*/*.json'))
 
 
+def _read_controller(path):
+  """Returns the settings in a JSON file, of an arm or of a whole robot."""
+  try:
+    settings = json.loads(pathlib.Path(path).expanduser().read_text())
+  except ValueError as error:
+    raise ValueError(
+        f'robosuite.controller {path} is not JSON: {error}') from None
+  if not isinstance(settings, dict) or 'type' not in settings:
+    raise ValueError(
+        f"robosuite.controller {path} has no 'type'; robosuite's folder "
+        f'controllers/config has examples')
+  return settings
+
+
 def _controller(name, robot):
   """Returns robosuite's settings of controller `name` for `robot`.
 
   The robot's own settings are kept if they are of that kind already.
   """
   from robosuite import controllers
-  if name not in controllers.ALL_PART_CONTROLLERS:
-    check_known('robosuite.controller', name, (
+  is_file = name.endswith('.json')
+  part = _read_controller(name) if is_file else None
+  if is_file and 'body_parts' in part:
+    # This function also fills in what composite controllers need.
+    return controllers.load_composite_controller_config(
+        str(pathlib.Path(name).expanduser()))
+  kind = part['type'] if is_file else name
+  if kind not in controllers.ALL_PART_CONTROLLERS:
+    check_known('robosuite.controller', kind, (
         *controllers.ALL_PART_CONTROLLERS,
         *controllers.ALL_COMPOSITE_CONTROLLERS))
-    return controllers.load_composite_controller_config(name)
+    return controllers.load_composite_controller_config(kind)
   config = controllers.load_composite_controller_config(robot=robot)
-  part = controllers.load_part_controller_config(default_controller=name)
+  part = part or controllers.load_part_controller_config(
+      default_controller=kind)
   for arm in {'left', 'right'} & set(config['body_parts']):
     settings = config['body_parts'][arm]
-    if settings['type'] != name:
-      config['body_parts'][arm] = {**part, 'gripper': settings['gripper']}
-  if name == 'JOINT_VELOCITY':
+    if is_file or settings['type'] != kind:
+      config['body_parts'][arm] = {'gripper': settings['gripper'], **part}
+  if kind == 'JOINT_VELOCITY':
     config['type'] = _register_joint_velocity()
   return config
 
@@ -315,12 +411,39 @@ def _joint_velocity():
   return JointVelocity
 
 
+def _grippers(names):
+  """Returns robosuite's names of grippers."""
+  from robosuite.models.grippers import GRIPPER_MAPPING
+  names = _names(names)
+  for name in names:
+    check_known(
+        'robosuite.gripper', name,
+        ['default', *(x for x in GRIPPER_MAPPING if x)])
+  return names[0] if len(names) == 1 else names
+
+
+def _check_args(task, args, own):
+  """Raises ValueError for an argument that a class does not take from us."""
+  from robosuite.environments.base import REGISTERED_ENVS
+  taken = {
+      name for kind in REGISTERED_ENVS[task].__mro__
+      for name in inspect.signature(kind.__init__).parameters
+  } - {'self', 'args', 'kwargs'}
+  for name in args:
+    check_known(f'argument of {task} in env_args', name, taken)
+    if name in {'gripper_types', *own}:
+      raise ValueError(
+          f'env_args sets {name}; set it by the keys that begin with '
+          f'robosuite.')
+
+
 def _robots(task, robots):
   """Returns the list of robots for `task`."""
   from robosuite.environments.base import REGISTERED_ENVS
   from robosuite.environments.manipulation import two_arm_env
   from robosuite.robots import ROBOT_CLASS_MAPPING
   from robosuite.utils.robot_utils import check_bimanual
+  check_known('robosuite task', task, REGISTERED_ENVS)
   two = issubclass(REGISTERED_ENVS[task], two_arm_env.TwoArmEnv)
   robots = _names(robots)
   if robots == ['auto']:

@@ -133,7 +133,8 @@ def label(curve):
   preset = settings.presets().get(name)
   if not preset:
     return name
-  words = [*_observed(curve, preset), *_length(curve, preset)]
+  words = [
+      *_observed(curve, preset), *_length(curve, preset), *_given(curve)]
   return f'{name} ({", ".join(words)})' if words else name
 
 
@@ -159,6 +160,14 @@ def _observed(curve, preset):
   if any(value(f'distractors.{k}') not in (None, v)
          for k, v in usual.distractors.items()):
     yield 'distractors'
+
+
+def _given(curve):
+  """Yields what a run learned from besides its own steps."""
+  if setting(curve, 'offline'):
+    yield 'offline'
+  elif setting(curve, 'replay.seed_from'):
+    yield 'with demonstrations'
 
 
 def _length(curve, preset):

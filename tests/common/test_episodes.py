@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dreamingv2.common import checkpoint as checkpoints
+from dreamingv2.common import episodes
 from dreamingv2.common import replay as replays
 from dreamingv2.common.replay import Replay
 
@@ -113,7 +114,6 @@ DAMAGES = {
     'complex numbers': rewrite(
         lambda x: x.update(action=x['action'].astype(complex))),
     'key missing': rewrite(lambda x: x.pop('is_last')),
-    'key too many': rewrite(lambda x: x.update(extra=np.zeros(11))),
     'another shape': rewrite(lambda x: x.update(action=np.zeros((11, 3)))),
     'another dtype': rewrite(lambda x: x.update(number=np.zeros(11))),
     'unequal lengths': rewrite(lambda x: x.update(reward=np.zeros(5))),
@@ -363,3 +363,111 @@ def test_full_disk_of_few_bytes_is_survived_by_replay_and_checkpoint(tmp_path):
     assert not list(pathlib.Path(disk).rglob('*.tmp'))
   finally:
     os.system(f'umount {disk}')
+
+
+def test_key_too_many_is_left_out_and_said(tmp_path):
+  fill(tmp_path, [1, 2])
+  rewrite(lambda x: x.update(extra=np.zeros((11, 3)), log_x=np.ones(11)))(
+      sorted(tmp_path.glob('*.npz'))[0])
+  with pytest.warns(UserWarning, match=r'lacks them: extra float64\[3\]$'):
+    replay = Replay(tmp_path, spaces=spaces())
+  assert held(replay) == {1, 2} and 'extra' not in replay.sample(1, 5)
+
+
+def signature(**values):
+  return replays.signature_of(spaces(**values))
+
+
+@pytest.mark.parametrize('shape', [(11,), (11, 1)])
+@pytest.mark.parametrize('dtype', [np.float64, np.int32, np.uint8, bool])
+def test_observation_that_is_one_number_becomes_a_vector(shape, dtype):
+  values = np.arange(11).reshape(shape).astype(dtype)
+  wanted = signature(health=np.zeros((11, 1), np.float32))
+  found = episodes.fit(make_episode(health=values), wanted)['health']
+  assert found.shape == (11, 1) and found.dtype == np.float32
+  assert (found[:, 0] == values.ravel()).all()
+
+
+def test_file_that_does_not_fit_names_every_key(tmp_path):
+  wanted = signature(
+      image=np.zeros((11, 8, 8, 3), np.uint8), speed=np.zeros((11, 2), 'f4'))
+  with pytest.raises(episodes.Foreign) as info:
+    episodes.fit(make_episode(), wanted)
+  assert str(info.value) == (
+      "'image' is uint8[4, 4, 3] there, but uint8[8, 8, 3] here, "
+      "'speed' is absent there, but float32[2] here")
+
+
+def listing(folder):
+  return {
+      x.relative_to(folder): x.read_bytes() for x in folder.rglob('*')
+      if x.is_file()}
+
+
+@pytest.mark.parametrize('inner', ['', 'train_episodes'])
+def test_seeds_are_sampled_but_neither_counted_nor_changed(inner, tmp_path):
+  fill(tmp_path / 'demos' / inner, [1, 2, 3])
+  before = listing(tmp_path / 'demos')
+  replay = fill(
+      tmp_path / 'own', [7, 8, 9], capacity=20, spaces=spaces(),
+      seed_from=tmp_path / 'demos')
+  assert held(replay) == {1, 2, 3, 8, 9}
+  stats = replay.stats
+  assert stats.pop('seed_steps') == 30 and stats.pop('seed_episodes') == 3
+  assert stats == fill(tmp_path / 'other', [7, 8, 9], capacity=20).stats
+  assert replay.forget() == 1 and listing(tmp_path / 'demos') == before
+  again = Replay(
+      tmp_path / 'own', spaces=spaces(), seed_from=tmp_path / 'demos')
+  again.restore(replay.state())
+  assert held(again) == {1, 2, 3, 8, 9}
+
+
+def test_seeds_alone_can_be_sampled(tmp_path):
+  fill(tmp_path / 'demos', [1])
+  replay = Replay(
+      tmp_path / 'own', minlen=5, spaces=spaces(),
+      seed_from=tmp_path / 'demos')
+  assert held(replay) == {1}
+  short = Replay(
+      tmp_path / 'own', minlen=50, spaces=spaces(),
+      seed_from=tmp_path / 'demos')
+  with pytest.raises(replays.TooShort, match='10 steps in 1 episodes'):
+    short.sample(1, 5)
+
+
+@pytest.mark.parametrize('damage, words', [
+    (lambda x: x.unlink(), 'holds no episodes'),
+    (lambda x: x.write_bytes(b'text'), 'does not fit: .*zip'),
+    (rewrite(lambda x: x.pop('is_last')), "'is_last' is absent there"),
+    (rewrite(lambda x: x.update(image=np.zeros((11, 8, 8, 3), np.uint8))),
+     r"'image' is uint8\[8, 8, 3\] there, but uint8\[4, 4, 3\] here"),
+    (rewrite(lambda x: x['reward'].__setitem__(3, np.nan)),
+     "'reward' is not finite")])
+def test_seeds_that_do_not_fit_are_named_and_stay(damage, words, tmp_path):
+  fill(tmp_path / 'demos', [1])
+  path, = (tmp_path / 'demos').glob('*.npz')
+  damage(path)
+  before = listing(tmp_path / 'demos')
+  with pytest.raises(ValueError, match=words):
+    Replay(
+        tmp_path / 'own', spaces=spaces(), seed_from=tmp_path / 'demos')
+  assert listing(tmp_path / 'demos') == before
+
+
+def test_spaces_of_episodes_are_those_of_their_arrays():
+  onehot = np.eye(3, dtype=np.float32)[np.arange(11) % 3]
+  stream = [
+      make_episode(action=onehot, log_x=np.zeros(11)),
+      make_episode(action=np.eye(3, dtype='f4')[[0] * 11])]
+  obs, act = episodes.spaces(episodes.storable(x) for x in stream)
+  assert obs.keys() == make_episode().keys() - {'action'}
+  assert obs['image'].shape == (4, 4, 3) and obs['image'].high.max() == 255
+  assert act['action'].shape == (3,) and act['action'].discrete
+  assert not obs['is_terminal'].high
+  stream[1] = make_episode(
+      action=np.full((11, 3), 0.5, np.float32),
+      is_terminal=np.arange(11) == 10)
+  obs, act = episodes.spaces(episodes.storable(x) for x in stream)
+  assert not hasattr(act['action'], 'discrete') and obs['is_terminal'].high
+  with pytest.raises(episodes.Foreign, match="'action' is float32"):
+    episodes.spaces([make_episode(), make_episode(action=onehot)])

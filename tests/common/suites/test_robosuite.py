@@ -1,4 +1,7 @@
 import functools
+import json
+import pathlib
+import sys
 import types
 
 import numpy as np
@@ -128,3 +131,73 @@ def test_several_cameras_give_several_images():
   shapes = env.obs_space
   assert shapes['image'] == shapes['image_robot0_eye_in_hand'] == (64, 64, 3)
   env.close()
+
+
+OWN = '''
+import numpy as np
+from robosuite.environments.manipulation.lift import Lift
+from robosuite.models.grippers import PandaGripper, register_gripper
+
+class OwnLift(Lift):
+  def __init__(self, *args, bonus=0.0, **kwargs):
+    self.bonus = bonus
+    super().__init__(*args, **kwargs)
+
+  def reward(self, action=None):
+    return super().reward(action) + self.bonus
+
+@register_gripper
+class OwnGripper(PandaGripper):
+  pass
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+  """Writes a module that registers an environment, and a controller."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', list(sys.path))
+  (tmp_path / 'own_robots.py').write_text(OWN)
+  path = robosuite._root() / 'controllers/config/default/parts'
+  settings = json.loads((path / 'osc_position.json').read_text())
+  settings['output_max'] = settings['output_max'][:2] + [0.5]
+  (tmp_path / 'own.json').write_text(json.dumps(settings))
+
+
+def test_own_environment_gripper_controller_and_arguments(package, make):
+  options = {
+      'import': 'own_robots', 'gripper': 'OwnGripper', 'horizon': 3,
+      'controller': 'own.json', 'env_args': {'bonus': 100.0}}
+  env = make('OwnLift', **options)
+  assert env.act_space['action'].shape == (4,)  # Position, and the gripper.
+  described = env.call('describe')()
+  assert described['env_name'] == 'OwnLift'
+  assert described['controllers'] == ({'right': 'OSC_POSITION'},)
+  env.reset()()
+  assert 100 <= env.step({'action': np.zeros(4, 'f4')})()['reward'] < 101
+  assert suites.limit('robosuite', 'OwnLift', **options) is None
+
+
+@pytest.mark.parametrize('options, words', [
+    ({'import': 'own_absent'}, "no module 'own_absent'"),
+    ({'controller': 'absent.json'}, 'absent.json'),
+    ({'controller': 'text.json'}, 'text.json is not JSON'),
+    ({'controller': 'list.json'}, "list.json has no 'type'")])
+def test_wrong_module_or_controller_is_named_before_a_start(
+    package, options, words):
+  pathlib.Path('text.json').write_text('hello')
+  pathlib.Path('list.json').write_text('[]')
+  with pytest.raises((ImportError, OSError, ValueError), match=words):
+    suites.validate('robosuite', 'Lift', options)
+
+
+@pytest.mark.parametrize('task, options, words', [
+    ('OwnLfit', {'import': 'own_robots'}, "'OwnLfit'; known: OwnLift, "),
+    ('Lift', {'gripper': 'PandaGriper'}, 'known: PandaGripper, '),
+    ('Lift', {'env_args': {'reward_scal': 1}}, 'known: reward_scale, '),
+    ('Lift', {'env_args': {'horizon': 1}}, 'set it by the keys that begin')])
+def test_wrong_name_of_an_own_part_is_named(
+    package, make, task, options, words):
+  with pytest.raises(ValueError, match=words) as info:
+    _ = make(task, **options).obs_space
+  assert '\n' not in str(info.value)

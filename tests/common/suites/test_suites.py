@@ -183,9 +183,9 @@ def test_parse_takes_the_names_of_dreamerv2(suite, task, expected):
 
 
 @pytest.mark.parametrize('suite,task,words', [
-    ('', 'Lift', "'Lift'.*dmc, robosuite, toy"),
-    ('', 'atari_pong', "'atari_pong'.*dmc, robosuite, toy"),
-    ('robosuit', 'Lift', "'robosuit'; known: robosuite, dmc")])
+    ('', 'Lift', "'Lift'.*dmc, gym, module, robosuite, toy"),
+    ('', 'atary_pong', "'atary_pong'.*atari, dmc, gym"),
+    ('robosuit', 'Lift', "'robosuit'; known: robosuite, atari")])
 def test_parse_lists_the_suites(suite, task, words):
   with pytest.raises(ValueError, match=words):
     suites.parse(suite, task)
@@ -235,7 +235,8 @@ def test_suites_have_one_interface():
 def test_options_hold_what_suites_share_only_if_it_is_on():
   off = {'colors': 0.0, 'camera': 0.0, 'background': ''}
   config = {
-      'dmc': {'camera': '-1'}, 'renderer': 'mujoco', 'distractors': off}
+      'dmc': {'camera': '-1'}, 'renderer': 'mujoco', 'distractors': off,
+      'env_args': ''}
   assert suites.options('dmc', config) == {'camera': '-1'}
   assert suites.options('toy', config) == {}
   config['distractors'] = {**off, 'colors': 0.5}

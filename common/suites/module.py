@@ -1,0 +1,70 @@
+"""The user's own code: `--task my_module:make_env`.
+
+The function or class returns an environment of Gymnasium or gym, of dm_control
+(a domain's task or a composer environment), or with the interface of
+common.envs. It is called in the environment's own process. Of `seed`,
+`random`, `size` and `action_repeat` it gets what its signature names, and the
+arguments of `--env_args`.
+"""
+
+import functools
+
+from .. import envs
+from .. import own
+from ..renderers import distractors
+from . import dmc
+from . import loading
+
+OPTIONS = {
+    'camera': '-1',
+    'render': 'full',
+    'renderer': 'mujoco',
+    'distractors': distractors.OPTIONS,
+    'env_args': {},
+}
+
+
+def tasks():
+  return []  # Any name is possible.
+
+
+def validate(task, options):
+  loading.find(_split(task)[0])
+
+
+def limit(task, options):
+  return None
+
+
+def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
+  options = {**OPTIONS, **options}
+  name, attribute = _split(task)
+  parts = attribute.split('.')
+  try:
+    factory = functools.reduce(getattr, parts, loading.load(name))
+  except AttributeError as error:
+    raise ValueError(f'--task {task}: {error}') from None
+  offered = {
+      'seed': seed, 'random': seed, 'size': size,
+      'action_repeat': action_repeat}
+  env, taken = loading.call(factory, task, offered, options['env_args'])
+  repeat = 1 if 'action_repeat' in taken else action_repeat
+  if hasattr(env, 'obs_space') and hasattr(env, 'act_space'):
+    return envs.ActionRepeat(env, repeat) if repeat > 1 else env
+  if hasattr(env, 'observation_space'):
+    return own.adapt(env, size, repeat, seed=seed)
+  if hasattr(env, 'observation_spec') and hasattr(env, 'physics'):
+    chosen = {k: options[k] for k in dmc.OPTIONS}
+    return dmc.DMC(env, seed, size, repeat, ends=envs.FLAGS, **chosen)
+  raise ValueError(
+      f'--task {task} returned {type(env).__name__}, which is no environment; '
+      f'known are those of Gymnasium, gym and dm_control, and the interface '
+      f'of dreamingv2.common.envs')
+
+
+def _split(task):
+  name, colon, attribute = task.partition(':')
+  if not (name and colon and attribute):
+    raise ValueError(
+        f'Task {task!r} must be module:function, such as my_module:make_env')
+  return name, attribute
