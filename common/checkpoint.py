@@ -121,6 +121,11 @@ class Checkpoint:
       set_aside(path, reason)
     return None
 
+  def clear(self):
+    """Removes all states but those that were set aside."""
+    for path in (*self._paths(), self._directory / BEST):
+      path.unlink(missing_ok=True)
+
   def _paths(self):
     return _numbered(self._directory)
 

@@ -97,11 +97,19 @@ class Processes:
   def load(self, checkpoint):
     """Loads the newest snapshot that all processes have; None if none has any.
 
+    If only some have one, but none with an update, all begin anew: a process
+    was killed before it saved for the first time.
+
     Raises:
       ValueError: The processes have no snapshot in common.
     """
     snapshot = checkpoint.load()
     steps = self.gather(snapshot.step if snapshot else -1)
+    if min(steps) < 0 <= max(steps):
+      updates = self.gather(snapshot.meta['updates'] if snapshot else 0)
+      if not max(updates):
+        checkpoint.clear()
+        return None
     if len({*steps}) > 1:
       snapshot = checkpoint.load(until=min(steps))
     for number in (

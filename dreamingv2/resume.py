@@ -218,7 +218,7 @@ class State:
     own: What `origin` returns for this run.
 
   Attributes:
-    lost: Whether there are checkpoints but none can be read.
+    lost: Whether there are checkpoints, but all are damaged.
 
   Raises:
     ValueError: The processes have no checkpoint in common.
@@ -228,8 +228,7 @@ class State:
     self._checkpoint = checkpoints.Checkpoint(folder, keep, check)
     self._snapshot = processes.load(self._checkpoint)
     self._own = own
-    # Those that were set aside lie below the folder.
-    self.lost = not self._snapshot and any(folder.rglob('*.npz'))
+    self.lost = not self._snapshot and any(folder.glob('damaged/*.npz'))
 
   @property
   def newest(self):

@@ -33,6 +33,7 @@ from .. import settings
 from ..common import checkpoint as checkpoints
 from ..common import command
 from ..common import config as configs
+from ..common import files
 from ..common import flags as flaglib
 from ..common import guards
 from ..common import logdir as logdirs
@@ -49,6 +50,7 @@ TO_MEND = 2  # Exit code of train.py for errors that a retry cannot change.
 PATIENCE = 120  # Seconds that a run may take to save after its worker is lost.
 TAIL = 2 ** 16  # Bytes read from the end of a log.
 GIB = 2 ** 30
+MOST = 2.0 ** 53  # Of a number in a log.
 
 
 @command.entry()
@@ -157,6 +159,7 @@ class Job:
     if not env.get('CUDA_VISIBLE_DEVICES'):
       env.setdefault('TF_NUM_INTRAOP_THREADS', str(max(1, int(self.cpus))))
     path = self.logdir / 'train.log'
+    files.check(path)
     with path.open('ab') as log:
       self._process = subprocess.Popen(
           [sys.executable, str(settings.ROOT / 'train.py'), *self.words],
@@ -280,10 +283,13 @@ def read(job, logdir=None):
   for line in _tail(logdir / 'metrics.jsonl'):
     try:
       values = json.loads(line)
-      state.step = values['step']
-    except (KeyError, TypeError, ValueError):
+      values = {
+          k: v for k, v in values.items() if type(v) in (int, float)
+          and abs(v) < MOST}
+      state.step = int(values['step'])
+    except (AttributeError, KeyError, RecursionError, ValueError):
       continue  # The first line may be cut off; others may be damaged.
-    if 'seconds' in values:
+    if values.get('seconds', 0) > 0:
       state.seconds, state.timed = values['seconds'], state.step
     state.fps = values.get('fps', state.fps)
     state.result = values.get('eval_return_mean', state.result)
@@ -293,9 +299,10 @@ def read(job, logdir=None):
 
 def _tail(path):
   """Returns the last lines of a file that are not empty."""
-  with contextlib.suppress(OSError), path.open('rb') as file:
-    file.seek(max(0, path.stat().st_size - TAIL))
-    lines = file.read().decode(errors='replace').splitlines()
+  with contextlib.suppress(OSError, ValueError):
+    with files.open_regular(path, sys.maxsize, path.parent) as file:
+      file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+      lines = file.read(TAIL).decode(errors='replace').splitlines()
     return [x for x in lines if x.strip()]
   return []
 

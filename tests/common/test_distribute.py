@@ -131,12 +131,20 @@ def test_processes_go_on_from_the_newest_checkpoint_that_all_have(
 
 
 @pytest.mark.parametrize('steps, answers', [
-    ((100, 200), (-1, -1, -1)), ((), (100, -1, -1)),
+    ((100, 200), (-1, 0, -1, -1)), ((), (100, 10, -1, -1)),
     ((200,), (100, 100, 10)), ((100,), (100, 100, 11))])
 def test_processes_without_a_checkpoint_in_common_are_refused(
     tmp_path, steps, answers):
   with pytest.raises(ValueError, match='none in common'):
     Pair(*answers).load(save(tmp_path, steps))
+
+
+@pytest.mark.parametrize('steps, answers', [
+    ((0, 8), (-1, 0)), ((), (0, 0)), ((), (8, 0))])
+def test_processes_begin_anew_if_one_was_killed_before_it_saved(
+    tmp_path, steps, answers):
+  store = save(tmp_path, steps)  # Without an update.
+  assert Pair(*answers).load(store) is None and store.latest_step is None
 
 
 def test_run_gives_up_without_another_process_but_not_alone():

@@ -134,13 +134,13 @@ def test_two_worker_processes_learn_what_one_learns(tmp_path):
   assert_close(one, run('none', tmp_path, *args))
 
 
-def train_pair(folder, steps):
+def train_pair(folder, steps, *argv):
   """Starts two processes of one run, with logdirs 0 and 1."""
   return [subprocess.Popen(
       [sys.executable, str(PROGRAM), '--configs', 'debug', '--task',
        'toy_reach', '--distribute', 'multiworker', '--seed', str(i),
        '--eval_eps', '0', '--outputs', 'jsonl', '--save_every', '50',
-       '--steps', str(steps), '--logdir', str(folder / str(i))],
+       '--steps', str(steps), '--logdir', str(folder / str(i)), *argv],
       env={**os.environ, **env}, stderr=subprocess.PIPE, text=True)
       for i, env in enumerate(pair())]
 
@@ -178,6 +178,20 @@ def test_two_processes_of_a_run_stop_and_go_on_together(tmp_path):
   assert_same(*({
       k: v for k, v in x.items() if 'generator' not in k}
       for x in (one, two)))
+
+
+@pytest.mark.slow
+def test_processes_killed_in_the_prefill_go_on_together(tmp_path):
+  processes = train_pair(tmp_path, 100, '--prefill', '2000')
+  wait_for(lambda: all(saved(tmp_path)), processes[0])
+  for process in processes:
+    process.kill()
+  for process in processes:
+    process.communicate()
+  for path in saved(tmp_path)[1]:
+    path.unlink()  # As if one of them had been killed before it saved.
+  end(train_pair(tmp_path, 100), 0)
+  assert {x[-1].stem for x in saved(tmp_path)} == {f'{100:012d}'}
 
 
 @pytest.mark.slow

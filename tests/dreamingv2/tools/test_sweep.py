@@ -155,6 +155,33 @@ def test_damaged_newest_checkpoint_leaves_the_one_before(tmp_path):
   assert checkpoints.peek(job.logdir / 'checkpoints') == (400, {'due': []})
 
 
+@pytest.mark.parametrize('make', [
+    os.mkfifo, os.mkdir, lambda path: path.symlink_to('/dev/zero'),
+    lambda path: path.write_text('[' * 60_000),
+    lambda path: path.write_text('\n'.join([
+        '[]', '3', '{}', '{"step": "x"}', '{"step": 1e400}',
+        '{"step": 50, "seconds": "x", "fps": [], "eval_return_mean": {}}',
+        '{"step": null, "seconds": 3}']))])
+def test_progress_of_an_odd_log_is_what_its_good_lines_say(make, tmp_path):
+  job, = plan(tmp_path)
+  job.logdir.mkdir(parents=True)
+  path = job.logdir / 'metrics.jsonl'
+  make(path)
+  state = sweep.read(job)
+  assert state.step == (50 if path.is_file() and '50' in path.read_text(
+      ) else 0)
+  assert (state.timed, state.seconds, state.fps) == (0, 0, 0)
+
+
+def test_log_of_a_job_follows_no_link(tmp_path):
+  job, = plan(tmp_path)
+  job.logdir.mkdir(parents=True)
+  (job.logdir / 'train.log').symlink_to(tmp_path / 'elsewhere')
+  with pytest.raises(FileExistsError, match='train.log is a link'):
+    job()
+  assert not (tmp_path / 'elsewhere').exists()
+
+
 def test_sweep_repeats_what_fails_within_its_budget(tmp_path, capsys):
   jobs = [
       Fake(tmp_path / 'well'), Fake(tmp_path / 'once', 1),
