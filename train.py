@@ -434,11 +434,14 @@ class Run:
         self._evaluation.play(self._eval_policy, self._console.phase)
         self._console.phase('train')
         report = self._learner.report()
+        probe = self.agent.probe
+        metrics = probe.measure(
+            self.agent.wm, self._evaluation.episodes) if probe else {}
     except guards.Stopped:  # Undo the evaluation that has begun.
       noise.assign(before)
       self._due.insert(0, 'eval')
       raise
-    mean = self._evaluation.log(self._logger, report)
+    mean = self._evaluation.log(self._logger, report, metrics)
     if mean > self._best:
       self._best, self._improved = mean, True
       self._due += [] if 'save' in self._due else ['save']

@@ -7,10 +7,13 @@ An environment has `obs_space` and `act_space`, dicts of Gymnasium spaces,
 observation with `is_last`, `reset` must be called. `is_terminal` means that no
 reward can follow; an episode cut by a time limit is last but not terminal.
 
-Two methods are optional. After `seed(number)`, the next episode depends only
+Three methods are optional. After `seed(number)`, the next episode depends only
 on that number and on the actions, to the bit. `success()` returns whether the
-task is solved now, or None if the task has no such criterion. `Diverged` is
-raised when an episode cannot go on.
+task is solved now, or None if the task has no such criterion. `truth()` tells
+the simulator's state, which agents never see, as named vectors float32 [n]:
+names of positions in metres end in `_m`, and angles without a limit are
+cosines and sines. It changes nothing. `Diverged` is raised when an episode
+cannot go on.
 """
 
 import functools
@@ -468,6 +471,9 @@ class Async:
 
   def success(self):
     return self.call('success')
+
+  def truth(self):
+    return self.call('truth')
 
   def step(self, action):
     return self.call('step', action)

@@ -256,6 +256,7 @@ class Process:
 
 
 STRATEGIES = {'none': Here, 'process': Process}
+OPTIONAL = ('seed', 'success', 'truth')  # Methods that may be absent.
 
 # Exception types rebuilt in the parent process; most are user errors.
 ERRORS = {x.__name__: x for x in (
@@ -263,7 +264,7 @@ ERRORS = {x.__name__: x for x in (
 
 
 def _call(env, name, *args):
-  if name in ('seed', 'success') and not hasattr(env, name):  # Both optional.
+  if name in OPTIONAL and not hasattr(env, name):
     return None
   if name == 'identity':
     return identity.of(env)

@@ -16,6 +16,8 @@ COMMANDS = {
     'scores': ('.tools.scores', 'collect the learning curves of logdirs'),
     'sweep': ('.tools.sweep', 'train methods x tasks x seeds'),
     'benchmark': ('.tools.benchmark', 'time an update and its parts'),
+    'features': (
+        '.tools.features', 'measure what world models know of a task'),
     'sheet': ('.tools.sheet', "draw and time the paper's tasks"),
 }
 

@@ -17,15 +17,16 @@ class Evaluation:
 
   Attributes:
     driver: Driver of the environments, None without any.
+    episodes: Those of the last evaluation, dicts of arrays [T, ...].
   """
 
   def __init__(self, envs, config):
     self._config = config
-    self._episodes = []
+    self.episodes = []
     self.driver = None
     if envs:
       self.driver = drivers.Driver(envs, seed=(config.seed, 1))
-      self.driver.on_episode(self._episodes.append)
+      self.driver.on_episode(self.episodes.append)
 
   def __bool__(self):
     return bool(self.driver and self._config.eval_eps)
@@ -43,7 +44,7 @@ class Evaluation:
     assert self.driver, 'play() of an evaluation that is false'
     begun, count = list(self.driver.begun), self._config.eval_eps
     self.driver.reset()
-    self._episodes.clear()
+    self.episodes.clear()
     try:
       for index in range(count):
         say(f'evaluate, episode {index + 1} of {count}')
@@ -52,20 +53,21 @@ class Evaluation:
       self.driver.begun[:] = begun
       raise
 
-  def log(self, logger, report):
+  def log(self, logger, report, metrics=()):
     """Writes each return in a line of its own, then mean, videos and report.
 
     Args:
       logger: Logger.
       report: Images and videos that the agent made of replayed episodes.
+      metrics: {name: number} of the evaluation's episodes.
 
     Returns:
       The mean return.
     """
     returns = [
         float(episode['reward'].astype(np.float64).sum())
-        for episode in self._episodes]
-    for episode, value in zip(self._episodes, returns, strict=True):
+        for episode in self.episodes]
+    for episode, value in zip(self.episodes, returns, strict=True):
       steps = len(episode['reward']) - 1
       logger.add({
           'eval_return': value,
@@ -74,9 +76,10 @@ class Evaluation:
     logger.add({
         'eval_return_mean': np.mean(returns),
         'eval_return_std': np.std(returns)})
+    logger.add(dict(metrics), prefix='eval')
     logger.add(report, prefix='train')  # Shows replayed episodes.
     for key in self._config.log_keys_video:
-      if key in self._episodes[0]:
-        logger.video(f'eval_policy_{key}', self._episodes[0][key])
+      if key in self.episodes[0]:
+        logger.video(f'eval_policy_{key}', self.episodes[0][key])
     logger.write()
     return float(np.mean(returns))

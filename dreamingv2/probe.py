@@ -1,9 +1,11 @@
-"""A decoder that only observes: draws what an agent's features contain."""
+"""Observes without touching: draws and scores what features contain."""
 
 import tensorflow as tf
 
+from . import readout
 from .common import nets
 from .common import tfutils
+from .common import truth as truths
 from .objectives import openloop
 
 
@@ -46,3 +48,27 @@ class Probe(tfutils.Module):
     with tfutils.keep_generator():
       videos = openloop.video_pred(wm, self._decoder, data)
     return {f'probe_openl_{key}': video for key, video in videos.items()}
+
+  def measure(self, wm, episodes):
+    """Scores linear readouts of the simulator's state, see readout.
+
+    Every third episode is held out.
+
+    Args:
+      wm: World model.
+      episodes: Dicts of arrays [T, ...], as the driver hands them on.
+
+    Returns:
+      Metrics probe_r2_NAME_WHEN; none if the simulator tells no state, or if
+      there are fewer than three episodes.
+    """
+    told = [truths.of(x) for x in episodes]
+    if len(episodes) < 3 or not all(told):
+      return {}
+    pairs = list(zip(readout.represent(wm, episodes), told, strict=True))
+    test = pairs[2::3]
+    train = [x for i, x in enumerate(pairs) if i % 3 < 2]
+    return {
+        f'probe_r2_{name}_{when}': score['r2']
+        for name, scores in readout.state_scores(train, test).items()
+        for when, score in scores.items() if score['r2'] is not None}

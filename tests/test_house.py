@@ -18,10 +18,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = [
     ['dreamingv2', 'dreamingv2.common'],
     ['common.command', 'common.comments', 'common.config', 'common.counter',
-     'common.files', 'common.flags', 'common.forecast', 'common.when'],
+     'common.files', 'common.flags', 'common.forecast', 'common.ridge',
+     'common.when'],
     ['common.distribute', 'common.envs', 'common.identity', 'common.logger',
      'common.machine', 'common.outputs', 'common.own', 'common.plot',
-     'common.spaces', 'common.tfutils', 'common.worker'],
+     'common.spaces', 'common.tfutils', 'common.truth', 'common.worker'],
     ['common.augment', 'common.dists', 'common.losses'],
     ['common.checkpoint', 'common.driver', 'common.episodes',
      'common.guards', 'common.latents', 'common.layers', 'common.logdir',
@@ -32,7 +33,7 @@ FLOORS = [
      'objectives.openloop', 'objectives.overshooting'],
     ['objectives.*'],
     ['objectives'],
-    ['agent', 'expl', 'probe'],
+    ['agent', 'expl', 'probe', 'readout'],
     ['console', 'evaluation', 'learner', 'resume'],
     ['train'],
     ['api'],
@@ -47,7 +48,8 @@ NO_TENSORFLOW = [
     'checkpoint', 'command', 'comments', 'config', 'counter', 'driver',
     'envs', 'episodes', 'files', 'flags', 'guards', 'identity', 'logdir',
     'logger', 'machine', 'outputs', 'own', 'renderers', 'renderers.*',
-    'replay', 'spaces', 'suites', 'suites.*', 'when', 'worker']
+    'replay', 'ridge', 'spaces', 'suites', 'suites.*', 'truth', 'when',
+    'worker']
 
 # Methods that write to a given path, and objects whose `save` does not.
 WRITERS = {

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from .. import envs
 from .. import renderers
+from .. import truth as truths
 from ..config import Config
 from ..config import check_known
 from ..config import read_mapping
@@ -122,7 +123,7 @@ def constructor(config: Config) -> tuple[Callable, dict[str, str | None]]:
   return functools.partial(
       make, suite, task, size=config['render_size'],
       action_repeat=config['action_repeat'], time_limit=config['time_limit'],
-      **chosen), environ
+      truth=config['probe'], **chosen), environ
 
 
 def start(config: Config, seeds: Iterable[int]) -> list[envs.Async]:
@@ -234,7 +235,8 @@ def prepare(suite: str, **options) -> dict[str, str | None]:
 
 def make(
     suite: str, task: str, seed: int = 0, size: Sequence[int] = (64, 64),
-    action_repeat: int = 1, time_limit: int = 0, **options):
+    action_repeat: int = 1, time_limit: int = 0, truth: bool = False,
+    **options):
   """Makes an environment that is ready for the driver.
 
   Args:
@@ -242,6 +244,7 @@ def make(
     action_repeat: Simulator steps per agent step; their rewards add up.
     time_limit: Agent steps after which an episode is cut; 0 leaves that to the
       simulator.
+    truth: Add the simulator's state to observations, see truth.Telling.
     options: Config keys of the suite's block.
 
   Raises:
@@ -253,9 +256,11 @@ def make(
   env = _module(suite).make(
       task, seed=seed, size=tuple(size), action_repeat=action_repeat,
       **options)
-  if isinstance(env, envs.CheckAction):  # The user's function made it ready.
-    return envs.TimeLimit(env, time_limit) if time_limit else env
-  return envs.ready(env, time_limit)
+  if not isinstance(env, envs.CheckAction):
+    env = envs.ready(env, time_limit)
+  elif time_limit:  # The user's function made it ready.
+    env = envs.TimeLimit(env, time_limit)
+  return truths.Telling(env) if truth else env
 
 
 def limit(suite: str, task: str, **options) -> float | None:

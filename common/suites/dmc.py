@@ -28,6 +28,9 @@ ALIASES = {'cup': 'ball_in_cup'}
 # Cameras that see the whole robot, for domains where camera 0 does not.
 CAMERAS = {'quadruped': 2}
 
+# Geoms of a domain whose positions `truth` tells.
+POINTS = {'reacher': ('finger', 'target')}
+
 
 @functools.lru_cache(None)
 def tasks():
@@ -55,7 +58,8 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
   domain, name = tasks()[_canonical(task)]
   return DMC(
       _load(domain, name, seed), seed, size, action_repeat,
-      usual=CAMERAS.get(domain, 0), **{**OPTIONS, **options})
+      usual=CAMERAS.get(domain, 0), points=POINTS.get(domain, ()),
+      **{**OPTIONS, **options})
 
 
 class DMC:
@@ -76,6 +80,7 @@ class DMC:
     distractors: See `renderers.distractors`.
     usual: Number of the task's usual camera.
     ends: Spaces of the reward and of the flags, see envs.
+    points: Names of the geoms whose positions `truth` tells.
 
   Raises:
     ValueError: The task does not have the camera.
@@ -83,7 +88,7 @@ class DMC:
 
   def __init__(
       self, env, seed, size, action_repeat, camera, render, renderer,
-      distractors, usual=0, ends=envs.ENDLESS):
+      distractors, usual=0, ends=envs.ENDLESS, points=()):
     self._env = env
     self._ends = ends
     self._repeat = action_repeat
@@ -92,6 +97,7 @@ class DMC:
         renderer, size, render, seed=seed, distractors=distractors)
     # Of the two kinds, only composer's environments draw random numbers.
     self._composer = hasattr(env, 'random_state')
+    self._points = points
     self._cameras = {
         key: self._find(name, usual)
         for key, name in renderers.cameras(camera).items()}
@@ -138,6 +144,13 @@ class DMC:
         break
     return self._obs(step, envs.flags(
         reward, False, step.last(), step.discount == 0))
+
+  def truth(self):
+    physics = self._env.physics
+    points = {
+        f'{name}_m': np.float32(physics.named.data.geom_xpos[name])
+        for name in self._points}
+    return {'joints': _joints(physics), **points}
 
   def images(self):
     physics = self._env.physics
@@ -197,6 +210,21 @@ def _as_stored(value):
       np.prod(value.shape[:-3]) == 1):
     return value.reshape(value.shape[-3:])
   return value.astype(np.float32).ravel()
+
+
+def _joints(physics):
+  """Returns all joints' positions; a hinge without limits gives cos, sin."""
+  import mujoco
+  kinds = mujoco.mjtJoint
+  sizes = {int(kinds.mjJNT_FREE): 7, int(kinds.mjJNT_BALL): 4}
+  model, values = physics.model, []
+  for joint in range(model.njnt):
+    kind, begin = int(model.jnt_type[joint]), model.jnt_qposadr[joint]
+    value = physics.data.qpos[begin: begin + sizes.get(kind, 1)]
+    if kind == int(kinds.mjJNT_HINGE) and not model.jnt_limited[joint]:
+      value = [np.cos(value[0]), np.sin(value[0])]
+    values.extend(value)
+  return np.float32(values)
 
 
 def _plain(key):

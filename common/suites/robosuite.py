@@ -185,6 +185,9 @@ class Robosuite:
   def success(self):
     return bool(self._env._check_success())
 
+  def truth(self):
+    return {**self._arms(), **self._objects()}
+
   def images(self):
     return {
         key: self._render(self._model, self._env.sim.data._data, name)
@@ -250,6 +253,31 @@ class Robosuite:
         new: np.asarray(obs[old], np.float32)
         for old, new in self._vectors.items()}
     return {**self.images(), **vectors, **ends}
+
+  def _arms(self):
+    """Returns each arm's joints in rad, and its hand's position."""
+    data, result, robots = self._env.sim.data, {}, self._env.robots
+    for index, robot in enumerate(robots):
+      name = f'robot{index}_' if len(robots) > 1 else ''
+      result[f'{name}joints'] = np.float32(robot._joint_positions)
+      for arm in robot.arms:
+        part = f'{name}{arm}_' if len(robot.arms) > 1 else name
+        site = robot.eef_site_id[arm]
+        result[f'{part}gripper_m'] = np.float32(data.site_xpos[site])
+    return result
+
+  def _objects(self):
+    """Returns positions of loose objects, and joints of doors and such."""
+    import mujoco
+    data, result = self._env.sim.data, {}
+    for index in range(self._model.njnt):
+      joint = self._model.joint(index)
+      name = joint.name.removesuffix('_joint0')
+      if joint.type[0] == mujoco.mjtJoint.mjJNT_FREE:
+        result[f'{name}_m'] = np.float32(data.xpos[joint.bodyid[0]])
+      elif not name.startswith(('gripper', 'robot', 'mobilebase')):
+        result[name] = np.float32(data.qpos[joint.qposadr])
+    return result
 
 
 def _import():

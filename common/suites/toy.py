@@ -54,6 +54,11 @@ class Square:
     """Returns rewards [...], given the vector [..., 2] from target to dot."""
     return np.maximum(0, 1 - 2 * np.linalg.norm(offset, axis=-1))
 
+  @staticmethod
+  def encode(point):
+    """Returns a point [2] as numbers that change smoothly, float32."""
+    return np.float32(point)
+
 
 class Torus:
   """The unit square with opposite edges joined.
@@ -79,6 +84,12 @@ class Torus:
   def reward(offset):
     """Returns rewards [...], given the vector [..., 2] from target to dot."""
     return np.cos(2 * np.pi * offset).mean(-1)
+
+  @staticmethod
+  def encode(point):
+    """Returns a point [2] as cosines and sines of both axes, float32 [4]."""
+    angle = 2 * np.pi * point
+    return np.float32([*np.cos(angle), *np.sin(angle)])
 
 
 class Reach:
@@ -141,6 +152,11 @@ class Reach:
 
   def success(self):
     return bool(np.linalg.norm(self._offset()) < 0.1)
+
+  def truth(self):
+    return {
+        'dot': self._world.encode(self._dot),
+        'target': self._world.encode(self._target)}
 
   def close(self):
     pass

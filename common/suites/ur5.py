@@ -157,6 +157,13 @@ class Reach:
   def success(self):
     return self._reward() == 1
 
+  def truth(self):
+    data = self._data
+    return {
+        'joints': np.float32(data.qpos),
+        'target_m': np.float32(data.mocap_pos[self._target]),
+        'tool_m': np.float32(data.site_xpos[self._tool])}
+
   def images(self):
     return {'image': self._render(self._model, self._data, 'front')}
 

@@ -88,21 +88,22 @@ def make_parser():
   return parser
 
 
-def load(spec, blocks=(), precision='auto'):
+def load(spec, blocks=(), precision='auto', flags=()):
   """Returns the config of a method's block, further blocks and settings.
 
   Args:
     spec: Block and settings, such as 'dreamingv2+rssm.deter=1024'.
     blocks: Names of further blocks.
     precision: As in configs.yaml.
+    flags: Further flags, which the settings of `spec` override.
 
   Raises:
     ValueError: Unknown block or key.
   """
   method, *rest = spec.split('+')
-  flags = [x for item in rest for x in f'--{item}'.split('=', 1)]
+  own = [x for item in rest for x in f'--{item}'.split('=', 1)]
   return settings.load_config([
-      '--configs', method, *blocks, '--precision', precision, *flags])
+      '--configs', method, *blocks, '--precision', precision, *flags, *own])
 
 
 def measure(configs, rounds, parts=False, env=None):

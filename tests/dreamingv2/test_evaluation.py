@@ -69,7 +69,7 @@ def test_evaluation_that_is_stopped_begins_with_the_same_episodes():
     stopped.play(stop, lambda text: None)
   assert stopped.driver.begun == [0]
   stopped.play(still, lambda text: None)
-  for one, two in zip(whole._episodes, stopped._episodes, strict=True):
+  for one, two in zip(whole.episodes, stopped.episodes, strict=True):
     np.testing.assert_array_equal(one['image'], two['image'])
 
 

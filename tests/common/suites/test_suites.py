@@ -8,6 +8,7 @@ import ruamel.yaml
 
 from dreamingv2.common import envs
 from dreamingv2.common import suites
+from tests.helpers import assert_equal
 from tests.helpers import in_worker
 
 PAPER = ruamel.yaml.YAML(typ='safe').load(
@@ -25,12 +26,17 @@ def start(name, seed):
       environ=suites.prepare(suite))
 
 
-@functools.lru_cache(None)
 def episodes(name):
   """Plays the start of two episodes with one seed and of one with another.
 
   Returns the spaces, three lists of observations, and the answer to NaN.
   """
+  return played(name)[:3]
+
+
+@functools.lru_cache(None)
+def played(name):
+  """Returns what `episodes` does, and what three environments tell."""
   workers = [start(name, seed) for seed in (1, 1, 2)]
   act_space = workers[0].act_space['action']
   actions = np.random.default_rng(0).uniform(-1, 1, (4, *act_space.shape))
@@ -40,6 +46,7 @@ def episodes(name):
     promises += [worker.step({'action': x.astype('f')}) for x in actions]
     promises += [worker.reset()]
     result.append([promise() for promise in promises])
+  told = [[worker.truth()() for _ in range(2)] for worker in workers]
   try:
     answer = workers[0].step({'action': np.full(act_space.shape, np.nan)})()
   except ValueError as error:
@@ -47,7 +54,22 @@ def episodes(name):
   spaces = workers[0].obs_space, act_space
   for worker in workers:
     worker.close()
-  return spaces, result, answer
+  return spaces, result, answer, told
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_task_tells_its_state_as_named_vectors(name):
+  """The two environments with one seed agree, the third does not."""
+  (one, again), (two, _), (other, _) = played(name)[3]
+  if name == 'toy_dummy':
+    assert one is two is other is None
+    return
+  for key, value in one.items():
+    assert value.dtype == np.float32 and value.ndim == 1, key
+    assert np.isfinite(value).all(), key
+  assert_equal(one, two)
+  assert_equal(one, again)
+  assert any((one[k] != other[k]).any() for k in one)
 
 
 @pytest.mark.parametrize('name', TASKS)
