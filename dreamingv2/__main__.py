@@ -18,6 +18,7 @@ COMMANDS = {
     'benchmark': ('.tools.benchmark', 'time an update and its parts'),
     'features': (
         '.tools.features', 'measure what world models know of a task'),
+    'gpu-check': ('.tools.gpu_check', 'check numbers and speed on a GPU'),
     'sheet': ('.tools.sheet', "draw and time the paper's tasks"),
 }
 

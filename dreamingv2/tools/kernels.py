@@ -29,12 +29,11 @@ def trace(agent, data):
 
   Args:
     agent: Agent with `jit` set.
-    data: Batch [B, T, ...], as for its `train`.
+    data: Batch [B, T, ...] of tensors.
 
   Returns:
     {'train', 'report', 'policy_eval', ...: graph}.
   """
-  data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
   obs = {k: v[:1, 0] for k, v in data.items() if k != 'action'}
   state = agent.wm.rssm.initial(len(data['is_first']))
   calls = {

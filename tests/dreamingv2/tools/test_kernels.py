@@ -3,8 +3,6 @@
 import pytest
 import tensorflow as tf
 
-from dreamingv2.agent import Agent
-from dreamingv2.common import counter
 from dreamingv2.common import tfutils
 from dreamingv2.tools import benchmark
 from dreamingv2.tools import kernels
@@ -31,10 +29,7 @@ IN_LOOPS = {
 def trace(spec, precision):
   """Returns the graphs of an agent of the smallest size by their names."""
   config = benchmark.load(spec, ['debug'], precision).update({'jit': True})
-  tfutils.setup(precision)
-  obs, act, data = benchmark.make_batch(config)
-  agent = Agent(config, obs, {'action': act}, counter.Counter(0))
-  return kernels.trace(agent, data)
+  return kernels.trace(*benchmark.make_agent(config))
 
 
 def check(spec, precision):
