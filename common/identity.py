@@ -7,15 +7,14 @@ evaluated, restored and tabled under its own name.
 """
 
 import functools
-import importlib
 import json
 import os
 import pathlib
-import sys
 
 import gymnasium
 
 from . import files
+from . import loading
 from . import spaces
 
 FILE = 'environment.json'
@@ -115,23 +114,16 @@ def build(made: dict):
   Raises:
     ImportError, ValueError: There is no such environment.
   """
-  if os.getcwd() not in sys.path:  # As `python -m` has it.
-    sys.path.append(os.getcwd())
   if made['imports']:
-    importlib.import_module(made['imports'])
+    loading.load(made['imports'])
   name = made['make'].removeprefix(PREFIX)
   if name != made['make']:
     try:
       return gymnasium.make(name, **made['arguments'])
     except gymnasium.error.Error as error:
       raise ValueError(f'{made["make"]} cannot be made: {error}') from None
-  module, _, path = name.partition(':')
-  owner = importlib.import_module(module)
-  try:
-    function = functools.reduce(getattr, path.split('.'), owner)
-  except AttributeError as error:
-    raise ValueError(f'{name} cannot be made: {error}') from None
-  return function(**made['arguments'])
+  module, _, attribute = name.partition(':')
+  return loading.resolve(module, attribute)(**made['arguments'])
 
 
 def write(folder, made: dict, obs_space: dict, act_space: dict) -> None:

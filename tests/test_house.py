@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FLOORS = [
     ['dreamingv2', 'dreamingv2.common'],
     ['common.command', 'common.comments', 'common.config', 'common.counter',
-     'common.files', 'common.flags', 'common.forecast', 'common.ridge',
-     'common.when'],
+     'common.files', 'common.flags', 'common.forecast', 'common.loading',
+     'common.ridge', 'common.when'],
     ['common.distribute', 'common.envs', 'common.identity', 'common.logger',
      'common.machine', 'common.outputs', 'common.own', 'common.plot',
      'common.spaces', 'common.tfutils', 'common.truth', 'common.worker'],

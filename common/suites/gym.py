@@ -2,8 +2,8 @@
 
 import gymnasium
 
+from .. import loading
 from .. import own
-from . import loading
 
 OPTIONS = {
     'draw': False,

@@ -7,13 +7,11 @@ common.envs. It is called in the environment's own process. Of `seed`,
 arguments of `--env_args`.
 """
 
-import functools
-
 from .. import envs
+from .. import loading
 from .. import own
 from ..renderers import distractors
 from . import dmc
-from . import loading
 
 OPTIONS = {
     'camera': '-1',
@@ -39,11 +37,7 @@ def limit(task, options):
 def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
   options = {**OPTIONS, **options}
   name, attribute = _split(task)
-  parts = attribute.split('.')
-  try:
-    factory = functools.reduce(getattr, parts, loading.load(name))
-  except AttributeError as error:
-    raise ValueError(f'--task {task}: {error}') from None
+  factory = loading.resolve(name, attribute)
   offered = {
       'seed': seed, 'random': seed, 'size': size,
       'action_repeat': action_repeat}

@@ -12,11 +12,11 @@ import gymnasium
 import numpy as np
 
 from .. import envs
+from .. import loading
 from .. import renderers
 from .. import worker
 from ..config import check_known
 from ..renderers import distractors
-from . import loading
 
 OPTIONS = {
     'import': '',

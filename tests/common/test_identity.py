@@ -81,8 +81,10 @@ def test_identity_is_told_from_the_environments_process():
 
 @pytest.mark.parametrize('name, words', [
     ('gym_Absent-v0', 'gym_Absent-v0 cannot be made'),
-    (f'{__name__}:Absent', 'Absent cannot be made'),
-    ('absent_module:f', 'absent_module')])
+    (f'{__name__}:Absent', 'Absent does not exist'),
+    ('absent_module:f', 'absent_module'),
+    ('os:system', "'os' belongs to Python"),
+    (f'{__name__}:json.dumps', 'not defined by')])
 def test_environment_that_is_gone_is_named(name, words):
   with pytest.raises((ImportError, ValueError), match=words):
     identity.build({'make': name, 'arguments': {}, 'imports': ''})

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dreamingv2.common.suites import loading
+from dreamingv2.common import loading
 
 
 @pytest.fixture
@@ -72,3 +72,31 @@ def test_call_that_fails_is_one_line(factory, args, words):
   with pytest.raises(ValueError, match=words) as info:
     call(factory, **args)
   assert '\n' not in str(info.value) and 'm:f' in str(info.value)
+
+
+def test_what_a_module_defines_is_found_with_classes_and_partials(write):
+  name = write(
+      'import functools\ndef f(x=0): return x\nclass A:\n  class B: pass\n'
+      'g = functools.partial(f, x=3)')
+  assert loading.resolve(name, 'g')() == 3
+  assert loading.resolve(name, 'A.B').__name__ == 'B'
+
+
+@pytest.mark.parametrize('text, attribute, words', [
+    ('import os', 'os.system', 'not defined by own_module, but by posix'),
+    ('from os import system', 'system', 'but by posix'),
+    ('import functools\nimport os\nf = functools.partial(os.system, "x")', 'f',
+     'but by posix'),
+    ('', 'eval', 'does not exist'), ('x = 3', 'x', 'but by int'),
+    ('', '__builtins__', 'but by dict'),
+    ('', '__loader__.exec_module', 'but by _frozen_importlib')])
+def test_what_a_module_does_not_define_is_refused(
+    write, text, attribute, words):
+  with pytest.raises(ValueError, match=words):
+    loading.resolve(write(text), attribute)
+
+
+@pytest.mark.parametrize('name', ['os', 'os.path', 'subprocess', 'builtins'])
+def test_module_of_python_is_refused(name):
+  with pytest.raises(ValueError, match=f"'{name}' belongs to Python"):
+    loading.resolve(name, 'system')

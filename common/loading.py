@@ -1,5 +1,6 @@
 """Loads and calls the user's code; what it does wrong becomes one line."""
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -51,12 +52,18 @@ def find(name):
 
   Raises:
     ImportError: It does not.
+    ValueError: It belongs to Python.
   """
+  root = name.partition('.')[0]
+  if root in sys.stdlib_module_names:
+    raise ValueError(
+        f'Module {name!r} belongs to Python and has no environments; a module '
+        f'of your own needs another name')
   here = os.getcwd()
   if here not in sys.path:
     sys.path.append(here)
   try:
-    spec = importlib.util.find_spec(name.partition('.')[0])
+    spec = importlib.util.find_spec(root)
   except ValueError:  # The name is empty, or of a module without a spec.
     spec = None
   if not spec:
@@ -77,6 +84,35 @@ def load(name):
   except Exception as error:
     raise ImportError(
         f'Module {name!r} does not import: {describe(error)}') from error
+
+
+def resolve(name, attribute):
+  """Returns what a module of the user defines.
+
+  Logdirs and configs of others name functions, too. What a module merely
+  imports, such as `os.system`, is therefore refused.
+
+  Args:
+    name: Module.
+    attribute: Function or class; dots lead into classes.
+
+  Raises:
+    ImportError: The module cannot be imported.
+    ValueError: It does not define that.
+  """
+  try:
+    found = functools.reduce(getattr, attribute.split('.'), load(name))
+  except AttributeError as error:
+    raise ValueError(f'{name}:{attribute} does not exist: {error}') from None
+  inner = found
+  while isinstance(inner, functools.partial):
+    inner = inner.func
+  home = getattr(inner, '__module__', None) or type(inner).__name__
+  if home.partition('.')[0] != name.partition('.')[0]:
+    raise ValueError(
+        f'{name}:{attribute} is not defined by {name}, but by {home}; name '
+        f'the module that defines it, or a function of your own')
+  return found
 
 
 def describe(error):
