@@ -21,6 +21,7 @@ TERMINAL = (
     r'(train|eval)_(return|length|return_mean|return_std)|fps|updates|'
     r'\w+_loss')
 NO_BREAK = '\N{NO-BREAK SPACE}'  # Between a name and its value.
+CHANNELS = 32  # Most channels of an image.
 
 
 class Logger:
@@ -53,8 +54,9 @@ class Logger:
     """Collects a mapping of names to scalars, images and videos.
 
     Images are [H, W] or [H, W, C], videos [T, H, W, C], both of uint8 or of
-    floats from 0 to 1, with one or three channels. Nothing is averaged: two
-    values of one name are both written.
+    floats from 0 to 1. Other numbers of channels than one and three become
+    their mean, in grey. Values are not averaged: two of one name are both
+    written.
 
     Raises:
       ValueError: A value is none of these.
@@ -338,12 +340,24 @@ class GIFOutput:
 def encode_gif(video, fps):
   """Encodes a uint8 video [T, H, W, C] as a GIF that repeats forever."""
   frames = [PIL.Image.fromarray(
-      frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in video]
+      frame[..., 0] if frame.shape[-1] == 1 else frame)
+            for frame in to_picture(video)]
   buffer = io.BytesIO()
   frames[0].save(
       buffer, 'GIF', save_all=True, append_images=frames[1:], loop=0,
       duration=round(1000 / fps))
   return buffer.getvalue()
+
+
+def to_picture(array):
+  """Returns an image or video [..., C] as one that can be shown.
+
+  One and three channels stay as they are. Others, such as those of stacked
+  frames, become their mean, in grey [..., 1].
+  """
+  if array.shape[-1] in (1, 3):
+    return array
+  return array.mean(-1, keepdims=True).astype(array.dtype)
 
 
 def _to_entry(name, value):
@@ -357,17 +371,19 @@ def _to_entry(name, value):
     return array.item()
   if array.ndim == 2:
     array = array[..., None]
-  if not (array.size and array.ndim in (3, 4) and array.shape[-1] in (1, 3)):
+  if not (array.size and array.ndim in (3, 4)
+          and array.shape[-1] <= CHANNELS):
     raise ValueError(
         f"Log entry '{name}' has shape {np.shape(value)}, which is no scalar, "
-        'image [H, W] or [H, W, C], or video [T, H, W, C] with C of 1 or 3')
+        f'image [H, W] or [H, W, C], or video [T, H, W, C] with C of at most '
+        f'{CHANNELS}')
   if array.dtype.kind == 'f':
     array = np.nan_to_num(array.astype(np.float32)).clip(0, 1)
-    return (255 * array + 0.5).astype(np.uint8)
+    return to_picture((255 * array + 0.5).astype(np.uint8))
   if array.dtype != np.uint8:
     raise ValueError(
         f"Log entry '{name}' is {array.dtype}: images are uint8 or float")
-  return array
+  return to_picture(array)
 
 
 def _wrap(text, stream):

@@ -66,8 +66,23 @@ def test_added_array_is_not_changed_by_its_owner(recorder):
   np.testing.assert_array_equal(recorder.calls[0][1][0][1], VIDEO[0])
 
 
+@pytest.mark.parametrize('channels', [2, 4, 12])
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32])
+def test_other_numbers_of_channels_are_shown_as_their_mean(
+    recorder, channels, dtype):
+  logger = loggers.Logger(Counter(), [recorder])
+  video = np.zeros((3, 4, 5, channels), dtype)
+  video[..., -1] = 255 if dtype == np.uint8 else 1
+  logger.add({'video': video, 'image': video[0]})
+  logger.write()
+  shown = dict(recorder.calls[0][1])
+  assert shown['video'].shape == (3, 4, 5, 1)
+  assert set(np.unique(shown['image'])) == {255 // channels}
+  assert loggers.encode_gif(video.astype(np.uint8), 20).startswith(b'GIF')
+
+
 @pytest.mark.parametrize('value', [
-    np.zeros(3), np.zeros((2, 2, 5)), np.zeros((1, 2, 8, 8, 3)),
+    np.zeros(3), np.zeros((2, 2, 50)), np.zeros((1, 2, 8, 8, 3)),
     np.zeros((0, 8, 8, 3)), np.zeros((4, 4), np.int32), 'text', None,
     1j, np.array('1.5')])
 def test_add_refuses_other_shapes_and_types_by_name(value):
