@@ -78,7 +78,7 @@ def make_parser():
       'on a CPU)')
   add('--task', default='Lift',
       help='task whose steps are timed (default: Lift)')
-  add('--minutes', type=float, default=10.0, metavar='N',
+  add('--minutes', type=float, default=10, metavar='N',
       help='checks that would end later are stopped (default: 10)')
   add('--updates', type=int, default=UPDATES, metavar='N',
       help=f'updates in float16 in a row (default: {UPDATES})')
