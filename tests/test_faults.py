@@ -138,7 +138,7 @@ def test_run_of_an_older_version_is_taken_up(tmp_path):
     (replays.TooShort('bad'), 2)])
 def test_exit_code_says_how_a_run_ended(error, code, monkeypatch):
   class Run:
-    def __init__(self, *args):
+    def __init__(self, *args, **kwargs):
       pass
 
     def train(self):
