@@ -37,6 +37,7 @@ def runs(tmp_path_factory):
   folder = tmp_path_factory.mktemp('runs')
   run_toy(folder / 'probe', '--configs', 'debug', '--probe', 'True')
   obs, act = evaluate.spaces(*evaluate.read_episodes(folder / 'probe', 1))
+  meta = evaluate.read_checkpoint(folder / 'probe').meta
   for name, method in {'decoder': 'dreamerv2', 'none': 'dreaming'}.items():
     for part in ('metrics.jsonl', 'train_episodes'):
       path = folder / 'probe' / part
@@ -49,5 +50,5 @@ def runs(tmp_path_factory):
         'dreamingv2 0, commit a, a CPU, python 3', 'train.py'])
     agent = agents.Agent(config, obs, act, counter.Counter())
     checkpoints.Checkpoint(folder / name / 'checkpoints').save(
-        100, agent.save())
+        100, agent.save(), meta)
   return folder
