@@ -8,6 +8,29 @@ from tensorflow_probability import distributions as tfd
 from . import tfutils
 
 
+def mix_uniform(logits, share):
+  """Mixes a share of the uniform distribution into categoricals [..., C].
+
+  log((1 - share) softmax(logits) + share / C)
+
+  No class gets a probability below share / C, so divergences stay finite and
+  no class loses its gradient for good.
+
+  Args:
+    logits: Float32 [..., C].
+    share: Between 0 and 1; with 0 the logits are returned as they are.
+
+  Returns:
+    Logits [..., C]; with a share, they are log probabilities.
+
+  Source: Hafner et al. 2023 (DreamerV3), section "World model learning".
+  """
+  if not share:
+    return logits
+  probs = tf.nn.softmax(logits, -1)
+  return tf.math.log((1 - share) * probs + share / logits.shape[-1])
+
+
 class OneHotDist:
   """One categorical over one-hot vectors with straight-through samples.
 

@@ -10,12 +10,14 @@ import math
 
 import tensorflow as tf
 
+from . import dists
 from . import tfutils
 from .config import check_known
 
 
 def make(
-    kind, stoch, discrete, continuous=0, std_act='sigmoid2', min_std=0.1):
+    kind, stoch, discrete, continuous=0, std_act='sigmoid2', min_std=0.1,
+    unimix=0.0):
   """Returns the kind of stochastic state called `kind`.
 
   Args:
@@ -25,6 +27,7 @@ def make(
     continuous: Number of Gaussians beside categoricals.
     std_act: Entry of Gaussian.STD_ACTS.
     min_std: Smallest standard deviation of a Gaussian.
+    unimix: Share of the uniform distribution in each categorical.
 
   Raises:
     ValueError: The kind or activation is unknown, or a size is too small.
@@ -38,26 +41,32 @@ def make(
       raise ValueError(
           f'rssm.{key} is {value}, but rssm.latent {kind} needs at least '
           f'{least}')
-  return LATENTS[kind](stoch, discrete, continuous, std_act, min_std)
+  return LATENTS[kind](
+      stoch, discrete, continuous, unimix, std_act, min_std)
 
 
 class Categorical:
   """S independent categoricals of C classes with straight-through samples.
 
   The gradient of a sample is that of its probabilities: z = onehot + p - sg(p)
-  Source: Hafner et al. 2021, section 2; Okada & Taniguchi 2022, III-A.
+  With `unimix`, all distributions of z contain that share of the uniform one:
+  prior, posterior, p(z | x) and the critic.
+  Source: Hafner et al. 2021, section 2; Okada & Taniguchi 2022, III-A;
+  `unimix`: Hafner et al. 2023 (DreamerV3).
   """
 
-  def __init__(self, stoch, classes):
+  def __init__(self, stoch, classes, unimix=0.0):
     self.stoch = stoch
     self.classes = classes
+    self._unimix = unimix
     self.size = stoch * classes  # Size of a flat sample.
     self.outputs = stoch * classes  # Size of what `stats` takes.
 
   def stats(self, x):
     """Turns layer outputs [..., S*C] into statistics, logit [..., S, C]."""
     shape = [*_sizes(x)[:-1], self.stoch, self.classes]
-    return {'logit': tf.reshape(tf.cast(x, tf.float32), shape)}
+    logit = tf.reshape(tf.cast(x, tf.float32), shape)
+    return {'logit': dists.mix_uniform(logit, self._unimix)}
 
   def zeros(self, batch_shape):
     """Returns the statistics of the uniform distribution."""
@@ -371,12 +380,12 @@ def _sizes(x):
 
 
 LATENTS = {
-    'categorical': lambda stoch, discrete, continuous, *std:
-        Categorical(stoch, discrete),
-    'gaussian': lambda stoch, discrete, continuous, *std:
+    'categorical': lambda stoch, discrete, continuous, unimix, *std:
+        Categorical(stoch, discrete, unimix),
+    'gaussian': lambda stoch, discrete, continuous, unimix, *std:
         Gaussian(stoch, *std),
-    'hybrid': lambda stoch, discrete, continuous, *std:
-        Hybrid(Categorical(stoch, discrete), Gaussian(continuous, *std)),
+    'hybrid': lambda stoch, discrete, continuous, unimix, *std: Hybrid(
+        Categorical(stoch, discrete, unimix), Gaussian(continuous, *std)),
 }
 NEEDS = {  # Sizes that each kind reads.
     'categorical': ('stoch', 'discrete'),

@@ -39,6 +39,26 @@ def weighted_sum(terms, scales, names, objective):
   return tf.add_n([scales[used[k]] * v for k, v in terms.items()])
 
 
+def kl_weights(balance, dyn, rep):
+  """Returns the weights of the two sides of a divergence.
+
+  dyn KL(sg(post) || prior) + rep KL(post || sg(prior))
+
+  Args:
+    balance: Weight of the side that trains the prior; the other one has the
+      rest of 1. Counts if `dyn` is 0.
+    dyn: Weight of the side that trains the prior.
+    rep: Weight of the side that trains the posterior.
+
+  Returns:
+    The prior's weight and the posterior's.
+
+  Source: Hafner et al. 2021, Algorithm 2 (balance); Hafner et al. 2023
+  (DreamerV3), section "World model learning": beta_dyn and beta_rep.
+  """
+  return (dyn, rep) if dyn else (balance, 1 - balance)
+
+
 def masked_mean(x, mask):
   """Averages over the entries where `mask` is true; 0 if there are none.
 

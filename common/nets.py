@@ -1,7 +1,6 @@
 """Networks: RSSM, encoder, decoder and MLP heads."""
 
 import math
-import re
 
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
@@ -9,7 +8,9 @@ from tensorflow_probability import distributions as tfd
 from . import distribute
 from . import dists
 from . import latents
+from . import losses
 from . import other
+from . import spaces
 from . import tfutils
 from .config import check_known
 from .layers import Conv2D, Conv2DTranspose, Dense, get_act
@@ -40,7 +41,7 @@ class EnsembleRSSM(Module):
   def __init__(
       self, ensemble=5, latent='gaussian', stoch=30, deter=200, hidden=200,
       discrete=32, continuous=16, posterior='filter', act='elu', norm='none',
-      std_act='softplus', min_std=0.1):
+      std_act='softplus', min_std=0.1, unimix=0.0):
     check_known('rssm.posterior', posterior, ('embed', 'filter'))
     if posterior == 'embed' and latent != 'gaussian':
       raise ValueError(
@@ -50,7 +51,7 @@ class EnsembleRSSM(Module):
     self._deter = deter
     self._filters = posterior == 'filter'
     self.latent = latents.make(
-        latent, stoch, discrete, continuous, std_act, min_std)
+        latent, stoch, discrete, continuous, std_act, min_std, unimix)
     self._cell = GRUCell(deter, norm='layer')
     layer = dict(act=act, norm=norm)
     self._img_in = Dense(hidden, **layer)
@@ -180,39 +181,46 @@ class EnsembleRSSM(Module):
     stats, _ = self._posterior(deter, self._project_embed(embed), None)
     return stats
 
-  def kl_loss(self, post, prior, forward, balance, free, free_avg):
-    """Computes the balanced KL divergence in nats.
+  def kl_loss(
+      self, post, prior, forward, balance, free, free_avg, dyn=0.0, rep=0.1):
+    """Computes the weighted KL divergence in nats.
 
-    mix * max(KL(sg(post) || prior), free) +
-    (1 - mix) * max(KL(post || sg(prior)), free)
+    dyn * max(KL(sg(post) || prior), free) +
+    rep * max(KL(post || sg(prior)), free)
 
     Args:
       post: Statistics [B, T, ...].
       prior: Statistics [B, T, ...].
       forward: Swap the arguments of the divergence.
-      balance: The mix above, or 1 - mix with `forward`. At 0.5, the plain
-        divergence, clipped entry by entry, as in DreamerV2.
+      balance: If dyn is 0, the weights are balance and 1 - balance. Then 0.5
+        gives the plain divergence, clipped entry by entry, as in DreamerV2.
       free: Free nats of each family of variables.
       free_avg: Clip the mean over the batch instead of each entry.
+      dyn: Weight of the side that trains the prior, or 0.
+      rep: Weight of the side that trains the posterior.
 
     Returns:
       Loss, and the divergences [B, T].
 
-    Source: Hafner et al. 2021, Algorithm 2.
+    Source: Hafner et al. 2021, Algorithm 2; see `losses.kl_weights`.
     """
     kls, sg = self.latent.kls, _stop
-    lhs, rhs = (prior, post) if forward else (post, prior)
-    mix = (1 - balance) if forward else balance
+    plain = balance == 0.5 and not dyn
+    weights = losses.kl_weights(balance, dyn, rep)
+    lhs, rhs = post, prior
+    if forward:
+      lhs, rhs, weights = prior, post, weights[::-1]
 
     def clip(parts):
-      if free_avg and balance != 0.5:
+      if free_avg and not plain:
         parts = [distribute.mean(tf.reduce_mean(x)) for x in parts]
       return tf.add_n([tf.reduce_mean(tf.maximum(x, free)) for x in parts])
 
-    if balance == 0.5:
+    if plain:
       return clip(kls(lhs, rhs)), self.latent.kl(lhs, rhs)
     right, left = clip(kls(sg(lhs), rhs)), clip(kls(lhs, sg(rhs)))
-    return mix * right + (1 - mix) * left, self.latent.kl(lhs, rhs)
+    loss = weights[0] * right + weights[1] * left
+    return loss, self.latent.kl(lhs, rhs)
 
   def _project_action(self, action):
     self._img_in.build(self.latent.size, action.shape[-1])
@@ -264,7 +272,7 @@ class Encoder(Module):
       cnn_depth=48, cnn_kernels=(4, 4, 4, 4),
       mlp_layers=(400, 400, 400, 400)):
     self._shapes = shapes
-    self.cnn_keys, self.mlp_keys = _match(
+    self.cnn_keys, self.mlp_keys = spaces.match(
         'encoder', shapes, cnn_keys, mlp_keys)
     self._cnn_depth, self._cnn_kernels = cnn_depth, cnn_kernels
     self._mlp_layers = mlp_layers
@@ -306,7 +314,7 @@ class Decoder(Module):
       cnn_depth=48, cnn_kernels=(5, 5, 6, 6),
       mlp_layers=(400, 400, 400, 400)):
     self._shapes = shapes
-    self.cnn_keys, self.mlp_keys = _match(
+    self.cnn_keys, self.mlp_keys = spaces.match(
         'decoder', shapes, cnn_keys, mlp_keys)
     self._cnn_depth, self._cnn_kernels = cnn_depth, cnn_kernels
     self._mlp_layers = mlp_layers
@@ -409,17 +417,20 @@ class DistLayer(Module):
     dist: Entry of DISTS.
     min_std: Smallest standard deviation.
     init_std: Approximate standard deviation when the layer's output is zero.
+    unimix: Share of the uniform distribution in a one-hot one.
 
   Raises:
     ValueError: `dist` is unknown.
   """
 
-  def __init__(self, shape, dist='mse', min_std=0.1, init_std=0.0):
+  def __init__(
+      self, shape, dist='mse', min_std=0.1, init_std=0.0, unimix=0.0):
     check_known('dist', dist, self.DISTS)
     self._shape = tuple(shape)
     self._count, self._make = self.DISTS[dist]
     self._min_std = min_std
     self._init_std = init_std
+    self._unimix = unimix
 
   def __call__(self, inputs):
     """Returns the distribution given inputs [..., X]."""
@@ -451,7 +462,7 @@ class DistLayer(Module):
     return self._independent(tfd.Normal(x, std))
 
   def _onehot(self, x):
-    return dists.OneHotDist(x)
+    return dists.OneHotDist(dists.mix_uniform(x, self._unimix))
 
   def _tanh_normal(self, x, std):
     # The mean stays within -5..5; beyond that, tanh has almost no gradient.
@@ -470,25 +481,6 @@ class DistLayer(Module):
       'tanh_normal': (2, _tanh_normal),
       'trunc_normal': (2, _trunc_normal),
   }
-
-
-def _match(part, shapes, cnn_keys, mlp_keys):
-  """Splits observation keys into images and vectors by patterns.
-
-  Raises:
-    ValueError: No observation matches.
-  """
-  shapes = {k: s for k, s in shapes.items() if not k.startswith('log_')}
-  cnn = [k for k, s in shapes.items() if re.fullmatch(cnn_keys, k)
-         and len(s) == 3]
-  mlp = [k for k, s in shapes.items() if re.fullmatch(mlp_keys, k)
-         and len(s) <= 1]
-  if not cnn and not mlp:
-    known = ', '.join(f'{k} {tuple(s)}' for k, s in shapes.items())
-    raise ValueError(
-        f"{part}.cnn_keys '{cnn_keys}' and {part}.mlp_keys '{mlp_keys}' "
-        f'match no observation; the environment gives {known}')
-  return sorted(cnn), sorted(mlp)
 
 
 def _stop(state):

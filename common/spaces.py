@@ -1,5 +1,6 @@
 """Spaces of observations and actions, as plain data and as ours."""
 
+import re
 import warnings
 
 import gymnasium
@@ -17,6 +18,25 @@ def kind(space) -> str:
   """
   names = [x.__name__ for x in type(space).__mro__]
   return next((x for x in names if x in KINDS), names[0])
+
+
+def match(part, shapes, cnn_keys, mlp_keys):
+  """Splits observation keys into images and vectors by patterns.
+
+  Raises:
+    ValueError: No observation matches.
+  """
+  shapes = {k: s for k, s in shapes.items() if not k.startswith('log_')}
+  cnn = [k for k, s in shapes.items() if re.fullmatch(cnn_keys, k)
+         and len(s) == 3]
+  mlp = [k for k, s in shapes.items() if re.fullmatch(mlp_keys, k)
+         and len(s) <= 1]
+  if not cnn and not mlp:
+    known = ', '.join(f'{k} {tuple(s)}' for k, s in shapes.items())
+    raise ValueError(
+        f"{part}.cnn_keys '{cnn_keys}' and {part}.mlp_keys '{mlp_keys}' "
+        f'match no observation; the environment gives {known}')
+  return sorted(cnn), sorted(mlp)
 
 
 def to_data(space):

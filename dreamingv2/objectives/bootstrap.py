@@ -35,7 +35,8 @@ class Bootstrap(Objective):
     """Computes KL(sg(slow posterior) || prior); see the base class."""
     slow = self._target(data, post)
     prior = {k: prior[k] for k in slow}
-    config = wm.config.kl.update({'forward': False, 'balance': 1.0})
+    config = wm.config.kl.update(
+        {'forward': False, 'balance': 1.0, 'rep': 0.0})
     return wm.rssm.kl_loss(slow, prior, **config)
 
   def terms(self, wm, data, embed, post, prior):

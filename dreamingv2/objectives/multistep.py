@@ -30,7 +30,7 @@ class MultiStep(tfutils.Module):
       raise ValueError(
           f'contrastive.horizon {c.horizon} is not in 0..{limit}, the limit '
           f'that dataset.length {length} sets')
-    self._balance = config.kl.balance
+    self._kl = config.kl
     self._latent = latent
     self._dynamics = overshooting.make(c.dynamics, latent)
     self.modules = [self._dynamics]
@@ -93,22 +93,31 @@ class MultiStep(tfutils.Module):
     """Computes KL_k = KL(q[t+k+1] || p(t+k+1 | start t)) for k = 1..K.
 
     The loss trains the prior; the posterior gets gradient only if
-    `kl_balanced`. Free nats apply to each k and family separately.
+    `kl_balanced`. The sides have the weights that `kl.dyn` and `kl.rep` name.
+    Free nats apply to each k and family separately, as `kl.free_avg` says.
     """
     c, kls = self._config, self._latent.kls
+    dyn, rep = losses.kl_weights(
+        self._kl.balance, self._kl.dyn, self._kl.rep)
     sg = lambda x: {k: tf.stop_gradient(v) for k, v in x.items()}
     out = []
     for k, prior in enumerate(priors, 1):
       q = {key: overshooting.ahead(post[key], k + 1) for key in prior}
       clip = lambda parts, k=k: tf.add_n([
-          tf.maximum(losses.masked_mean(x, valid[k + 1]), c.kl_free)
-          for x in parts])
+          self._clip(x, valid[k + 1]) for x in parts])
       value = clip(kls(sg(q), prior))
+      if c.kl_balanced or self._kl.dyn:
+        value *= dyn
       if c.kl_balanced:
-        value *= self._balance
-        value += (1 - self._balance) * clip(kls(q, sg(prior)))
+        value += rep * clip(kls(q, sg(prior)))
       out.append(value)
     return out
+
+  def _clip(self, x, mask):
+    free = self._config.kl_free
+    if self._kl.free_avg:
+      return tf.maximum(losses.masked_mean(x, mask), free)
+    return losses.masked_mean(tf.maximum(x, free), mask)
 
 
 class SlowEncoder(tfutils.Module):

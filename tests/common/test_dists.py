@@ -58,6 +58,20 @@ def test_onehot_mode_is_the_likeliest_class():
   np.testing.assert_array_equal(mode, np.eye(3)[[1, 0]])
 
 
+def test_mix_uniform_equals_a_loop_and_bounds_the_gradient():
+  logits = tf.constant(np.concatenate([LOGITS, [[90.0, 0, -90]]]), tf.float32)
+  with tf.GradientTape() as tape:
+    tape.watch(logits)
+    mixed = dists.mix_uniform(logits, 0.3)
+    total = tf.reduce_sum(mixed)
+  right = [[
+      math.log(0.7 * p + 0.1) for p in softmax(row)]
+      for row in logits.numpy().astype(np.float64)]
+  np.testing.assert_allclose(mixed, right, rtol=1e-5)
+  assert np.isfinite(tape.gradient(total, logits)).all()
+  assert dists.mix_uniform(logits, 0.0) is logits
+
+
 CASES = [(0.0, 0.5), (0.9, 0.3), (-0.5, 2.0)]
 
 

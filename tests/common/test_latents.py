@@ -141,6 +141,44 @@ def test_categorical_samples_at_the_ends_of_the_noise_are_possible(noise):
   assert not sample[:, [0, 3]].any()
 
 
+def test_unimix_is_in_all_distributions_of_z():
+  """A loop mixes 1% of uniform into softmax(x)."""
+  x, S, C = 9 * normal(3, 15), 3, 5
+  kind = latents.make('categorical', S, C, unimix=0.01)
+  stats, right = kind.stats(tf.constant(x)), np.zeros((3, S, C))
+  for n in range(3):
+    for s in range(S):
+      p = softmax(x[n, C * s: C * (s + 1)])
+      right[n, s] = [0.99 * value + 0.01 / C for value in p]
+  assert right.min() < 0.0021
+  flat = right.reshape(3, 15)
+  np.testing.assert_allclose(kind.mean(stats), flat, rtol=1e-4)
+  np.testing.assert_allclose(
+      kind.critic(tf.constant(x)), np.log(flat * C), rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(
+      kind.entropy(stats), -(right * np.log(right)).sum((1, 2)), rtol=1e-4)
+  other = {'logit': stats['logit'][::-1]}
+  np.testing.assert_allclose(
+      kind.kl(stats, other),
+      (right * np.log(right / right[::-1])).sum((1, 2)), rtol=1e-3, atol=1e-4)
+  # A class that softmax has ruled out is drawn with probability 0.01 / C.
+  sure = kind.stats(tf.constant([[200.0, 0, 0, 0, 0] * S]))
+  wide = {'logit': tf.tile(sure['logit'], [4000, 1, 1])}
+  drawn = kind.sample(wide, kind.noise([4000])).numpy().reshape(-1, S, C)
+  np.testing.assert_allclose(
+      drawn.mean((0, 1)), [0.992] + 4 * [0.002], atol=0.002)
+
+
+@pytest.mark.parametrize('name', ['categorical', 'gaussian', 'hybrid'])
+def test_unimix_changes_categoricals_alone(name):
+  plain, mixed = [
+      latents.make(name, 2, 3, 4, unimix=share) for share in (0.0, 0.5)]
+  x = tf.constant(normal(5, plain.outputs))
+  lhs, rhs = plain.stats(x), mixed.stats(x)
+  for key in lhs:
+    assert (key == 'logit') != np.array_equal(lhs[key], rhs[key]), key
+
+
 def test_categorical_zeros_are_uniform():
   kind = latents.Categorical(2, 3)
   entropy = kind.entropy(kind.zeros([4]))

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -273,6 +274,17 @@ def test_dist_layer_of_a_scalar_has_a_batch_alone(name):
   dist = nets.DistLayer((), name)(normal(2, 3, 5))
   assert dist.batch_shape == (2, 3) and dist.event_shape == ()
   assert dist.log_prob(tf.zeros([2, 3])).shape == (2, 3)
+
+
+def test_unimix_of_a_one_hot_layer_equals_a_loop():
+  plain, mixed = [
+      nets.DistLayer((3,), 'onehot', unimix=x) for x in (0.0, 0.2)]
+  logits = tf.constant(normal(4, 3))
+  for n, one in itertools.product(range(4), np.eye(3, dtype=np.float32)):
+    p = math.exp(plain.dist(logits).log_prob(one)[n])
+    np.testing.assert_allclose(
+        mixed.dist(logits).log_prob(one)[n], math.log(0.8 * p + 0.2 / 3),
+        rtol=1e-4)
 
 
 def test_dist_layer_names_the_known_dists():

@@ -324,6 +324,31 @@ def test_kl_loss_trains_the_prior_by_the_balance(discrete, forward):
 
 
 @KINDS
+@pytest.mark.parametrize('forward', [False, True])
+@pytest.mark.parametrize('balance', [0.5, 0.8])
+def test_kl_loss_weighs_prior_and_posterior_by_dyn_and_rep(
+    discrete, forward, balance):
+  """Free nats limit each entry of each side; the balance does not count."""
+  rssm = build(discrete)
+  post, prior = make_stats(discrete, 0), make_stats(discrete, 1)
+  lhs, rhs = (prior, post) if forward else (post, prior)
+  kl = kl_numpy(*[
+      {k: np.float64(v) for k, v in x.items()} for x in (lhs, rhs)])
+  free = np.median(kl)
+  for free_avg, clipped in (
+      (True, max(kl.mean(), free)), (False, np.maximum(kl, free).mean())):
+    loss, _ = rssm.kl_loss(
+        post, prior, forward, balance, free, free_avg, 0.5, 0.1)
+    np.testing.assert_allclose(loss, 0.6 * clipped, rtol=1e-5)
+  whole = kl_gradients(rssm, post, prior, forward, 0.5, 0.0, False)
+  parts = kl_gradients(rssm, post, prior, forward, balance, 0.0, True, 2, 0.1)
+  for part, full, weight in zip(parts, whole, (0.1, 2), strict=True):
+    for key in full:
+      np.testing.assert_allclose(
+          part[key], weight * full[key], rtol=1e-4, atol=1e-7)
+
+
+@KINDS
 def test_kl_loss_sends_no_gradient_within_the_free_nats(discrete):
   rssm = build(discrete)
   post, prior = make_stats(discrete, 0), make_stats(discrete, 1)

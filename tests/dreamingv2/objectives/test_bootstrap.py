@@ -18,6 +18,16 @@ def test_prior_chases_the_slow_posterior(make_model, pieces):
   assert np.abs(online - right).max() > 1e-4
 
 
+def test_slow_posterior_takes_the_weight_of_the_prior_alone(
+    make_model, pieces):
+  wm, data = make_model('blast_kl', kl__free=0.0)
+  args = pieces(wm, data)
+  plain, _ = wm.objective.kl_loss(wm, args[0], *args[2:])
+  wm.config = wm.config.update({'kl.dyn': 0.5, 'kl.rep': 7.0})
+  loss, _ = wm.objective.kl_loss(wm, args[0], *args[2:])
+  np.testing.assert_allclose(loss, 0.5 * plain, rtol=1e-6)
+
+
 def test_posterior_of_a_copy_is_the_posterior(make_model, pieces):
   wm, data = make_model('blast_kl')
   data, embed, post, _ = pieces(wm, data)
