@@ -176,7 +176,9 @@ class Run:
     # Last, so that a run that could not start leaves no config behind.
     source = train_envs[0] if train_envs else types.SimpleNamespace(
         obs_space=spaces[0], act_space=spaces[1])
-    self._write_config(source, made or {'source': 'suite'}, spaces)
+    made = made or {'source': 'suite'}
+    self._write_config(
+        source, made if train_envs else {**made, 'class': ''}, spaces)
 
   def _write_config(self, source, made, spaces):
     made = {**identity.of(source), 'task': self.config.task, **made}

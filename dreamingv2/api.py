@@ -1,4 +1,4 @@
-"""Trains on the user's own environment.
+"""Trains, evaluates and runs agents from Python.
 
     import gymnasium
     from dreamingv2 import api
@@ -10,6 +10,7 @@ As in DreamerV2, `api.defaults.update({...}).parse_flags()` returns a config in
 which the flags of the command line override the other values.
 """
 
+import pathlib
 import signal
 from collections.abc import Callable
 
@@ -23,6 +24,8 @@ from .common import identity
 from .common import logdir as logdirs
 from .common import own
 from .common.config import Config
+from .tools import evaluate as evaluations
+from .tools import restored
 
 defaults = settings.defaults()
 
@@ -107,3 +110,73 @@ def train(
       signal.raise_signal(stop.number)
       raise
   return run.agent
+
+
+def restore(
+    folder, best: bool = False, seed: int = 0) -> restored.Restored:
+  """Returns the agent of a run, which acts on plain observations.
+
+  Neither an environment nor the replay is started. `restore` compiles the
+  policy, so that no step is late.
+
+      agent = api.restore('logdir/car')
+      action, state = agent.act(observation)  # Begins an episode.
+      action, state = agent.act(observation, state)
+
+  Args:
+    folder: Folder of the run, or an exported policy, which is a program: give
+      only one that you trust.
+    best: Take the checkpoint of the best evaluation, not the newest.
+    seed: Seed of the noise of the latent state.
+
+  Returns:
+    A restored.Restored: its `act` takes and returns what the environment
+    observes and takes; `observation_space` and `action_space` describe both.
+
+  Raises:
+    ValueError: The folder holds no run, or one of another version.
+  """
+  return restored.load(folder, best, seed)
+
+
+def evaluate(
+    folder, env=None, episodes: int = 10, best: bool = False,
+    seed: int = 0) -> dict:
+  """Plays episodes with the mode of a policy, as `dreamingv2 evaluate` does.
+
+  Args:
+    folder: Folder of the run, or an exported policy, which is a program: give
+      only one that you trust.
+    env: Environment to play in, see `train`; by default the one that the run
+      was trained on is made again, in a process of its own.
+    episodes: Number of episodes.
+    best: Take the checkpoint of the best evaluation, not the newest.
+    seed: Seed of environment and agent; an exported policy has its own.
+
+  Returns:
+    Dict of the mean, std, median, least and most return, the success rate (or
+    None), and 'return', 'length' and 'success' of each episode.
+
+  Raises:
+    ValueError: The folder holds no run, the environment cannot be made again,
+      or has other spaces.
+  """
+  folder = pathlib.Path(folder).expanduser()
+  config = evaluations.load_config(folder)
+  is_policy = evaluations.is_policy(folder)
+  snapshot = None if is_policy else evaluations.read_checkpoint(folder, best)
+  if env is None:
+    env, close = evaluations.start_env(config, folder), True
+  else:
+    env, close = wrap(env, config), False
+  try:
+    spaces = evaluations.check_spaces(folder, env)
+    if snapshot:
+      agent = evaluations.restore(config, snapshot, *spaces, seed)
+    else:
+      agent = evaluations.load_policy(folder, *spaces)
+    played = evaluations.play(agent, env, episodes, seed)
+  finally:
+    if close:
+      env.close()
+  return {'seed': seed, **evaluations.numbers(played)}

@@ -36,8 +36,8 @@ FLOORS = [
     ['agent', 'expl', 'probe', 'readout'],
     ['console', 'evaluation', 'learner', 'resume'],
     ['train'],
-    ['api'],
     ['tools', 'tools.*'],
+    ['api'],
     ['__main__'],
 ]
 OBJECTIVES = 7

@@ -31,6 +31,7 @@ from ..common import logdir as logdirs
 from ..common import logger as loggers
 from ..common import machine
 from ..common import own
+from ..common import spaces as spacelib
 from ..common import suites
 
 # First parts of the names of variables that an agent needs to act and draw.
@@ -57,12 +58,11 @@ def main(argv=None):
         raise ValueError(
             f'--video needs an observation called image; this run has '
             f'{", ".join(sorted(set(env.obs_space) - set(envs.FLAGS)))}')
+      spaces = check_spaces(args.logdir or args.policy, env)
       if snapshot:
-        resume.check_origin(snapshot.meta, resume.origin(config))
-        agent = load_agent(config, snapshot, env.obs_space, env.act_space)
-        agent.generator.reset_from_seed(args.seed)
+        agent = restore(config, snapshot, *spaces, args.seed)
       else:
-        agent = load_policy(args.policy, env.obs_space, env.act_space)
+        agent = load_policy(args.policy, *spaces)
     played = play(agent, env, args.episodes, args.seed)
   finally:
     env.close()
@@ -120,15 +120,25 @@ def check(args):
   if args.policy and (args.best or args.export):
     raise ValueError('--best and --export need the checkpoints of a run; '
                      'give --logdir instead of --policy')
-  if args.policy and not (args.policy / 'saved_model.pb').exists():
-    raise ValueError(
-        f'{args.policy} is not an exported policy: it has no saved_model.pb; '
-        f'write one with --logdir DIR --export {args.policy}')
   if args.policy:
-    files.check_folder(args.policy, POLICY_BYTES, POLICY_FILES)
+    check_policy(args.policy)
   for path in (args.video, args.out):
     if path:
       files.check(path)
+
+
+def is_policy(folder):
+  """Says whether a folder holds an exported policy, not a run."""
+  return (folder / 'saved_model.pb').exists()
+
+
+def check_policy(folder):
+  """Raises ValueError if a folder holds no exported policy, or odd files."""
+  if not is_policy(folder):
+    raise ValueError(
+        f'{folder} is not an exported policy: it has no saved_model.pb; '
+        f'write one with --logdir DIR --export {folder}')
+  files.check_folder(folder, POLICY_BYTES, POLICY_FILES)
 
 
 def find_config(logdir):
@@ -220,8 +230,39 @@ def start_env(config, folder):
   if not made['make']:
     raise ValueError(
         f'{folder} was trained on {made["task"]}, which only Python can make; '
-        f'evaluate it with dreamingv2.api')
+        f'give it to dreamingv2.api.evaluate(folder, env)')
   return own.start(made, config, config.seed)
+
+
+def check_spaces(folder, env):
+  """Checks that an environment has all that a run observed, and its actions.
+
+  Returns:
+    Spaces of observations and actions of the run; those of the environment for
+    a run of an older version.
+
+  Raises:
+    ValueError: They differ; names what.
+  """
+  made = identity.read(folder)
+  if not made:
+    return env.obs_space, env.act_space
+  obs_space, act_space = identity.agent_spaces(made)
+  words = lambda space: episodelib.describe(
+      space and (space.shape, space.dtype))
+  pairs = [(k, words(v), words(env.obs_space.get(k)))
+           for k, v in obs_space.items() if not k.startswith('log_')]
+  if made['class']:  # Else the run learned from stored episodes alone.
+    pairs.append(('action', *(
+        str(spacelib.from_data(x['action']))
+        for x in (made, identity.of(env)))))
+  wrong = [f'{k!r} is {was} there, but {now} here'
+           for k, was, now in pairs if was != now]
+  if wrong:
+    raise ValueError(
+        f'{folder} was trained on {made["task"]}, and this environment '
+        f'differs: {", ".join(wrong)}')
+  return obs_space, act_space
 
 
 def load_policy(folder, obs_space, act_space):
@@ -238,6 +279,18 @@ def load_policy(folder, obs_space, act_space):
   policy = export.Exported(folder)
   policy.check(obs_space, act_space)
   return policy
+
+
+def restore(config, snapshot, obs_space, act_space, seed=0):
+  """Makes the agent of a run's checkpoint, whose noise begins with a seed.
+
+  Raises:
+    ValueError: The checkpoint belongs to another run or model.
+  """
+  resume.check_origin(snapshot.meta, resume.origin(config))
+  agent = load_agent(config, snapshot, obs_space, act_space)
+  agent.generator.reset_from_seed(seed)
+  return agent
 
 
 def load_agent(config, snapshot, obs_space, act_space):
@@ -320,6 +373,12 @@ def summary(played):
       'success_rate': float(np.mean(known)) if known else None}
 
 
+def numbers(played):
+  """Returns the statistics, and what each episode has of them."""
+  keys = 'return', 'length', 'success'
+  return {**summary(played), **{k: [x[k] for x in played] for k in keys}}
+
+
 def table(played):
   """Formats every return, and statistics of all."""
   words = {None: '', True: 'success', False: 'no success'}
@@ -360,6 +419,7 @@ def export_policy(agent, args, origin, episode):
   """Exports an agent with its config; prints how far the actions differ."""
   from . import export
   text = _read_config(args.logdir)
+  agent.generator.reset_from_seed(args.seed)
   with files.write_folder(args.export) as folder:
     difference = export.save(agent, folder, episode)
     files.write_text(folder / 'config.yaml', f'# {origin}\n{text}')
@@ -376,10 +436,7 @@ def write_json(played, args, snapshot, origin):
   source = {
       'logdir': str(args.logdir), 'step': snapshot.step, 'best': args.best
   } if snapshot else {'policy': str(args.policy), 'from': origin}
-  data = {
-      **source, 'seed': args.seed, **summary(played),
-      **{key: [x[key] for x in played]
-         for key in ('return', 'length', 'success')}}
+  data = {**source, 'seed': args.seed, **numbers(played)}
   files.write_text(args.out, json.dumps(data, indent=1) + '\n')
 
 

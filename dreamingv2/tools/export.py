@@ -128,6 +128,11 @@ class Exported:
           f'{folder} is no policy that --export wrote, or is damaged '
           f'({type(error).__name__}: {str(error)[:200]})') from error
 
+  @property
+  def keys(self):
+    """Names of the observations that the policy reads."""
+    return [k for k in self._inputs if k != 'is_first']
+
   def check(self, obs_space, act_space):
     """Checks that the policy can play in an environment.
 

@@ -286,6 +286,13 @@ def test_run_knows_its_task_and_is_evaluated_in_it(wrapped, config, capsys):
     with pytest.raises(SystemExit):
       evaluate.main(['--logdir', config.logdir])
     assert 'gym_CartPole-v1, which only Python' in capsys.readouterr().err
+    numbers = api.evaluate(config.logdir, env, episodes=2)
+    assert numbers['return'] == [2 * x for x in numbers['length']]
+    assert numbers == api.evaluate(config.logdir, env, episodes=2)
+    with pytest.raises(ValueError, match=(
+        r"differs: 'vector' is float32\[4\] there, but float32\[6\] here, "
+        r"'action' is Discrete\(2\) there, but Discrete\(3\) here")):
+      api.evaluate(config.logdir, gymnasium.make('Acrobot-v1'))
     return
   policy = f'{config.logdir}/policy'
   for flags in (['--logdir', config.logdir, '--export', policy],
@@ -297,6 +304,9 @@ def test_run_knows_its_task_and_is_evaluated_in_it(wrapped, config, capsys):
     assert len(lengths) == 2 and all(8 <= x <= 20 for x in lengths)
     assert lines[1] == (
         f'episode 1: return {lengths[0]:.2f}, {lengths[0]} agent steps')
+    numbers = api.evaluate(flags[1], episodes=2)
+    assert numbers['length'] == numbers['return'] == lengths
+    assert numbers['mean'] == np.mean(lengths)
 
 
 def test_other_environment_cannot_take_over_a_logdir(config):
