@@ -232,6 +232,19 @@ def maximum(number):
   return tf.reduce_max(_all(number))
 
 
+def gather(x):
+  """Concatenates the replicas' tensors [N, ...]; meant for statistics."""
+  context = tf.distribute.get_replica_context()
+  if not hasattr(_local, 'seed') or context.num_replicas_in_sync == 1:
+    return x
+  return context.all_gather(x, 0)
+
+
+def part(number):
+  """Returns this replica's part of a number, rounded up."""
+  return -(-number // tf.distribute.get_strategy().num_replicas_in_sync)
+
+
 def _reduce(kind, x):
   context = tf.distribute.get_replica_context()
   if not hasattr(_local, 'seed') or context.num_replicas_in_sync == 1:

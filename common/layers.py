@@ -20,11 +20,12 @@ class Dense(Module):
       layer.finish(layer.part(a, 0) + layer.part(b, 1))
   """
 
-  def __init__(self, units, act='none', norm='none', bias=True):
+  def __init__(self, units, act='none', norm='none', bias=True, zero=False):
     self._units = units
     self._act = get_act(act)
     self._norm = NormLayer(norm)
     self._bias = bias
+    self._zero = zero
 
   def __call__(self, x):
     """Maps [..., X] to [..., units]."""
@@ -34,8 +35,12 @@ class Dense(Module):
     return _flat(lambda x: self.finish(self.part(x, 0)), x)
 
   def build(self, *sizes):
-    """Creates a kernel per part of the input, initialised like one kernel."""
-    init = _glorot(sum(sizes), self._units)
+    """Creates a kernel per part of the input, initialised like one kernel.
+
+    With `zero`, all kernels are zero.
+    """
+    init = tf.zeros_initializer() if self._zero else _glorot(
+        sum(sizes), self._units)
     for i, size in enumerate(sizes):
       self.var(f'kernel{i}', init, [size, self._units])
 

@@ -428,6 +428,7 @@ class DistLayer(Module):
     check_known('dist', dist, self.DISTS)
     self._shape = tuple(shape)
     self._count, self._make = self.DISTS[dist]
+    self._bins = dist == 'twohot'
     self._min_std = min_std
     self._init_std = init_std
     self._unimix = unimix
@@ -439,30 +440,23 @@ class DistLayer(Module):
   def params(self, inputs):
     """Computes the parameters [..., count * size] in float32."""
     size = self._count * math.prod(self._shape)
-    out = self.get('out', Dense, size)(inputs)
+    out = self.get('out', Dense, size, zero=self._bins)(inputs)
     return tf.cast(out, tf.float32)
 
   def dist(self, params):
     """Turns parameters into the distribution over the event shape."""
-    parts = tf.split(params, self._count, -1)
     shape = [*params.shape[:-1], *self._shape]
+    if self._bins:  # One tensor instead of one for each bin.
+      return self._make(self, tf.reshape(params, [*shape, self._count]))
+    parts = tf.split(params, self._count, -1)
     return self._make(self, *[tf.reshape(x, shape) for x in parts])
 
   def _independent(self, dist):
     return tfd.Independent(dist, len(self._shape))
 
-  def _binary(self, x):
-    return self._independent(tfd.Bernoulli(x))
-
-  def _mse(self, x):
-    return self._independent(tfd.Normal(x, 1.0))
-
   def _normal(self, x, std):
     std = tf.nn.softplus(std + self._init_std) + self._min_std
     return self._independent(tfd.Normal(x, std))
-
-  def _onehot(self, x):
-    return dists.OneHotDist(dists.mix_uniform(x, self._unimix))
 
   def _tanh_normal(self, x, std):
     # The mean stays within -5..5; beyond that, tanh has almost no gradient.
@@ -474,12 +468,16 @@ class DistLayer(Module):
     return dists.TruncNormalDist(tf.tanh(x), std)
 
   DISTS = {
-      'binary': (1, _binary),
-      'mse': (1, _mse),
+      'binary': (1, lambda self, x: self._independent(tfd.Bernoulli(x))),
+      'mse': (1, lambda self, x: self._independent(tfd.Normal(x, 1.0))),
       'normal': (2, _normal),
-      'onehot': (1, _onehot),
+      'onehot': (1, lambda self, x: dists.OneHotDist(
+          dists.mix_uniform(x, self._unimix))),
+      'symlog': (1, lambda self, x: dists.SymlogDist(x, len(self._shape))),
       'tanh_normal': (2, _tanh_normal),
       'trunc_normal': (2, _trunc_normal),
+      'twohot': (dists.TwoHotDist.BINS, lambda self, x: dists.TwoHotDist(
+          x, len(self._shape))),
   }
 
 

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from . import distribute
 from . import dists
@@ -171,6 +172,41 @@ def lambda_return(reward, value, pcont, bootstrap, lambda_):
   return tf.stack(returns[::-1])
 
 
+def actor_dist(name, discrete):
+  """Returns the entry of DistLayer.DISTS that `actor.dist` means.
+
+  Raises:
+    ValueError: It gives no actions of that kind.
+  """
+  if name == 'auto':
+    return 'onehot' if discrete else 'trunc_normal'
+  if discrete != (name == 'onehot') or name in ('symlog', 'twohot'):
+    raise ValueError(
+        f"actor.dist '{name}' does not fit "
+        f"{'discrete' if discrete else 'continuous'} actions; use auto")
+  return name
+
+
+def draw(states, most):
+  """Draws some of the states of a batch, each at most once.
+
+  Args:
+    states: Dict of [B, T, ...].
+    most: Largest number of states over all replicas; 0 for all.
+
+  Returns:
+    Dict of [1, N, ...]; the same dict if it holds no more than `most`.
+  """
+  batch = next(iter(states.values())).shape[:2]
+  total, number = batch[0] * batch[1], distribute.part(most)
+  if not most or number >= total:
+    return states
+  noise = tf.random.stateless_uniform([total], tfutils.next_seed())
+  chosen = tf.math.top_k(noise, number).indices
+  return {k: tf.gather(tf.reshape(v, [total, *v.shape[2:]]), chosen)[None]
+          for k, v in states.items()}
+
+
 def action_noise(action, amount, act_space):
   """Adds exploration noise to actions [N, A].
 
@@ -242,6 +278,50 @@ class StreamNorm(tfutils.Module):
     """Normalises inputs without updating."""
     divisor = self.mag ** (1 / self._order) + self._eps
     return inputs / divisor * self._scale
+
+
+class ReturnNorm(tfutils.Module):
+  """Tracks the range of returns, by which the actor's objective is divided.
+
+  S <- momentum S + (1 - momentum) (Per(R, high) - Per(R, low)), at first 0;
+  the divisor is max(floor, S).
+
+  Percentiles ignore outliers; the floor keeps rare and small returns small.
+
+  Args:
+    momentum: Share of the old range that an update keeps.
+    low: Percentile at the lower end.
+    high: Percentile at the upper end.
+    floor: Smallest divisor.
+
+  Source: Hafner et al. 2023 (DreamerV3), section "Actor learning".
+  """
+
+  def __init__(self, momentum=0.99, low=5.0, high=95.0, floor=1.0):
+    self._momentum = momentum
+    self._percentiles = [low, high]
+    self._floor = floor
+    self.range = tf.Variable(0.0, trainable=False)
+
+  def __call__(self, returns):
+    """Updates the range by returns [H, N]; returns the divisor, a scalar."""
+    values = tf.reshape(tf.stop_gradient(returns), [-1])
+    low, high = tf.unstack(tfp.stats.percentile(
+        distribute.gather(values), self._percentiles, interpolation='linear'))
+    mix = self._momentum
+    after = mix * self.range + (1 - mix) * (high - low)
+    # A range that is not finite would stay so and spoil all later updates.
+    after = tf.where(tf.math.is_finite(after), after, self.range)
+    self.range.assign(after)
+    return tf.maximum(after, self._floor)
+
+
+def return_norm(momentum, **kwargs):
+  """Returns a ReturnNorm, or None if the momentum of 1 switches it off.
+
+  Without it there is no variable, so that older checkpoints load.
+  """
+  return ReturnNorm(momentum, **kwargs) if momentum < 1 else None
 
 
 class Timer:

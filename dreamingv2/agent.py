@@ -362,20 +362,14 @@ class ActorCritic(Module):
     self.act_space = act_space
     self.tfstep = tfstep
     discrete = getattr(act_space, 'discrete', False)
-    actor = dict(config.actor)
-    if actor['dist'] == 'auto':
-      actor['dist'] = 'onehot' if discrete else 'trunc_normal'
-    if discrete != (actor['dist'] == 'onehot'):
-      raise ValueError(
-          f"actor.dist '{actor['dist']}' does not fit "
-          f"{'discrete' if discrete else 'continuous'} actions; use auto")
+    dist = other.actor_dist(config.actor.dist, discrete)
     self._grad = config.actor_grad
     if self._grad == 'auto':
       self._grad = 'reinforce' if discrete else 'dynamics'
     check_known('actor_grad', self._grad, ('both', 'dynamics', 'reinforce'))
     for text in (config.actor_ent, config.actor_grad_mix):
       other.schedule(text, 0)  # Raises an error now, not in training.
-    self.actor = nets.MLP(act_space.shape[0], **actor)
+    self.actor = nets.MLP(act_space.shape[0], **{**config.actor, 'dist': dist})
     self.critic = nets.MLP([], **config.critic)
     if config.slow_target:
       self._target_critic = nets.MLP([], **config.critic)
@@ -386,6 +380,7 @@ class ActorCritic(Module):
     self.actor_opt = tfutils.Optimizer('actor', **config.actor_opt)
     self.critic_opt = tfutils.Optimizer('critic', **config.critic_opt)
     self.rewnorm = other.StreamNorm(**config.reward_norm)
+    self.retnorm = other.return_norm(**config.return_norm)
 
   def build(self, feat):
     """Creates the variables, given features [N, F]."""
@@ -422,8 +417,10 @@ class ActorCritic(Module):
 
   def dream(self, world_model, start, is_terminal, reward_fn):
     """Imagines as in `train`; returns sequences, targets and metrics."""
+    start = other.draw(
+        {**start, 'is_terminal': is_terminal}, self.config.imag_starts)
     seq = world_model.imagine(
-        self.actor, start, is_terminal, self.config.imag_horizon)
+        self.actor, start, start.pop('is_terminal'), self.config.imag_horizon)
     seq['reward'], norm = self.rewnorm(reward_fn(seq))
     target, metrics = self.target(seq)
     metrics.update({f'reward_{k}': v for k, v in norm.items()})
@@ -440,7 +437,7 @@ class ActorCritic(Module):
 
     Target 0 is dropped, since the action into state 0 was not imagined.
 
-    Source: Hafner et al. 2021, Eq. 6.
+    Source: Hafner et al. 2021, Eq. 6; `return_norm`: see other.ReturnNorm.
     """
     policy = self.actor.dist(seq['policy'][:-1])
     metrics, mix = {}, None
@@ -457,6 +454,9 @@ class ActorCritic(Module):
         'both': lambda: mix * target[1:] + (1 - mix) * score,
         'dynamics': lambda: target[1:],
         'reinforce': lambda: score}[self._grad]()
+    if self.retnorm:
+      metrics['return_range'] = scale = self.retnorm(target)
+      objective /= scale
     entropy = policy.entropy()
     scale = other.schedule(self.config.actor_ent, self.tfstep)
     objective += scale * entropy

@@ -53,6 +53,7 @@ RANGES = {
     r'expl_(extr|intr)_scale': (-1e6, 1e6),
     'expl_until': COUNT_OR_NONE,
     'imag_horizon': (2, 10000),
+    'imag_starts': COUNT_OR_NONE,
     'keep': COUNT,
     'kl.balance': SHARE,
     r'kl\.(dyn|free|rep)': (0, 1e6),
@@ -74,6 +75,10 @@ RANGES = {
     'replay.max_gib': COUNT_OR_NONE,
     'replay.maxlen': (0, 1e6),
     'replay.minlen': (1, 1e6),
+    'return_norm.floor': (1e-9, 1e9),
+    'return_norm.high': (50, 100),
+    'return_norm.low': (0, 50),
+    'return_norm.momentum': SHARE,
     r'rssm\.(continuous|deter|hidden|stoch)': SIZE,
     'rssm.discrete': (2, 1e5),
     'rssm.ensemble': (1, 1000),
@@ -118,6 +123,10 @@ def check(config):
         raise ValueError(
             f'{key} is {value}, but must lie in {low:g}..{high:g}; set '
             f'--{key}')
+  if config.return_norm.low >= config.return_norm.high:
+    raise ValueError(
+        f'return_norm.low is {config.return_norm.low}, but must be below '
+        f'return_norm.high, {config.return_norm.high}; set --return_norm.low')
   low, high = config.replay.minlen, config.replay.maxlen
   if high and high < low:
     raise ValueError(

@@ -36,23 +36,28 @@ def step(data, state):
   grad = distribute.mean(tape.gradient(loss, weight))
   norm.update(data['x'])
   most = distribute.maximum(tf.reduce_max(data['x']))
+  spread = returns(data['x'] ** 2)
+  row = other.draw({'x': tf.ones_like(data['x'])}, 6)['x']
   return {'rows': data['x'] + state['rows']}, {
-      'loss': loss, 'grad': grad, 'most': most}
+      'loss': loss, 'grad': grad, 'most': most, 'spread': spread,
+      'drawn': distribute.total(tf.reduce_sum(row))}
 
 def run():
   function = tfutils.split(step)
   return function(batch, {'rows': tf.ones([4, 1])})
 
-make = lambda: (tf.Variable(1.5), other.StreamNorm(0.9))
+make = lambda: (
+    tf.Variable(1.5), other.StreamNorm(0.9), other.ReturnNorm(0.5))
 seeds = []
-weight, norm = make()
+weight, norm, returns = make()
 expected, metrics = run()
 with distribute.scope(strategy):
-  weight, norm = make()
+  weight, norm, returns = make()
   found = run()
 seeds = []
 for key, value in metrics.items():
   np.testing.assert_allclose(found[1][key], value, rtol=1e-6, err_msg=key)
+assert metrics['spread'] > 9 and metrics['drawn'] == 6
 np.testing.assert_array_equal(found[0]['rows'], expected['rows'])
 right = 0.9 + 0.1 * x[x != 0].mean()  # One half has a 0, which is no value.
 np.testing.assert_allclose(norm.mag.numpy(), right, rtol=1e-6)
@@ -75,7 +80,8 @@ def test_one_replica_is_left_alone():
   assert distribute.seed() is None
   x = tf.constant([1.0, 3.0])
   assert distribute.mean(x) is x and distribute.total(x) is x
-  assert distribute.maximum(x) is x
+  assert distribute.maximum(x) is x and distribute.gather(x) is x
+  assert distribute.part(7) == 7
   with distribute.scope(distribute.make('none')):
     assert tf.Variable(1.0, trainable=False).synchronization == (
         tf.VariableSynchronization.AUTO)

@@ -106,6 +106,12 @@ def test_dense_parts_are_initialised_with_the_whole_fan_in():
     assert abs(kernel.mean()) < 0.05 * limit
 
 
+def test_dense_starts_at_zero_if_asked():
+  dense = layers.Dense(4, zero=True)
+  np.testing.assert_array_equal(dense(tf.constant(normal(2, 3))), 0)
+  assert sorted(tfutils.named_variables(dense)) == ['bias', 'kernel0']
+
+
 def test_dense_part_needs_build():
   with pytest.raises(AssertionError, match='build'):
     layers.Dense(3).part(tf.zeros([2, 3]), 0)

@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
+from dreamingv2.common import dists
 from dreamingv2.common import nets
 from dreamingv2.common import tfutils
 from tests.helpers import normal
@@ -232,6 +233,10 @@ DISTS = {
         lambda x: np.eye(x.shape[-1])[np.arange(len(x)) % x.shape[-1]],
         lambda y, x: y * (x - np.log(np.exp(x).sum(-1, keepdims=True))),
         lambda x: np.eye(x.shape[-1])[x.argmax(-1)]),
+    'symlog': (
+        lambda x: 30 * x,
+        lambda y, x: -(x - np.sign(y) * np.log1p(np.abs(y))) ** 2 / 2,
+        lambda x: np.sign(x) * np.expm1(np.abs(x))),
     'tanh_normal': (
         lambda x: np.tanh(x), tanh_normal_logpdf,
         None),  # The densest of samples, see test_dists.py.
@@ -242,7 +247,7 @@ DISTS = {
 
 
 def test_every_dist_is_tested():
-  assert DISTS.keys() == nets.DistLayer.DISTS.keys()
+  assert DISTS.keys() | {'twohot'} == nets.DistLayer.DISTS.keys()
 
 
 @pytest.mark.parametrize('name', list(DISTS))
@@ -265,11 +270,13 @@ def test_dist_layer_equals_its_formula(name):
         dist.mode(), mode(*parts), rtol=1e-4, atol=1e-5)
   else:  # Denser than a typical sample, in every row.
     assert (dist.log_prob(dist.mode()) > -dist.entropy()).numpy().all()
-  assert dist.mode().shape == dist.sample().shape == (6, 3)
-  assert dist.entropy().shape == (6,)
+  assert dist.mode().shape == (6, 3)
+  if name != 'symlog':  # It only predicts.
+    assert dist.sample().shape == (6, 3) and dist.entropy().shape == (6,)
 
 
-@pytest.mark.parametrize('name', ['binary', 'mse', 'normal'])
+@pytest.mark.parametrize(
+    'name', ['binary', 'mse', 'normal', 'symlog', 'twohot'])
 def test_dist_layer_of_a_scalar_has_a_batch_alone(name):
   dist = nets.DistLayer((), name)(normal(2, 3, 5))
   assert dist.batch_shape == (2, 3) and dist.event_shape == ()
@@ -285,6 +292,41 @@ def test_unimix_of_a_one_hot_layer_equals_a_loop():
     np.testing.assert_allclose(
         mixed.dist(logits).log_prob(one)[n], math.log(0.8 * p + 0.2 / 3),
         rtol=1e-4)
+
+
+@pytest.mark.parametrize('shape', [(), (3,)])
+def test_two_hot_head_starts_at_0_and_has_bins_last(shape):
+  head = nets.MLP(shape, 1, 8, dist='twohot')
+  x = tf.constant(normal(4, 5))
+  np.testing.assert_array_equal(head(x).mode(), np.zeros([4, *shape]))
+  names = tfutils.named_variables(head)
+  assert np.abs(names['dense0/kernel0']).max() > 0.1
+  names['out/out/kernel0'].assign(normal(8, 255 * math.prod(shape)))
+  right = dists.TwoHotDist(
+      tf.reshape(head.params(x), [4, *shape, 255]), len(shape))
+  np.testing.assert_array_equal(head(x).mode(), right.mode())
+  event = 10 * normal(4, *shape, seed=1)
+  np.testing.assert_array_equal(
+      head(x).log_prob(event), right.log_prob(event))
+
+
+@pytest.mark.parametrize('name', ['symlog', 'twohot'])
+def test_head_learns_numbers_of_all_sizes(name):
+  head = nets.MLP([], 1, 16, dist=name)
+  x, y = tf.eye(4), tf.constant([0.02, -0.5, 7.0, -300.0])
+  opt = tfutils.Optimizer('head', 3e-2, 1e-5)
+  head(x)
+  opt.build([head])
+
+  def update():
+    with tf.GradientTape() as tape:
+      loss = -tf.reduce_mean(head(x).log_prob(y))
+    return opt(tape, loss, [head])
+
+  update = tfutils.compile(update)
+  for _ in range(500):
+    update()
+  np.testing.assert_allclose(head(x).mode(), y, rtol=0.1, atol=0.1)
 
 
 def test_dist_layer_names_the_known_dists():

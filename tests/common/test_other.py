@@ -243,6 +243,63 @@ def test_stream_norm_keeps_its_mean_as_a_variable():
   assert list(tfutils.named_variables(other.StreamNorm())) == ['mag']
 
 
+def test_return_norm_equals_a_loop():
+  """The first updates are below the floor of 1."""
+  norm, right = other.ReturnNorm(0.75, low=10.0, high=90.0), 0.0
+  update = tfutils.compile(norm)
+  for i, scale in enumerate([0.1, 9.0, 0.5, 30.0]):
+    x = scale * normal(5, 9, seed=i)
+    x[0, 0] = 1e6  # An outlier.
+    span = np.percentile(x, 90) - np.percentile(x, 10)
+    right = 0.75 * right + 0.25 * span
+    divisor = update(tf.constant(x))
+    assert 0 < i or right < 1
+    np.testing.assert_allclose(divisor, max(1, right), rtol=1e-4)
+    np.testing.assert_allclose(norm.range, right, rtol=1e-4)
+  assert list(tfutils.named_variables(norm)) == ['range']
+
+
+def test_return_norm_is_not_poisoned_and_sends_no_gradient():
+  norm, x = other.ReturnNorm(0.5), tf.constant(40 * normal(4, 4))
+  with tf.GradientTape() as tape:
+    tape.watch(x)
+    before = norm(x)
+  assert tape.gradient(before, x) is None and before > 1
+  bad = tf.where(tf.range(4) == 1, np.nan, x)
+  np.testing.assert_array_equal(norm(bad), before)
+
+
+def test_return_norm_with_momentum_1_does_not_exist():
+  assert other.return_norm(1.0, low=5.0, high=95.0, floor=1.0) is None
+  assert other.return_norm(0.9, low=5.0, high=95.0, floor=1.0)
+
+
+def test_draw_takes_the_same_states_of_every_entry_once():
+  flat = np.arange(12)
+  states = {'a': tf.reshape(flat, [3, 4]),
+            'b': tf.constant(np.stack([flat, -flat], -1).reshape(3, 4, 2))}
+  seen = set()
+  for _ in range(40):
+    drawn = {k: v.numpy() for k, v in other.draw(states, 5).items()}
+    rows = drawn['a'][0]
+    assert drawn['a'].shape == (1, 5) and len({*rows}) == 5
+    np.testing.assert_array_equal(drawn['b'][0], np.stack([rows, -rows], -1))
+    seen |= {*rows}
+  assert seen == {*flat}
+  for most in (0, 12, 99):
+    assert other.draw(states, most) is states
+
+
+@pytest.mark.parametrize('name', ['onehot', 'symlog', 'twohot'])
+def test_actor_dist_must_give_actions(name):
+  assert other.actor_dist('auto', True) == 'onehot'
+  assert other.actor_dist('auto', False) == 'trunc_normal'
+  with pytest.raises(ValueError, match=f"'{name}' does not fit continuous"):
+    other.actor_dist(name, False)
+  with pytest.raises(ValueError, match="'trunc_normal' does not fit discr"):
+    other.actor_dist('trunc_normal', True)
+
+
 def test_timer_shares_add_up_and_start_over(monkeypatch):
   now = [0.0]
   monkeypatch.setattr(time, 'perf_counter', lambda: now[0])

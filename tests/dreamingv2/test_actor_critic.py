@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from dreamingv2 import agent as agents
+from dreamingv2.common import dists
 from dreamingv2.common.tfutils import named_variables
 from tests.helpers import assert_equal
 from tests.helpers import copy
@@ -88,6 +89,66 @@ def test_actor_loss_equals_a_loop(grad, discrete, make_behavior):
   np.testing.assert_allclose(loss, -total / ((H - 1) * N), rtol=1e-4)
   np.testing.assert_allclose(
       metrics['actor_ent'], entropy[:H - 1].mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize('grad', ['both', 'dynamics', 'reinforce'])
+def test_actor_objective_is_divided_by_the_range_of_returns(
+    grad, make_behavior):
+  """The entropy is not; the range grows with every update."""
+  behavior = make_behavior(
+      actor_grad=grad, actor_ent='0.3', **{'return_norm.momentum': 0.5})
+  seq = make_seq(behavior)
+  target = 20 * np.random.default_rng(1).normal(size=(H, N)).astype('f')
+  norm, behavior.retnorm = behavior.retnorm, None
+  plain = float(behavior.actor_loss(seq, tf.constant(target))[0])
+  entropy = behavior.actor.dist(seq['policy'][:-1]).entropy()
+  extra = float(-0.3 * tf.reduce_mean(seq['weight'][:-2] * entropy))
+  behavior.retnorm, right = norm, 0.0
+  for _ in range(3):
+    loss, metrics = behavior.actor_loss(seq, tf.constant(target))
+    span = np.percentile(target, 95) - np.percentile(target, 5)
+    right = 0.5 * right + 0.5 * span
+    np.testing.assert_allclose(metrics['return_range'], right, rtol=1e-4)
+    np.testing.assert_allclose(
+        loss, extra + (plain - extra) / right, rtol=1e-4)
+
+
+@pytest.mark.parametrize('dist', ['symlog', 'twohot'])
+def test_value_of_a_head_for_numbers_of_all_sizes(dist, make_behavior):
+  """Targets use its prediction, its loss the weighted log probability."""
+  behavior = make_behavior(**{'critic.dist': dist})
+  seq = make_seq(behavior)
+  params = behavior.critic.params(seq['feat'])
+  make = {
+      'symlog': lambda x: dists.SymlogDist(x[..., 0], 0),
+      'twohot': lambda x: dists.TwoHotDist(x, 0)}[dist]
+  target = 50 * np.random.default_rng(1).normal(size=(H, N)).astype('f')
+  loss, metrics = behavior.critic_loss(seq, tf.constant(target))
+  weight, logp = seq['weight'], make(params[:-1]).log_prob(target)
+  np.testing.assert_allclose(
+      loss, -np.mean(weight[:-1] * logp), rtol=1e-5)
+  np.testing.assert_allclose(
+      metrics['critic'], np.mean(make(params[:-1]).mode()), rtol=1e-4)
+  slow = make(behavior._target_critic.params(seq['feat'])).mode()
+  result, _ = behavior.target(seq)
+  right = seq['reward'][H - 1] + seq['discount'][H - 1] * slow[H]
+  np.testing.assert_allclose(result[H - 1], right, rtol=1e-4)
+
+
+def test_imagination_starts_from_some_of_the_states(
+    make_config, make_agent, make_batch):
+  config = make_config(updates={'imag_starts': 5})
+  agent = make_agent(config)
+  data = to_tensors(make_batch(config))
+  _, _, outputs, _ = agent.wm.loss(data)
+  reward = lambda seq: seq['action'][..., 0]
+  seq, target, _ = agent.parts['task_behavior'].dream(
+      agent.wm, outputs['post'], data['is_terminal'], reward)
+  assert seq['feat'].shape[:2] == (4, 5) and target.shape == (3, 5)
+  known = {tuple(x) for x in tf.reshape(
+      outputs['feat'], [21, -1]).numpy().tolist()}
+  starts = {tuple(x) for x in seq['feat'][0].numpy().tolist()}
+  assert len(starts) == 5 and starts < known
 
 
 def test_actor_gradient_is_auto_by_kind_of_action(make_behavior):

@@ -176,6 +176,11 @@ def test_number_out_of_its_range_is_refused(key, value, words):
     settings.load_config([f'--{key}', value])
 
 
+def test_percentiles_of_returns_must_be_in_order():
+  with pytest.raises(ValueError, match=r'low is 50.0, but must be below .*50'):
+    settings.load_config([r'--return_norm\.(low|high)', '50'])
+
+
 @pytest.mark.parametrize('method', settings.methods())
 @pytest.mark.parametrize('size', ['debug', 'small'])
 def test_size_wins_over_the_method_wherever_it_stands(method, size):
