@@ -14,7 +14,6 @@ import pathlib
 import gymnasium
 
 from . import files
-from . import loading
 from . import spaces
 
 FILE = 'environment.json'
@@ -30,7 +29,10 @@ def innermost(env):
 
 
 def class_name(thing) -> str:
-  """Returns `module:name` of a class or a function."""
+  """Returns `module:name` of a class or a function, also of a partial one."""
+  while isinstance(thing, functools.partial):
+    thing = thing.func
+  thing = thing if hasattr(thing, '__qualname__') else type(thing)
   name = thing.__qualname__.replace('<locals>.', '')
   return f'{thing.__module__}:{name}'
 
@@ -45,7 +47,7 @@ def describe(env) -> dict:
   """Describes an environment of Gymnasium or gym, or one with our interface.
 
   Returns:
-    Dict: 'task', its name; 'class'; 'make', which `build` can make again, ''
+    Dict: 'task', its name; 'class'; 'make', from which `settings` follow, ''
     if only Python can, with 'arguments' and 'imports'; 'observations' and
     'action', its spaces before any conversion.
   """
@@ -86,13 +88,17 @@ def _recipe(env, spec):
 
 
 def recipe(constructor) -> dict:
-  """Returns how `build` can call a function or class, if it can be named."""
+  """Returns how a function or class can be called again, if it has a name.
+
+  What Gymnasium makes has a better one, see `describe`.
+  """
   arguments = {}
   if isinstance(constructor, functools.partial) and not constructor.args:
     constructor, arguments = constructor.func, constructor.keywords
   module = getattr(constructor, '__module__', None) or '__main__'
   name = getattr(constructor, '__qualname__', '<')
-  able = module != '__main__' and '<' not in name and _is_plain(arguments)
+  able = module != '__main__' and '<' not in name and _is_plain(
+      arguments) and constructor is not gymnasium.make
   return {
       'make': f'{module}:{name}' if able else '', 'imports': '',
       'arguments': arguments if able else {}}
@@ -105,25 +111,14 @@ def _is_plain(value):
     return False
 
 
-def build(made: dict):
-  """Makes the environment that 'make' names, in the process that calls.
-
-  Args:
-    made: What `describe` or `recipe` returned.
-
-  Raises:
-    ImportError, ValueError: There is no such environment.
-  """
-  if made['imports']:
-    loading.load(made['imports'])
+def settings(made: dict) -> dict:
+  """Returns the config keys that select the environment that 'make' names."""
   name = made['make'].removeprefix(PREFIX)
-  if name != made['make']:
-    try:
-      return gymnasium.make(name, **made['arguments'])
-    except gymnasium.error.Error as error:
-      raise ValueError(f'{made["make"]} cannot be made: {error}') from None
-  module, _, attribute = name.partition(':')
-  return loading.resolve(module, attribute)(**made['arguments'])
+  suite = 'module' if name == made['make'] else 'gym'
+  if suite == 'gym':
+    name = PREFIX + ':'.join(x for x in (made['imports'], name) if x)
+  args = json.dumps(made['arguments']) if made['arguments'] else ''
+  return {'suite': suite, 'task': name, 'env_args': args}
 
 
 def write(folder, made: dict, obs_space: dict, act_space: dict) -> None:
@@ -153,8 +148,8 @@ def read(folder) -> dict:
   try:
     data = json.loads(files.read_bytes(path, FILE_BYTES, folder))
     missing = {
-        'source', 'task', 'make', 'arguments', 'imports', 'observations',
-        'action', 'agent'} - data.keys()
+        'source', 'task', 'class', 'make', 'arguments', 'imports',
+        'observations', 'action', 'agent'} - data.keys()
   except (AttributeError, RecursionError, ValueError) as error:
     raise ValueError(f'{path} is damaged: {error}') from None
   if missing:

@@ -9,13 +9,14 @@ import sys
 import traceback
 
 
-def call(factory, task, offered, args):
+def call(factory, name, offered, args):
   """Calls the user's function.
 
   Args:
     factory: Function or class.
-    task: Its name, for messages.
-    offered: Arguments that it gets if its signature names them.
+    name: What messages call it.
+    offered: Arguments that it gets if its signature names them, unless a
+      functools.partial has set them.
     args: Arguments that it gets anyway.
 
   Returns:
@@ -28,21 +29,22 @@ def call(factory, task, offered, args):
     signature = inspect.signature(factory)
   except (TypeError, ValueError):  # Not callable, or written in C.
     raise ValueError(
-        f'--task {task} is {type(factory).__name__}, which cannot be called '
+        f'{name} is {type(factory).__name__}, which cannot be called '
         f'with named arguments') from None
+  fixed = {*args, *getattr(factory, 'keywords', ())}
   taken = {
       k: v for k, v in offered.items()
-      if k in signature.parameters and k not in args}
+      if k in signature.parameters and k not in fixed}
   try:
     signature.bind(**taken, **args)
   except TypeError as error:
     raise ValueError(
-        f'--task {task} takes {signature}, but: {error}; set '
+        f'{name} takes {signature}, but: {error}; set '
         f"--env_args '{{name: value}}'") from None
   try:
     return factory(**taken, **args), taken
   except Exception as error:
-    raise ValueError(f'--task {task} raised {describe(error)}') from error
+    raise ValueError(f'{name} raised {describe(error)}') from error
 
 
 def find(name):

@@ -1,15 +1,11 @@
 """Adapts environments of users, which have the interface of Gymnasium or gym.
 
-`adapt` gives them our interface, see envs; `start` makes them in a process of
-their own.
+`adapt` gives them our interface, see envs.
 """
-
-import functools
 
 import numpy as np
 
 from . import envs
-from . import identity
 
 
 def adapt(env, size=(64, 64), action_repeat=1, time_limit=0, seed=None):
@@ -40,32 +36,6 @@ def adapt(env, size=(64, 64), action_repeat=1, time_limit=0, seed=None):
   if action_repeat > 1:
     env = envs.ActionRepeat(env, action_repeat)
   return envs.ready(env, time_limit)
-
-
-def make(build, **options):
-  """Makes an environment and adapts it, unless it has our interface."""
-  env = build()
-  if hasattr(env, 'obs_space'):
-    return env
-  return adapt(env, **options)
-
-
-def start(data: dict, config, seed: int) -> envs.Async:
-  """Makes the environment of a run again, in a process of its own.
-
-  Args:
-    data: What identity.read returned; its 'make' is not ''.
-    config: Config of the run.
-    seed: Seed of the environment.
-  """
-  return launch(functools.partial(identity.build, data), config, seed)
-
-
-def launch(constructor, config, seed: int) -> envs.Async:
-  """Runs an environment that a function makes in a process of its own."""
-  return envs.Async(
-      functools.partial(make, constructor, **options(config, seed)),
-      restarts=config['env_restarts'], timeout=config['env_timeout'])
 
 
 def options(config, seed: int) -> dict:

@@ -170,6 +170,7 @@ class Process:
     self._name = f'environment worker {next(self._count)}'
     self._timeout = timeout or None
     self._asked = collections.deque()  # [(name, when)] of pending requests.
+    constructor = _dump(constructor)
     self._stderr = tempfile.TemporaryFile()
     ours, theirs = socket.socketpair()
     with theirs:
@@ -178,7 +179,7 @@ class Process:
     self._sent = self._received = 0
     self._replies = {}
     self._stop = weakref.finalize(self, _stop, self._process, self._pipe)
-    self._send(cloudpickle.dumps(constructor))
+    self._send(constructor)
 
   @property
   def waiting(self):
@@ -261,6 +262,16 @@ OPTIONAL = ('seed', 'success', 'truth')  # Methods that may be absent.
 # Exception types rebuilt in the parent process; most are user errors.
 ERRORS = {x.__name__: x for x in (
     BadAction, Diverged, ImportError, KeyError, ValueError)}
+
+
+def _dump(constructor):
+  try:
+    return cloudpickle.dumps(constructor)
+  except Exception as error:  # It runs code of the objects that it stores.
+    raise ValueError(
+        f'The constructor cannot be sent to the environment\'s process '
+        f'({type(error).__name__}: {error}); make what it uses inside of it, '
+        f'or give the environment itself') from error
 
 
 def _call(env, name, *args):

@@ -10,6 +10,7 @@ As in DreamerV2, `api.defaults.update({...}).parse_flags()` returns a config in
 which the flags of the command line override the other values.
 """
 
+import contextlib
 import pathlib
 import signal
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from .common import guards
 from .common import identity
 from .common import logdir as logdirs
 from .common import own
+from .common import suites
 from .common.config import Config
 from .tools import evaluate as evaluations
 from .tools import restored
@@ -57,24 +59,46 @@ def wrap(env, config: Config) -> envs.Wrapper:
   return own.adapt(env, **own.options(config, config.seed))
 
 
+def _makes(env):
+  """Says whether it makes environments, and is none."""
+  return isinstance(env, type) or callable(env) and not hasattr(env, 'reset')
+
+
+def _host(env, config, seeds, stack):
+  """Returns environments: as many as there are seeds if `env` makes them.
+
+  These run in processes of their own, which end with the stack.
+  """
+  if not _makes(env):
+    return [wrap(env, config.update({'seed': seeds[0]}))]
+  made = suites.start(config, seeds, env)
+  for one in made:
+    stack.callback(one.close)
+  return made
+
+
 def train(
     env, config: Config, outputs: list[Callable] | None = None, eval_env=None):
   """Trains on `env` until `config.steps`, or resumes the run in the logdir.
 
   The run is filed under the name of the environment: gym_ID if it is
-  registered with Gymnasium, else module:Class.
+  registered with Gymnasium, else module:Class; or under module:name of the
+  constructor, if another program can import it.
 
-  The environment runs in this process, where TensorFlow is loaded too. If it
-  renders with software OpenGL, it may crash; `envs.Async(constructor)` runs it
-  in a separate process.
+  A constructor is called in a process without TensorFlow, once for each of
+  `config.envs`. Prefer it: an environment that renders with Mesa's software
+  OpenGL crashes in one process with TensorFlow 2.19 and newer.
 
   Args:
-    env: Gymnasium or old gym environment, or one with the interface of
-      common.envs, returned by envs.ready.
+    env: Function or class that returns a Gymnasium or old gym environment, one
+      of dm_control, or one with the interface of common.envs. It gets the
+      arguments `seed`, `size` and `action_repeat` if it names them. Or such an
+      environment itself, which then runs in this process; one with the
+      interface of common.envs must be returned by envs.ready.
     config: Config; `config.logdir` must be set.
     outputs: Outputs of the logger; terminal, JSON lines, TensorBoard and GIF
       files by default.
-    eval_env: Environment for evaluation; without one, nothing is evaluated.
+    eval_env: The same for evaluation; without one, nothing is evaluated.
 
   Returns:
     The trained agent.
@@ -89,20 +113,25 @@ def train(
   """
   if not config.logdir:
     raise ValueError("logdir is ''; set it: config.update({'logdir': ...})")
-  if eval_env is env:
+  makes = _makes(env)
+  if eval_env is env and not makes:
     raise ValueError(
         'eval_env is env: an evaluation would cut training episodes short; '
-        'pass another environment')
-  train_envs, eval_envs = [wrap(env, config)], []
-  if eval_env is not None:
-    other = config.update({'seed': config.seed + 999})
-    eval_envs = [wrap(eval_env, other)]
-  config = config.update({
-      'suite': '', 'task': identity.of(train_envs[0])['task']})
-  logdir = logdirs.prepare(config, '', config.task)
-  with guards.Lock(logdir):
+        'pass another environment, or a function that makes one')
+  with contextlib.ExitStack() as stack:
+    train_envs = _host(env, config, [
+        config.seed + 1000 * i for i in range(config.envs)], stack)
+    eval_envs = [] if eval_env is None else _host(
+        eval_env, config, [config.seed + 999], stack)
+    made = identity.recipe(env) if makes else {}
+    made = made if made.get('make') else {}
+    config = config.update({'suite': '', 'task': made.get('make') or (
+        identity.of(train_envs[0])['task'])})
+    logdir = logdirs.prepare(config, '', config.task)
+    stack.enter_context(guards.Lock(logdir))
     run = training.Run(
-        config, logdir, train_envs, eval_envs, outputs, {'source': 'api'})
+        config, logdir, train_envs, eval_envs, outputs,
+        {**made, 'source': 'api'})
     try:
       run.train()
     except guards.Stopped as stop:
@@ -165,18 +194,16 @@ def evaluate(
   config = evaluations.load_config(folder)
   is_policy = evaluations.is_policy(folder)
   snapshot = None if is_policy else evaluations.read_checkpoint(folder, best)
-  if env is None:
-    env, close = evaluations.start_env(config, folder), True
-  else:
-    env, close = wrap(env, config), False
-  try:
+  with contextlib.ExitStack() as stack:
+    if env is None:
+      env = stack.enter_context(
+          contextlib.closing(evaluations.start_env(config, folder)))
+    else:
+      env, = _host(env, config, [config.seed], stack)
     spaces = evaluations.check_spaces(folder, env)
     if snapshot:
       agent = evaluations.restore(config, snapshot, *spaces, seed)
     else:
       agent = evaluations.load_policy(folder, *spaces)
     played = evaluations.play(agent, env, episodes, seed)
-  finally:
-    if close:
-      env.close()
   return {'seed': seed, **evaluations.numbers(played)}

@@ -103,10 +103,17 @@ def check(config: Config) -> tuple[str, str]:
   return suite, task
 
 
-def constructor(config: Config) -> tuple[Callable, dict[str, str | None]]:
+def constructor(
+    config: Config, factory: Callable | None = None,
+) -> tuple[Callable, dict[str, str | None]]:
   """Prepares making the environments of a config, in any process.
 
   Prints one line that says which device renders.
+
+  Args:
+    config: Config of the run.
+    factory: User's function or class that makes the environment, instead of
+      the task in the config.
 
   Returns:
     Function that makes an environment and can be sent to another process; its
@@ -117,21 +124,29 @@ def constructor(config: Config) -> tuple[Callable, dict[str, str | None]]:
     RuntimeError: This machine cannot render.
     ValueError, ImportError: See `check`.
   """
-  suite, task = check(config)
+  suite, task = ('module', factory) if factory else check(config)
   chosen = options(suite, config)
-  environ = prepare(suite, **chosen)
+  try:
+    environ = prepare(suite, **chosen)
+  except RuntimeError:
+    if not factory:  # It may need no images.
+      raise
+    environ = {}
   return functools.partial(
       make, suite, task, size=config['render_size'],
       action_repeat=config['action_repeat'], time_limit=config['time_limit'],
       truth=config['probe'], **chosen), environ
 
 
-def start(config: Config, seeds: Iterable[int]) -> list[envs.Async]:
+def start(
+    config: Config, seeds: Iterable[int],
+    factory: Callable | None = None) -> list[envs.Async]:
   """Starts environments, each in a process of its own.
 
   Args:
     config: Config of the run.
     seeds: One seed for each environment.
+    factory: See `constructor`.
 
   Returns:
     List of envs.Async.
@@ -139,13 +154,13 @@ def start(config: Config, seeds: Iterable[int]) -> list[envs.Async]:
   Raises:
     RuntimeError, ValueError, ImportError: See `constructor`.
   """
-  make_env, environ = constructor(config)
+  make_env, environ = constructor(config, factory)
   made = [
       envs.Async(
           functools.partial(make_env, seed=seed), environ=environ,
           restarts=config['env_restarts'], timeout=config['env_timeout'])
       for seed in seeds]
-  if has_foreign_code(config):
+  if factory or has_foreign_code(config):
     try:
       _ = made[0].obs_space  # Raises what the user's code does wrong.
     except BaseException:

@@ -4,10 +4,11 @@ The function or class returns an environment of Gymnasium or gym, of dm_control
 (a domain's task or a composer environment), or with the interface of
 common.envs. It is called in the environment's own process. Of `seed`,
 `random`, `size` and `action_repeat` it gets what its signature names, and the
-arguments of `--env_args`.
+arguments of `--env_args`. From Python, a task may be the function itself.
 """
 
 from .. import envs
+from .. import identity
 from .. import loading
 from .. import own
 from ..renderers import distractors
@@ -27,7 +28,8 @@ def tasks():
 
 
 def validate(task, options):
-  loading.find(_split(task)[0])
+  if not callable(task):
+    loading.find(_split(task)[0])
 
 
 def limit(task, options):
@@ -36,12 +38,15 @@ def limit(task, options):
 
 def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
   options = {**OPTIONS, **options}
-  name, attribute = _split(task)
-  factory = loading.resolve(name, attribute)
+  name, factory = f'--task {task}', task
+  if callable(task):
+    name = f'The constructor {identity.class_name(task)}'
+  else:
+    factory = loading.resolve(*_split(task))
   offered = {
       'seed': seed, 'random': seed, 'size': size,
       'action_repeat': action_repeat}
-  env, taken = loading.call(factory, task, offered, options['env_args'])
+  env, taken = loading.call(factory, name, offered, options['env_args'])
   repeat = 1 if 'action_repeat' in taken else action_repeat
   if hasattr(env, 'obs_space') and hasattr(env, 'act_space'):
     return envs.ActionRepeat(env, repeat) if repeat > 1 else env
@@ -51,7 +56,7 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
     chosen = {k: options[k] for k in dmc.OPTIONS}
     return dmc.DMC(env, seed, size, repeat, ends=envs.FLAGS, **chosen)
   raise ValueError(
-      f'--task {task} returned {type(env).__name__}, which is no environment; '
+      f'{name} returned {type(env).__name__}, which is no environment; '
       f'known are those of Gymnasium, gym and dm_control, and the interface '
       f'of dreamingv2.common.envs')
 

@@ -30,7 +30,6 @@ from ..common import identity
 from ..common import logdir as logdirs
 from ..common import logger as loggers
 from ..common import machine
-from ..common import own
 from ..common import spaces as spacelib
 from ..common import suites
 
@@ -224,14 +223,14 @@ def start_env(config, folder):
     ImportError, RuntimeError, ValueError: It cannot be started here.
   """
   made = identity.read(folder)
-  if made.get('source', 'suite') == 'suite':
-    (env,) = suites.start(config, [config.seed])
-    return env
-  if not made['make']:
+  if made.get('source', 'suite') != 'suite' and not made['make']:
     raise ValueError(
         f'{folder} was trained on {made["task"]}, which only Python can make; '
         f'give it to dreamingv2.api.evaluate(folder, env)')
-  return own.start(made, config, config.seed)
+  if made.get('source', 'suite') != 'suite':
+    config = config.update(identity.settings(made))
+  (env,) = suites.start(config, [config.seed])
+  return env
 
 
 def check_spaces(folder, env):

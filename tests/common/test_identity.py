@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from dreamingv2 import settings
 from dreamingv2.common import envs
 from dreamingv2.common import identity
 from dreamingv2.common import suites
@@ -18,12 +19,19 @@ class Mine(gymnasium.Env):
   observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
   action_space = gymnasium.spaces.Discrete(3)
 
-  def __init__(self, size=1):
-    self.size = size
+  def __init__(self, lap=1):
+    self.lap = lap
 
 
-def build_mine(size=1):
-  return Mine(size)
+def build_mine(lap=1):
+  return Mine(lap)
+
+
+def build(made):
+  """Makes the environment again, as a run does."""
+  config = settings.defaults().update(identity.settings(made))
+  make, _ = suites.constructor(config)
+  return make()
 
 
 def test_registered_environment_is_named_by_its_id_and_made_again():
@@ -32,7 +40,7 @@ def test_registered_environment_is_named_by_its_id_and_made_again():
   assert made['task'] == made['make'] == 'gym_Pendulum-v1'
   assert made['arguments'] == {'g': 9.0, 'max_episode_steps': 33}
   assert made['class'].endswith('pendulum:PendulumEnv')
-  again = identity.build(json.loads(json.dumps(made)))
+  again = build(json.loads(json.dumps(made)))
   assert again.unwrapped.g == 9.0 and again.spec.max_episode_steps == 33
 
 
@@ -55,16 +63,16 @@ def test_other_environments_are_named_by_module_and_class():
   assert toy['class'] == 'dreamingv2.common.envs:Dummy'
 
 
-@pytest.mark.parametrize('constructor, size', [
-    (build_mine, 1), (Mine, 1), (functools.partial(build_mine, size=3), 3)])
-def test_constructor_that_has_a_name_is_called_again(constructor, size):
+@pytest.mark.parametrize('constructor, lap', [
+    (build_mine, 1), (Mine, 1), (functools.partial(build_mine, lap=3), 3)])
+def test_constructor_that_has_a_name_is_called_again(constructor, lap):
   made = json.loads(json.dumps(identity.recipe(constructor)))
-  assert identity.build(made).size == size
+  assert build(made).lap == lap
 
 
 @pytest.mark.parametrize('constructor', [
-    lambda: Mine(), functools.partial(Mine, 3),
-    functools.partial(Mine, size=np.float32(3))])
+    lambda: Mine(), functools.partial(Mine, 3), gymnasium.make,
+    functools.partial(Mine, lap=np.float32(3))])
 def test_constructor_without_a_name_is_not_made_again(constructor):
   assert identity.recipe(constructor)['make'] == ''
 
@@ -80,14 +88,14 @@ def test_identity_is_told_from_the_environments_process():
 
 
 @pytest.mark.parametrize('name, words', [
-    ('gym_Absent-v0', 'gym_Absent-v0 cannot be made'),
+    ('gym_Absent-v0', "Environment `Absent` doesn't exist"),
     (f'{__name__}:Absent', 'Absent does not exist'),
     ('absent_module:f', 'absent_module'),
     ('os:system', "'os' belongs to Python"),
     (f'{__name__}:json.dumps', 'not defined by')])
 def test_environment_that_is_gone_is_named(name, words):
   with pytest.raises((ImportError, ValueError), match=words):
-    identity.build({'make': name, 'arguments': {}, 'imports': ''})
+    build({'make': name, 'arguments': {}, 'imports': ''})
 
 
 def test_file_holds_the_spaces_of_the_agent(tmp_path):

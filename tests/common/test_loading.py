@@ -1,5 +1,6 @@
 """Tests that mistakes in the user's code become one line with its place."""
 
+import functools
 import sys
 
 import pytest
@@ -55,6 +56,8 @@ def call(factory, **args):
 
 
 def test_function_gets_what_its_signature_names():
+  fixed = functools.partial(lambda seed, size: (seed, size), seed=5)
+  assert call(fixed) == ((5, (8, 8)), {'size': (8, 8)})
   assert call(lambda seed: seed) == (3, {'seed': 3})
   assert call(lambda: 0) == (0, {})
   assert call(lambda size, *, lap=1: (size, lap), lap=2) == (

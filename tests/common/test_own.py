@@ -4,16 +4,17 @@ import gymnasium
 import numpy as np
 
 from dreamingv2 import settings
-from dreamingv2.common import envs
 from dreamingv2.common import identity
 from dreamingv2.common import own
+from dreamingv2.common import suites
 
 
 def test_environment_is_made_again_in_a_process_of_its_own():
   config = settings.defaults().update({'time_limit': 4, 'action_repeat': 2})
   local = own.adapt(
       gymnasium.make('CartPole-v1'), **own.options(config, seed=3))
-  remote = own.start(identity.of(local), config, 3)
+  remote, = suites.start(
+      config.update(identity.settings(identity.of(local))), [3])
   try:
     assert remote.obs_space == local.obs_space
     assert remote.identity == local.identity
@@ -25,7 +26,3 @@ def test_environment_is_made_again_in_a_process_of_its_own():
     assert ours['is_last'] and ours['reward'] == 2 and not ours['is_terminal']
   finally:
     remote.close()
-
-
-def test_environment_with_our_interface_is_left_alone():
-  assert isinstance(own.make(envs.Dummy, size=(8, 8)), envs.Dummy)

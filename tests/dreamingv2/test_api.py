@@ -1,8 +1,13 @@
 """Trains on the user's own environments through dreamingv2.api."""
 
+import functools
+import importlib
 import json
+import os
 import pathlib
 import signal
+import sys
+import threading
 
 import gymnasium
 import numpy as np
@@ -13,9 +18,47 @@ from dreamingv2 import agent as agents
 from dreamingv2 import api
 from dreamingv2.common import config as configs
 from dreamingv2.common import envs
+from dreamingv2.common import identity
 from dreamingv2.tools import evaluate
 from dreamingv2.tools import scores
 
+OWN = """
+import os, sys
+import gymnasium
+import numpy as np
+
+class Own(gymnasium.Env):
+  observation_space = gymnasium.spaces.Dict(
+      process=gymnasium.spaces.Box(0, 2 ** 22, (1,), np.float32))
+  action_space = gymnasium.spaces.Discrete(2)
+
+  def __init__(self, length):
+    assert 'tensorflow' not in sys.modules
+    self.length = length
+
+  def reset(self, *, seed=None, options=None):
+    self.count = 0
+    return self.observe(), {}
+
+  def step(self, action):
+    self.count += 1
+    return self.observe(), float(action), False, self.count >= self.length, {}
+
+  def observe(self):
+    return {'process': np.float32([os.getpid()])}
+
+def make(length):
+  return Own(length)
+
+def fails():
+  return 1 // 0
+
+def text():
+  return 'Lift'
+
+def needs(lap):
+  return Own(lap)
+"""
 VECTOR = {'encoder.mlp_keys': '.*', 'encoder.cnn_keys': '$^'}
 Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
 
@@ -227,14 +270,66 @@ def test_old_gym_environment_trains(config):
   assert len(env.actions) == 90
 
 
-def test_environment_in_its_own_process_trains(config):
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+  """Returns a module of a user, which another process can import."""
+  (tmp_path / 'own_env.py').write_text(OWN)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  yield importlib.import_module('own_env')
+  del sys.modules['own_env']
+
+
+def children():
+  path = pathlib.Path(f'/proc/self/task/{os.getpid()}/children')
+  return {int(x) for x in path.read_text().split()}
+
+
+def test_constructor_runs_in_processes_of_its_own(config, own_module, capsys):
+  before = children()
+  config = config.update({
+      **VECTOR, 'steps': 60, 'envs': 2, 'eval_every': 60, 'eval_eps': 1})
+  make = functools.partial(own_module.make, length=11)
+  api.train(make, config, eval_env=make)
+  assert children() <= before
+  made = identity.read(config.logdir)
+  assert made['task'] == made['make'] == 'own_env:make'
+  rows = [
+      np.load(x) for x in pathlib.Path(config.logdir).glob('*_episodes/*')]
+  processes = {x['process'].flat[0] for x in rows}
+  assert len(processes) == 2 and os.getpid() not in processes
+  assert [x['eval_length'] for x in read(config) if 'eval_length' in x] == [11]
+  # It is made again from its name and arguments.
+  numbers = api.evaluate(config.logdir, episodes=1)
+  assert numbers['length'] == [11]
+  assert numbers == api.evaluate(config.logdir, make, episodes=1)
+  assert children() <= before
+
+
+def test_constructor_without_a_name_runs_too(config):
   config = config.update({**VECTOR, 'steps': 50})
-  env = envs.Async(lambda: envs.ready(envs.Dummy(length=15)))
-  try:
-    agent = api.train(env, config)
-  finally:
-    env.close()
+  agent = api.train(lambda: envs.Dummy(length=15), config)
   assert agent.act_space.shape == (6,)
+  made = identity.read(config.logdir)
+  assert made['task'] == 'dreamingv2.common.envs:Dummy' and not made['make']
+
+
+@pytest.mark.parametrize('name, words', [
+    ('fails', r'constructor own_env:fails raised ZeroDivisionError: .*v.py'),
+    ('text', 'constructor own_env:text returned str, which is no environment'),
+    ('needs', r'own_env:needs takes \(lap\), but: missing a required arg'),
+    ('locked', r"cannot be sent .*cannot pickle '_thread.lock' object")])
+def test_constructor_that_makes_no_environment_is_refused(
+    name, words, config, own_module, tmp_path):
+  before = children()
+  make = getattr(own_module, name, None)
+  if name == 'locked':
+    lock = threading.Lock()
+    make = lambda: lock
+  with pytest.raises(ValueError, match=words) as info:
+    api.train(make, config)
+  assert '\n' not in str(info.value)
+  assert not (tmp_path / 'run').exists() and children() <= before
 
 
 def test_action_repeat_repeats_in_the_users_environment(config):
