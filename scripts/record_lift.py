@@ -2,9 +2,9 @@
 
     python scripts/record_lift.py --episodes 20 --out demos.hdf5
 
-A proportional controller moves the gripper above the cube, goes down, closes
-it and lifts. robosuite's own recorder (DataCollectionWrapper) writes states
-and actions, and its own function gathers them as it does for a person's.
+The policy is the scripted one of the bench. robosuite's own recorder
+(DataCollectionWrapper) writes states and actions, and its own function gathers
+them as it does for a person's.
 """
 
 import argparse
@@ -16,10 +16,9 @@ import tempfile
 
 import numpy as np
 
-SPEED = 0.05  # Metres per control step of an action of 1, of OSC_POSITION.
-ABOVE = 0.08  # Metres above the cube from which the gripper goes down.
-HEIGHT = 0.15  # Metres to lift.
-OPEN, CLOSED = -1.0, 1.0
+from dreamingv2.common.suites import scripted
+
+SIZE = 4  # Entries of an action of OSC_POSITION: the hand's way, the gripper.
 
 
 def main(argv=None):
@@ -88,37 +87,15 @@ def make(settings, seed):
 
 def play(env, horizon, repeat, noise, random):
   """Plays one episode; returns whether the cube was lifted at its end."""
-  obs = env.reset()
-  start, closed = obs['cube_pos'].copy(), 0
+  obs, policy = env.reset(), scripted.make('robosuite', 'Lift', SIZE)
   for _ in range(horizon // repeat):
-    move, grip, closed = decide(
-        obs['robot0_eef_pos'], obs['cube_pos'], start, closed)
-    move = np.clip(move + noise * random.normal(size=3), -1, 1)
+    action = policy(
+        {'gripper_m': obs['robot0_eef_pos'], 'cube_m': obs['cube_pos']})
+    noisy = action[:3] + noise * random.normal(size=3)
+    action[:3] = np.clip(noisy, -1, 1)
     for _ in range(repeat):
-      obs, _, _, _ = env.step(np.append(move, grip))
+      obs, _, _, _ = env.step(action)
   return bool(env._check_success())
-
-
-def decide(hand, cube, start, closed):
-  """Returns the movement [3] in -1..1, the gripper's action and a counter.
-
-  Args:
-    hand: Position of the gripper, m.
-    cube: Position of the cube, m.
-    start: Position of the cube at the reset, m.
-    closed: For how many decisions the gripper has been closing.
-  """
-  above = np.linalg.norm(hand[:2] - cube[:2])
-  if closed > 4:
-    goal = np.append(hand[:2], start[2] + HEIGHT)
-  elif above > 0.01 and hand[2] > cube[2] + 0.03:
-    goal = cube + [0, 0, ABOVE]
-  else:
-    goal = cube
-  near = above < 0.015 and abs(hand[2] - cube[2]) < 0.012
-  closed += bool(near or closed)
-  move = np.clip((goal - hand) / SPEED, -1, 1)
-  return move * (not 0 < closed <= 4), CLOSED if closed else OPEN, closed
 
 
 if __name__ == '__main__':

@@ -246,7 +246,7 @@ def test_ci_does_what_the_readme_tells_a_newcomer():
   lines = (ROOT / '.ci/run').read_text().splitlines()
   assert [x for x in lines if x in told] == told
   assert told[0] == 'bash install.sh'
-  assert told[-1] == 'python -m pytest -q'
+  assert told[-1] == 'python -m pytest -q -n 2 --dist loadfile'
 
 
 def test_index_lists_every_page_once():

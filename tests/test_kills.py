@@ -101,6 +101,7 @@ def test_killed_program_goes_on_to_the_bit(tmp_path):
   assert_same_runs(tmp_path / 'a', tmp_path / 'b')
 
 
+@pytest.mark.slow
 def test_program_killed_in_the_prefill_goes_on_to_the_bit(tmp_path):
   argv = ['--prefill', '400', '--steps', '430', '--eval_eps', '0']
   argv += ['--envs', '2', '--outputs', 'jsonl']

@@ -35,12 +35,13 @@ SYSTEMS = [
     if method not in ('dreamer', 'dreaming', 'hybrid')
     and (method != 'tpc' or latent == 'gaussian')]
 HALF = [
-    ('16', 'barlow_twins', 'categorical'), ('16', 'byol', 'categorical'),
     ('16', 'dreamerpro', 'gaussian'), ('16', 'dreamerv2', 'categorical'),
-    ('16', 'dreamerv2', 'gaussian'), ('16', 'dreamingv2', 'categorical'),
-    ('16', 'dreamingv2', 'gaussian'), ('16', 'hybrid', 'hybrid'),
-    ('16', 'tpc', 'gaussian'), ('bf16', 'dreamerv2', 'categorical'),
-    ('bf16', 'dreamingv2', 'categorical')]
+    ('16', 'dreamingv2', 'gaussian'), ('bf16', 'dreamingv2', 'categorical'),
+    *(pytest.param(*x, marks=pytest.mark.slow) for x in (
+        ('16', 'barlow_twins', 'categorical'), ('16', 'byol', 'categorical'),
+        ('16', 'dreamerv2', 'gaussian'), ('16', 'dreamingv2', 'categorical'),
+        ('16', 'hybrid', 'hybrid'), ('16', 'tpc', 'gaussian'),
+        ('bf16', 'dreamerv2', 'categorical')))]
 
 
 @pytest.mark.parametrize('method, latent', SYSTEMS)

@@ -17,8 +17,10 @@ from tests.helpers import copy
 from tests.helpers import scalars
 
 
-@pytest.mark.parametrize('method', ['dreamerpro', 'dreamingv2', 'tpc'])
-@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize('method, jit', [
+    ('dreamerpro', False), ('dreamingv2', True), ('tpc', False),
+    *(pytest.param(*x, marks=pytest.mark.slow) for x in (
+        ('dreamerpro', True), ('dreamingv2', False), ('tpc', True)))])
 def test_agent_is_the_same_to_the_bit_with_and_without(
     method, jit, make_config, make_agent, make_batch):
   results = []

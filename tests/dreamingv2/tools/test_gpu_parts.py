@@ -47,6 +47,7 @@ def test_repeat_stops_after_so_many_updates_or_seconds():
   assert gpu_parts.repeat(config, 9, 0)['updates'] == 2
 
 
+@pytest.mark.slow
 def test_placement_and_profile_see_the_operations_of_an_update():
   config = load(jit=True)
   placed = gpu_parts.place(config)
