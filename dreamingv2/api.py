@@ -2,9 +2,11 @@
 
     import gymnasium
     from dreamingv2 import api
-    env = gymnasium.make('CarRacing-v3')
+    make = lambda: gymnasium.make('CarRacing-v3')
     config = api.load('small').update({'logdir': 'logdir/car', 'steps': 1e5})
-    api.train(env, config)
+    api.train(make, config)
+    api.evaluate('logdir/car', make)
+    agent = api.restore('logdir/car')
 
 As in DreamerV2, `api.defaults.update({...}).parse_flags()` returns a config in
 which the flags of the command line override the other values.
