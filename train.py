@@ -149,6 +149,8 @@ class Run:
     spaces = spaces or (train_envs[0].obs_space, train_envs[0].act_space)
     settings.check_spaces(config, spaces[0])
     self._console.spaces(*spaces)
+    for env in train_envs[:1]:
+      self._console.left_out(identity.of(env).get('left_out', {}))
     self._make_guards(train_envs + eval_envs)
     logdirs.forget_unlearned(config, logdir)
     self._state = resume.State(
@@ -212,7 +214,8 @@ class Run:
   def _make_drivers(self, train_envs, eval_envs):
     seed = self.config.seed
     self._offline = not train_envs
-    self._driver = drivers.Driver(train_envs, self._timer, (seed, 0))
+    self._driver = drivers.Driver(
+        train_envs, self._timer, (seed, 0), self.config.endless_after)
     self._driver.on_reset(self.replay.add_step)
     self._driver.on_step(self.replay.add_step)
     self._driver.on_step(self._count)
@@ -382,6 +385,8 @@ class Run:
       while (int(self.step) < self.config.prefill
              or not self.replay.stats['total_episodes']):
         self._act(self._random_agent)
+        if int(self.step) == self.config.prefill:
+          self._console.waiting(self.replay.stats['total_episodes'])
         for name in ('log', 'eval', 'save'):
           self._every[name](self.step)  # Nothing is learned yet.
         self._check()
@@ -422,6 +427,7 @@ class Run:
     self._logger.add({
         f'{name}_return': float(episode['reward'].astype(np.float64).sum()),
         f'{name}_length': (len(episode['reward']) - 1) * self._repeat})
+    self._logger.add(evaluation.totals(episode, self.config, name))
     self._logger.add(self.replay.stats, prefix='train')
     self._logger.write()
 

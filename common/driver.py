@@ -46,7 +46,7 @@ class Driver:
   stored.
   """
 
-  def __init__(self, envs, timer=None, seed=None, **kwargs):
+  def __init__(self, envs, timer=None, seed=None, longest=0, **kwargs):
     """Sets up the driver; no environment is stepped yet.
 
     Args:
@@ -54,11 +54,13 @@ class Driver:
       timer: Object whose `section(name)` is a context manager; times the
         sections 'env' and 'policy'.
       seed: Tuple of integers, or None to leave seeds to the environments.
+      longest: Steps after which an episode that does not end is cut; 0: never.
       **kwargs: Passed to the policy and to every callback.
     """
     self._envs = envs
     self._section = timer.section if timer else _unmeasured
     self._seed = seed
+    self._longest = longest
     self._kwargs = kwargs
     self.begun = [0] * len(envs)  # Episodes that each environment began.
     self._losses = [0] * len(envs)
@@ -203,8 +205,19 @@ class Driver:
       good = [i for i, (_, promise) in sent.items() if self._take(i, promise)]
     for worker in good:
       self._losses[worker] = 0
+      self._cut_endless(worker)
       row = {**self._obs[worker], **convert(sent[worker][0])}
       self._arrived.append((worker, row))
+
+  def _cut_endless(self, worker):
+    obs = self._obs[worker]
+    if not 0 < self._longest <= len(self._eps[worker]) or obs['is_last']:
+      return
+    self._obs[worker] = {**obs, 'is_last': np.array(True)}
+    warnings.warn(
+        f'Episode {self.begun[worker]} of environment {worker} had not ended '
+        f'after {self._longest} steps and was cut; set --time_limit to the '
+        f'length of its episodes, or --endless_after', stacklevel=2)
 
   def _send(self, policy):
     """Starts a step of every environment, after a reset where one is due."""

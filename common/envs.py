@@ -26,6 +26,9 @@ from . import identity
 from . import spaces
 from . import worker
 from .worker import BadAction
+from .wrappers import CheckAction
+from .wrappers import CheckSpaces
+from .wrappers import Wrapper
 
 FLAGS = {
     'reward': gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
@@ -42,107 +45,118 @@ def flags(reward=0.0, is_first=False, is_last=False, is_terminal=False):
       'is_last': bool(is_last), 'is_terminal': bool(is_terminal)}
 
 
-def ready(env, time_limit=0):
+def image_space(size, channels=3):
+  """Returns the space of an image of `size` (H, W)."""
+  return gymnasium.spaces.Box(0, 255, (*size, channels), np.uint8)
+
+
+def ready(env, time_limit=0, bound=0.0):
   """Wraps an environment so that the driver can use it.
 
-  Actions become one-hot or lie in -1..1, malformed actions raise BadAction,
-  and episodes are cut after `time_limit` agent steps unless that is 0.
+  Observations are compared with their spaces. Actions become one-hot or lie in
+  -1..1, malformed actions raise BadAction, and episodes are cut after
+  `time_limit` agent steps unless that is 0.
+
+  Args:
+    env: Environment.
+    time_limit: Agent steps.
+    bound: Largest absolute value of action entries without bounds; 0 refuses
+      them.
+
+  Raises:
+    ValueError: An observation has a reserved name, or an action no bounds.
   """
   given = env
+  if not hasattr(env, 'identity'):  # GymWrapper checks by itself.
+    env = CheckSpaces(env)
   if isinstance(env.act_space['action'], gymnasium.spaces.Discrete):
     env = OneHotAction(env)
   else:
-    env = NormalizeAction(env)
+    env = NormalizeAction(env, bound=bound)
   if time_limit:
     env = TimeLimit(env, time_limit)
   return CheckAction(env, given)
 
 
-class Wrapper:
-  """Forwards everything to the wrapped environment."""
-
-  def __init__(self, env):
-    self.env = env
-
-  def __getattr__(self, name: str):
-    if name.startswith('_') or name == 'env':
-      raise AttributeError(name)
-    return getattr(self.env, name)
-
-  @property
-  def obs_space(self) -> dict[str, gymnasium.Space]:
-    return self.env.obs_space
-
-  @property
-  def act_space(self) -> dict[str, gymnasium.Space]:
-    return self.env.act_space
-
-  def step(self, action: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return self.env.step(action)
-
-  def reset(self) -> dict[str, np.ndarray]:
-    return self.env.reset()
-
-  def close(self) -> None:
-    self.env.close()
-
-
 class GymWrapper(Wrapper):
   """Adapts an environment of Gymnasium or of the older `gym`.
+
+  What it returns is compared with its spaces: range and type at the first
+  reset and in the first step of every episode, the shape always.
 
   Args:
     obs_key: Name of the observation if the space is not a Dict.
     act_key: Name of the action.
     seed: Passed to the environment at its first reset. The method `seed` sets
       the one of the next reset.
+    always: Whether to check range and type in every step.
+
+  Attributes:
+    left_out: {key: reason} of observations that the agent does not get.
 
   Raises:
+    BadReturn: The environment returned what its spaces do not declare.
     ValueError: An observation or action space is not supported.
   """
 
-  def __init__(self, env, obs_key='image', act_key='action', seed=None):
+  def __init__(
+      self, env, obs_key='image', act_key='action', seed=None, always=False):
     super().__init__(env)
     self._act_key = act_key
     self._seed = seed
     space = env.observation_space
-    parts = getattr(space, 'spaces', None)
-    self._key = None if isinstance(parts, dict) else obs_key
-    parts = {obs_key: space} if self._key else spaces.without_text(parts)
-    for key in set(parts) & set(FLAGS):
-      raise ValueError(f'Observation {key!r} has a reserved name')
-    self._codecs = {k: spaces.observation(k, v) for k, v in parts.items()}
-    self._act_space, self._decode = spaces.action(
-        act_key, env.action_space)
+    is_dict = spaces.kind(space) == 'Dict'
+    self._key = None if is_dict else obs_key
+    parts = dict(space.spaces) if is_dict else {obs_key: space}
+    spaces.check_reserved(parts)
+    self._codecs, self.left_out = {}, {}
+    for key, part in parts.items():
+      try:
+        self._codecs[key] = spaces.observation(key, part)
+      except spaces.NotSupported:
+        if not is_dict or key.startswith('image'):
+          raise
+        self.left_out[key] = f'{spaces.kind(part)}, which is not supported'
+    if not self._codecs:
+      raise ValueError(f'No observation of {space} is supported')
+    self._read = spaces.Reader(self._codecs, always)
+    self._act_space, self._decode = spaces.action(act_key, env.action_space)
 
   @property
   def identity(self):
-    return identity.describe(self.env)
+    return {**identity.describe(self.env), 'left_out': dict(self.left_out)}
 
   @property
   def obs_space(self):
-    return {**{k: space for k, (space, _) in self._codecs.items()}, **FLAGS}
+    return {**{k: v.space for k, v in self._codecs.items()}, **FLAGS}
 
   @property
   def act_space(self):
     return {self._act_key: self._act_space}
 
+  def leave_out(self, reasons):
+    """Drops the observations {key: reason} from now on."""
+    for key, reason in reasons.items():
+      self._codecs.pop(key)
+      self.left_out[key] = reason
+
   def seed(self, number):
     self._seed = number
 
   def step(self, action):
-    obs, reward, *ends, info = self.env.step(
-        self._decode(action[self._act_key]))
-    terminated, truncated = ends[0], ends[-1]
+    obs, reward, *ends, info = spaces.step_values(
+        self.env.step(self._decode(action[self._act_key])))
+    terminated, truncated = bool(ends[0]), bool(ends[-1])
     if len(ends) == 1:
       limit = info.get('TimeLimit.truncated', False)
       terminated = terminated and info.get('is_terminal', not limit)
-    return self._obs(obs, flags(
+    return self._obs(obs, 'step', flags(
         reward, False, terminated or truncated, terminated))
 
   def reset(self):
     result = self._seeded_reset()
     obs = result[0] if isinstance(result, tuple) else result
-    return self._obs(obs, flags(is_first=True))
+    return self._obs(obs, 'reset', flags(is_first=True))
 
   def _seeded_reset(self):
     seed, self._seed = self._seed, None
@@ -156,9 +170,9 @@ class GymWrapper(Wrapper):
         return self.env.reset()
     return self.env.reset(seed=seed)
 
-  def _obs(self, obs, ends):
+  def _obs(self, obs, method, ends):
     obs = obs if self._key is None else {self._key: obs}
-    return {**{k: fn(obs[k]) for k, (_, fn) in self._codecs.items()}, **ends}
+    return {**self._read(obs, method), **ends}
 
 
 class Dummy:
@@ -256,19 +270,24 @@ class ActionRepeat(Wrapper):
 
 
 class NormalizeAction(Wrapper):
-  """Scales actions from [-1, 1] to the bounds; unbounded ones stay as is."""
+  """Scales actions from [-1, 1] to their bounds.
 
-  def __init__(self, env, key='action'):
+  Args:
+    env: Environment.
+    key: Name of the action.
+    bound: See spaces.bounds.
+
+  Raises:
+    ValueError: An entry lacks a bound, and `bound` is 0.
+  """
+
+  def __init__(self, env, key='action', bound=0.0):
     super().__init__(env)
     self._key = key
     space = env.act_space[key]
-    bounded = np.isfinite(space.low) & np.isfinite(space.high)
-    low = np.where(bounded, space.low, -1).astype(np.float32)
-    high = np.where(bounded, space.high, 1).astype(np.float32)
+    low, high = spaces.bounds(key, space, bound)
     self._scale, self._shift = (high - low) / 2, (high + low) / 2
-    self._space = gymnasium.spaces.Box(
-        np.where(bounded, -1, space.low).astype(np.float32),
-        np.where(bounded, 1, space.high).astype(np.float32))
+    self._space = gymnasium.spaces.Box(-1, 1, space.shape, np.float32)
 
   @property
   def act_space(self):
@@ -319,11 +338,9 @@ class ResizeImage(Wrapper):
 
   @property
   def obs_space(self):
-    spaces = dict(self.env.obs_space)
-    for key in self._keys:
-      shape = (*self._size, spaces[key].shape[2])
-      spaces[key] = gymnasium.spaces.Box(0, 255, shape, np.uint8)
-    return spaces
+    return {
+        k: image_space(self._size, v.shape[2]) if k in self._keys else v
+        for k, v in self.env.obs_space.items()}
 
   def step(self, action):
     return self._resize(self.env.step(action))
@@ -332,7 +349,9 @@ class ResizeImage(Wrapper):
     return self._resize(self.env.reset())
 
   def _resize(self, obs):
-    return {**obs, **{k: resize(obs[k], self._size) for k in self._keys}}
+    return {
+        k: resize(v, self._size) if k in self._keys else v
+        for k, v in obs.items()}
 
 
 class RenderImage(Wrapper):
@@ -349,8 +368,7 @@ class RenderImage(Wrapper):
 
   @property
   def obs_space(self):
-    image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
-    return {**self.env.obs_space, self._key: image}
+    return {**self.env.obs_space, self._key: image_space(self._size)}
 
   def step(self, action):
     return self._render(self.env.step(action))
@@ -361,7 +379,7 @@ class RenderImage(Wrapper):
   def _render(self, obs):
     image = self.env.render()
     if not isinstance(image, np.ndarray) or image.ndim != 3:
-      raise ValueError(
+      raise spaces.BadReturn(
           f'env.render() gave {type(image).__name__}, not an image [H, W, 3]; '
           f"make the environment with render_mode='rgb_array'")
     return {**obs, self._key: resize(image, self._size)}
@@ -378,36 +396,6 @@ def resize(image, size):
   return np.stack(channels, -1)
 
 
-class CheckAction(Wrapper):
-  """Refuses malformed actions, which may crash the simulator.
-
-  Args:
-    env: Environment.
-    given: The same without wrappers that encode actions; tells its identity.
-
-  Raises:
-    BadAction: An action has another shape than its space, or is not finite.
-  """
-
-  def __init__(self, env, given=None):
-    super().__init__(env)
-    self._given = given or env
-
-  @property
-  def identity(self):
-    return identity.of(self._given)
-
-  def step(self, action):
-    for key, space in self.act_space.items():
-      value = np.asarray(action[key])
-      if value.shape != space.shape:
-        raise BadAction(
-            f'Action {key!r} has shape {value.shape}, not {space.shape}')
-      if not np.isfinite(value).all():
-        raise BadAction(f'Action {key!r} is not finite: {value}')
-    return self.env.step(action)
-
-
 class Async:
   """Runs an environment in another process; methods return promises.
 
@@ -419,7 +407,8 @@ class Async:
   Args:
     constructor: Returns the environment; any function that cloudpickle can
       send.
-    strategy: 'process', or 'none' for an environment in this process.
+    strategy: 'process', or 'none' for an environment in this process, or
+      'kept' for one that its owner made and closes.
     environ: Environment variables set before the simulator is imported; None
       removes one.
     restarts: Most restarts of a crashed or hung environment within an hour.

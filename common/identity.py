@@ -49,7 +49,8 @@ def describe(env) -> dict:
   Returns:
     Dict: 'task', its name; 'class'; 'make', from which `settings` follow, ''
     if only Python can, with 'arguments' and 'imports'; 'observations' and
-    'action', its spaces before any conversion.
+    'action', its spaces before any conversion; 'left_out', {key: reason} of
+    observations that the agent does not get.
   """
   spec = getattr(env, 'spec', None)
   known = class_name(type(innermost(env)))
@@ -61,7 +62,8 @@ def describe(env) -> dict:
     observed, action = env.observation_space, env.action_space
   return {
       'task': f'{PREFIX}{name}' if name else known, 'class': known,
-      **_recipe(env, spec), 'observations': spaces.to_data(observed),
+      **_recipe(env, spec), 'left_out': {},
+      'observations': spaces.to_data(observed),
       'action': spaces.to_data(action)}
 
 

@@ -14,14 +14,16 @@ from .suites import SUITES
 
 # Keys that may change when a run is resumed.
 RESUMABLE = (
-    'deterministic', 'env_restarts', 'env_timeout', 'envs', 'eval_eps',
-    'eval_every', 'jit', 'keep', 'log_every', 'log_keys_video', 'logdir',
+    'deterministic', 'endless_after', 'env_restarts', 'env_timeout', 'envs',
+    'eval_eps', 'eval_every', 'jit', 'keep', 'log_every', 'log_keys_max',
+    'log_keys_mean', 'log_keys_sum', 'log_keys_video', 'logdir',
     'max_skipped', 'outputs', 'replay.max_gib', 'save_every', 'stall_after',
     'steps')
 # Keys that shape the episodes in the logdir; without a checkpoint there, only
 # these must stay.
 DATA = (
-    'action_repeat', 'distractors', 'env_args', 'render_size', 'suite',
+    'action_bound', 'action_repeat', 'distractors', 'env_args',
+    'render_size', 'suite',
     'task', 'time_limit', *SUITES)
 
 
@@ -108,8 +110,10 @@ def check(config, logdir, counts, flag='--logdir'):
   path = logdir / 'config.yaml'
   if not path.exists():
     return
-  diff = {
-      k: v for k, v in config.diff(Config.load(path)).items() if counts(k)}
+  stored = Config.load(path)
+  diff = {  # A key that an older version lacked differs from nothing.
+      k: v for k, v in config.diff(stored).items()
+      if counts(k) and k in stored.flat}
   if diff:
     differ = ', '.join(
         f'{k} {old} there and {new} here'

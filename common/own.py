@@ -1,46 +1,103 @@
 """Adapts environments of users, which have the interface of Gymnasium or gym.
 
-`adapt` gives them our interface, see envs.
+`convert` gives them our interface, see envs. `fit` chooses what the encoder
+reads.
 """
 
-import numpy as np
+import re
 
 from . import envs
+from . import spaces
+
+# Patterns of observations as configs.yaml sets them.
+USUAL = 'image.*', '$^'
+NONE, ALL = '$^', '.*'
 
 
-def adapt(env, size=(64, 64), action_repeat=1, time_limit=0, seed=None):
-  """Returns an environment that is ready for the driver.
+def fit(config, obs_space):
+  """Chooses observations if the usual patterns match no image.
+
+  These take images whose name begins with image. If there is none, all images
+  are taken, or else all vectors.
+
+  Returns:
+    A config whose encoder and decoder have something to read.
+  """
+  shapes = [
+      (k, len(v.shape)) for k, v in obs_space.items()
+      if not k.startswith('log_')]
+  images = [k for k, axes in shapes if axes == 3]
+  if any(re.fullmatch(USUAL[0], k) for k in images):
+    return config
+  chosen = (ALL, NONE) if images else (NONE, ALL)
+  for part in ('encoder', 'decoder'):
+    if (config[part].cnn_keys, config[part].mlp_keys) == USUAL:
+      config = config.update({
+          f'{part}.cnn_keys': chosen[0], f'{part}.mlp_keys': chosen[1]})
+  return config
+
+
+def unread(config, obs_space):
+  """Returns {key: reason} of the observations that nothing reads."""
+  config = fit(config, obs_space)
+  logged = [*config.log_keys_video] + [
+      config[f'log_keys_{x}'] for x in ('sum', 'mean', 'max')]
+  kinds = {3: 'cnn_keys'}
+  reasons = {}
+  for key, space in obs_space.items():
+    pattern = kinds.get(len(space.shape), 'mlp_keys')
+    read = [config.encoder[pattern], config.decoder[pattern], *logged]
+    if not any(re.fullmatch(x, key) for x in read) and not (
+        key in envs.FLAGS or key.startswith('log_')):
+      reasons[key] = (
+          f"encoder.{pattern} '{config.encoder[pattern]}' does not match it")
+  return reasons
+
+
+def leave_out(env, config):
+  """Drops the observations that nothing reads, where `convert` made `env`."""
+  drop = getattr(env, 'leave_out', None)
+  if drop:
+    drop(unread(config, env.obs_space))
+
+
+def convert(env, size, action_repeat=1, seed=None, always=False):
+  """Gives an environment of Gymnasium or gym the interface of envs.
 
   Images are resized. An environment that observes no image but was made with
-  render_mode 'rgb_array' gets its rendered frame as 'image'. A single vector
-  observation is called 'vector'.
+  render_mode 'rgb_array' gets its rendered frame as 'image'. A single
+  observation is called 'image' or 'vector'.
 
   Args:
-    env: Environment of Gymnasium or gym.
+    env: Environment.
     size: Height and width of images, pixels.
     action_repeat: Steps of `env` per agent step.
-    time_limit: Agent steps after which an episode is cut; 0: none.
     seed: Seed of the first episode.
+    always: See envs.GymWrapper.
 
   Raises:
     ValueError: A space that cannot be handled.
   """
-  space = env.observation_space
-  is_image = space.dtype == np.uint8 and len(space.shape) > 1
-  env = envs.GymWrapper(env, 'image' if is_image else 'vector', seed=seed)
+  name = 'image' if spaces.is_image(env.observation_space) else 'vector'
+  env = envs.ResizeImage(
+      envs.GymWrapper(env, name, seed=seed, always=always), size)
   images = [k for k, v in env.obs_space.items() if len(v.shape) == 3]
-  if images:
-    env = envs.ResizeImage(env, size)
-  elif getattr(env, 'render_mode', None) == 'rgb_array':
+  if not images and getattr(env, 'render_mode', None) == 'rgb_array':
     env = envs.RenderImage(env, 'image', size)
-  if action_repeat > 1:
-    env = envs.ActionRepeat(env, action_repeat)
-  return envs.ready(env, time_limit)
+  return envs.ActionRepeat(env, action_repeat) if action_repeat > 1 else env
 
 
-def options(config, seed: int) -> dict:
-  """Returns the keywords of `adapt` that a config holds."""
-  return {
-      'size': tuple(config['render_size']), 'seed': seed,
-      'action_repeat': config['action_repeat'],
-      'time_limit': config['time_limit']}
+def adapt(env, config, seed=None, always=False):
+  """Returns an environment that is ready for the driver; see `convert`."""
+  env = convert(
+      env, config.render_size, config.action_repeat, seed, always)
+  leave_out(env, config)
+  return envs.ready(env, config.time_limit, config.action_bound)
+
+
+def keep(env, config) -> envs.Async:
+  """Hosts an environment in this process, which its owner made and closes.
+
+  What is wrong with it cuts its episode, within the same budget as a crash.
+  """
+  return envs.Async(lambda: env, 'kept', restarts=config.env_restarts)

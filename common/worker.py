@@ -22,6 +22,7 @@ from multiprocessing import connection
 import cloudpickle
 
 from . import identity
+from .spaces import BadReturn
 
 HOUR = 60 * 60  # seconds
 
@@ -72,7 +73,7 @@ class Restarting:
     self._host = self._start()
     self._restarts = restarts
     self._times = collections.deque()
-    self._proven = False
+    self._proven = self._stepped = False
 
   @property
   def waiting(self):
@@ -99,11 +100,14 @@ class Restarting:
     except (BadAction, Diverged):
       raise
     except Exception as error:
-      if not self._proven:
+      # An environment that never fitted its spaces would not do so later.
+      if not (self._stepped if isinstance(
+          error, BadReturn) else self._proven):
         raise
       self._restart(error)
       raise Lost('the environment was restarted') from error
     self._proven = self._proven or name == 'reset'
+    self._stepped = self._stepped or name == 'step'
     return value
 
   def _restart(self, error):
@@ -142,6 +146,16 @@ class Here:
 
   def close(self):
     self._env.close()
+
+
+class Kept(Here):
+  """Hosts an environment in this process that is never made again.
+
+  Its owner made it, and closes it. A restart means that it is reset.
+  """
+
+  def close(self):
+    pass
 
 
 class Process:
@@ -256,12 +270,12 @@ class Process:
         f'{self._name} died with {cause}' + (words and f':\n{words[-2000:]}'))
 
 
-STRATEGIES = {'none': Here, 'process': Process}
+STRATEGIES = {'kept': Kept, 'none': Here, 'process': Process}
 OPTIONAL = ('seed', 'success', 'truth')  # Methods that may be absent.
 
 # Exception types rebuilt in the parent process; most are user errors.
 ERRORS = {x.__name__: x for x in (
-    BadAction, Diverged, ImportError, KeyError, ValueError)}
+    BadAction, BadReturn, Diverged, ImportError, KeyError, ValueError)}
 
 
 def _dump(constructor):

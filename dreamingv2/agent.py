@@ -15,13 +15,13 @@ from . import probe
 from .common import losses
 from .common import nets
 from .common import other
+from .common import own
+from .common import spaces
 from .common import tfutils
 from .common.checkpoint import assign_report
 from .common.config import check_known
 from .common.tfutils import Module
 
-# Keys that every environment sends besides its observations.
-META = ('reward', 'is_first', 'is_last', 'is_terminal')
 HEADS = ('reward', 'discount')
 CLIP_REWARDS = {'identity': lambda x: x, 'sign': tf.sign, 'tanh': tf.tanh}
 
@@ -38,7 +38,7 @@ class Agent(Module):
   """
 
   def __init__(self, config, obs_space, act_space, step):
-    self.config = config
+    self.config = config = own.fit(config, obs_space)
     self.obs_space = obs_space
     self.act_space = act_space['action']
     self.step = step
@@ -193,7 +193,7 @@ class WorldModel(Module):
   def __init__(self, config, obs_space):
     self.config = config
     self.shapes = {
-        k: tuple(v.shape) for k, v in obs_space.items() if k not in META}
+        k: v.shape for k, v in obs_space.items() if k not in spaces.FLAGS}
     self.rssm = nets.EnsembleRSSM(**config.rssm)
     self.encoder = nets.Encoder(self.shapes, **config.encoder)
     self.heads = {'reward': nets.MLP([], **config.reward_head)}

@@ -44,7 +44,7 @@ def load(*names: str) -> Config:
 
 
 def wrap(env, config: Config) -> envs.Wrapper:
-  """Wraps a Gymnasium or old gym environment for the agent; see own.adapt.
+  """Wraps a Gymnasium or old gym environment for the agent; see own.convert.
 
   The agent predicts the ends of episodes (pred_discount). An environment with
   our interface whose episodes never end has envs.ENDLESS in its obs_space.
@@ -58,7 +58,7 @@ def wrap(env, config: Config) -> envs.Wrapper:
           f"Action space {env.act_space['action']} is not ready for the "
           f'agent; pass common.envs.ready(env)')
     return env
-  return own.adapt(env, **own.options(config, config.seed))
+  return own.adapt(env, config, config.seed)
 
 
 def _makes(env):
@@ -72,7 +72,8 @@ def _host(env, config, seeds, stack):
   These run in processes of their own, which end with the stack.
   """
   if not _makes(env):
-    return [wrap(env, config.update({'seed': seeds[0]}))]
+    env = wrap(env, config.update({'seed': seeds[0]}))
+    return [env if isinstance(env, envs.Async) else own.keep(env, config)]
   made = suites.start(config, seeds, env)
   for one in made:
     stack.callback(one.close)
@@ -207,5 +208,6 @@ def evaluate(
       agent = evaluations.restore(config, snapshot, *spaces, seed)
     else:
       agent = evaluations.load_policy(folder, *spaces)
-    played = evaluations.play(agent, env, episodes, seed)
+    played = evaluations.play(
+        agent, env, episodes, seed, config.endless_after)
   return {'seed': seed, **evaluations.numbers(played)}

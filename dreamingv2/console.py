@@ -68,6 +68,17 @@ class Console:
           f'{self._config.replay.seed_from} with {stats["seed_steps"]} agent '
           f'steps, which do not count as steps of this run.')
 
+  def left_out(self, reasons):
+    """Prints the observations {key: reason} that the agent does not get."""
+    if not reasons:
+      return
+    hint = any('mlp_keys' in x for x in reasons.values())
+    self.say(
+        'Observations that are left out: ' + '; '.join(
+            f'{k}: {v}' for k, v in sorted(reasons.items()))
+        + ". To use vectors beside images, set encoder.mlp_keys to '.*'."
+        * hint)
+
   def resumed(self, meta, stats, drivers):
     """Prints the state from which a run continues.
 
@@ -86,6 +97,14 @@ class Console:
       self.say(
           f'Episodes in progress: {len(drivers.again)} made again to the '
           f'bit, {len(drivers.cut)} cut{cut}.')
+
+  def waiting(self, episodes):
+    """Says that training waits for the end of the first episode."""
+    if not episodes:
+      self.say(
+          f'No episode has ended within the prefill; training waits for the '
+          f'first one, for at most {self._config.endless_after} agent steps '
+          f'(--endless_after). To cut episodes, set --time_limit.')
 
   def compiled(self, times):
     """Prints how long compiling took; warns if the run will take days.

@@ -1,9 +1,39 @@
 """Episodes without exploration, and what a run logs of them."""
 
+import re
+
 import numpy as np
 
 from .common import driver as drivers
 from .common import guards
+
+# Maps the ends of log_keys_* to what they do with values [T, ...].
+TOTALS = {
+    'sum': np.nansum, 'mean': np.nanmean,
+    'max': lambda x: np.nanmean(np.fmax.reduce(x, 0))}
+
+
+def totals(episode, config, mode):
+  """Sums up observations over an episode as log_keys_* says.
+
+  NaN means that there is no value.
+
+  Args:
+    episode: Arrays [T, ...].
+    config: Config.
+    mode: Part of the names, such as train in mean_train_log_height.
+
+  Returns:
+    {name: number}.
+  """
+  result = {}
+  for key, values in episode.items():
+    values = np.asarray(values, np.float64)
+    for kind, total in TOTALS.items():
+      if re.fullmatch(config[f'log_keys_{kind}'], key) and (
+          np.isfinite(values).any()):
+        result[f'{kind}_{mode}_{key}'] = float(total(values))
+  return result
 
 
 class Evaluation:
@@ -25,7 +55,8 @@ class Evaluation:
     self.episodes = []
     self.driver = None
     if envs:
-      self.driver = drivers.Driver(envs, seed=(config.seed, 1))
+      self.driver = drivers.Driver(
+          envs, seed=(config.seed, 1), longest=config.endless_after)
       self.driver.on_episode(self.episodes.append)
 
   def __bool__(self):
@@ -71,7 +102,8 @@ class Evaluation:
       steps = len(episode['reward']) - 1
       logger.add({
           'eval_return': value,
-          'eval_length': steps * self._config.action_repeat})
+          'eval_length': steps * self._config.action_repeat,
+          **totals(episode, self._config, 'eval')})
       logger.write()
     logger.add({
         'eval_return_mean': np.mean(returns),

@@ -29,6 +29,7 @@ RANGES = {
     'replay_reward_norm.order': (1, 100),
     r'loss_scales\..*': (0, 1e6),
     r'(robosuite|ur5)\.(horizon|control_freq)': (1, 1e6),
+    'action_bound': (0, 1e6),
     'action_repeat': (1, 1e6),
     'atari.noops': (0, 1e6),
     r'(barlow_twins|r2dreamer)\.(redundancy|scale)': (0, 1e6),
@@ -45,6 +46,7 @@ RANGES = {
     'discount': SHARE,
     'discount_lambda': SHARE,
     r'distractors\.(camera|colors)': SHARE,
+    'endless_after': COUNT_OR_NONE,
     'env_restarts': COUNT_OR_NONE,
     'env_timeout': COUNT_OR_NONE,
     'envs': (1, 4096),
@@ -93,7 +95,7 @@ RANGES = {
     'ur5.max_speed': (1e-3, 1e3),
 }
 # Keys whose value is a regular expression for names.
-PATTERNS = r'.*\.(cnn_keys|mlp_keys|wd_pattern)'
+PATTERNS = r'.*\.(cnn_keys|mlp_keys|wd_pattern)|log_keys_(sum|mean|max)'
 # Keys whose value is a number or a schedule such as linear(1,0.1,1e5).
 SCHEDULES = r'actor_(ent|grad_mix)'
 

@@ -360,6 +360,7 @@ def play(env, number, steps=20):
 SIMULATE = """
 import sys
 import numpy as np
+from dreamingv2.common import identity
 from dreamingv2.common import suites
 from dreamingv2.common import worker
 from tests.test_faults import play
@@ -372,7 +373,7 @@ again = play(suites.make(suite, task, seed=3), 3)
 for key in again:
   np.testing.assert_array_equal(again[key], played[2][key], err_msg=key)
 assert (played[0]['image'] != played[2]['image']).any()
-inner = first.env.env._env
+inner = identity.innermost(first)._env
 data = inner.sim.data._data if suite == 'robosuite' else inner.physics.data
 data.qvel[:] = np.nan
 try:

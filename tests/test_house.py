@@ -22,7 +22,8 @@ FLOORS = [
      'common.ridge', 'common.when'],
     ['common.distribute', 'common.envs', 'common.identity', 'common.logger',
      'common.machine', 'common.outputs', 'common.own', 'common.plot',
-     'common.spaces', 'common.tfutils', 'common.truth', 'common.worker'],
+     'common.spaces', 'common.tfutils', 'common.truth', 'common.worker',
+     'common.wrappers'],
     ['common.augment', 'common.dists', 'common.losses'],
     ['common.checkpoint', 'common.driver', 'common.episodes',
      'common.guards', 'common.latents', 'common.layers', 'common.logdir',
@@ -49,7 +50,7 @@ NO_TENSORFLOW = [
     'envs', 'episodes', 'files', 'flags', 'guards', 'identity', 'logdir',
     'logger', 'machine', 'outputs', 'own', 'renderers', 'renderers.*',
     'replay', 'ridge', 'spaces', 'suites', 'suites.*', 'truth', 'when',
-    'worker']
+    'worker', 'wrappers']
 
 # Methods that write to a given path, and objects whose `save` does not.
 WRITERS = {

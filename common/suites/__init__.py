@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 
 from .. import envs
+from .. import own
 from .. import renderers
 from .. import truth as truths
 from ..config import Config
@@ -48,10 +49,10 @@ def known() -> dict[str, Callable]:
   """
   others = {
       x.name: x.load for x in importlib.metadata.entry_points(group=GROUP)}
-  own = {
+  ours = {
       k: functools.partial(importlib.import_module, v, __package__)
       for k, v in SUITES.items()}
-  return {**others, **own}
+  return {**others, **ours}
 
 
 def parse(suite: str, task: str) -> tuple[str, str]:
@@ -135,7 +136,9 @@ def constructor(
   return functools.partial(
       make, suite, task, size=config['render_size'],
       action_repeat=config['action_repeat'], time_limit=config['time_limit'],
-      truth=config['probe'], **chosen), environ
+      action_bound=config['action_bound'], truth=config['probe'],
+      reader=config if factory or has_foreign_code(config) else None,
+      **chosen), environ
 
 
 def start(
@@ -250,8 +253,8 @@ def prepare(suite: str, **options) -> dict[str, str | None]:
 
 def make(
     suite: str, task: str, seed: int = 0, size: Sequence[int] = (64, 64),
-    action_repeat: int = 1, time_limit: int = 0, truth: bool = False,
-    **options):
+    action_repeat: int = 1, time_limit: int = 0, action_bound: float = 0.0,
+    truth: bool = False, reader: Config | None = None, **options):
   """Makes an environment that is ready for the driver.
 
   Args:
@@ -259,7 +262,10 @@ def make(
     action_repeat: Simulator steps per agent step; their rewards add up.
     time_limit: Agent steps after which an episode is cut; 0 leaves that to the
       simulator.
+    action_bound: See envs.ready.
     truth: Add the simulator's state to observations, see truth.Telling.
+    reader: Config; observations that nothing in it reads are left out, see
+      own.leave_out.
     options: Config keys of the suite's block.
 
   Raises:
@@ -271,8 +277,10 @@ def make(
   env = _module(suite).make(
       task, seed=seed, size=tuple(size), action_repeat=action_repeat,
       **options)
+  if reader:
+    own.leave_out(env, reader)
   if not isinstance(env, envs.CheckAction):
-    env = envs.ready(env, time_limit)
+    env = envs.ready(env, time_limit, action_bound)
   elif time_limit:  # The user's function made it ready.
     env = envs.TimeLimit(env, time_limit)
   return truths.Telling(env) if truth else env

@@ -43,4 +43,4 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
     raise ValueError(
         f'Gymnasium cannot make {task!r}: '
         f'{loading.describe(error)}') from error
-  return own.adapt(env, size, action_repeat, seed=seed)
+  return own.convert(env, size, action_repeat, seed=seed)

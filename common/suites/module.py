@@ -51,7 +51,7 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
   if hasattr(env, 'obs_space') and hasattr(env, 'act_space'):
     return envs.ActionRepeat(env, repeat) if repeat > 1 else env
   if hasattr(env, 'observation_space'):
-    return own.adapt(env, size, repeat, seed=seed)
+    return own.convert(env, size, repeat, seed=seed)
   if hasattr(env, 'observation_spec') and hasattr(env, 'physics'):
     chosen = {k: options[k] for k in dmc.OPTIONS}
     return dmc.DMC(env, seed, size, repeat, ends=envs.FLAGS, **chosen)

@@ -3,12 +3,14 @@
 import dataclasses
 import io
 import json
+import math
 import pathlib
 import re
 
 import gymnasium
 import numpy as np
 
+from ..common import spaces
 from ..common.config import check_known
 
 
@@ -170,7 +172,7 @@ class Tape(gymnasium.Env):
     return self._obs[min(index, len(self._obs) - 1)]
 
 
-def encode(space, actions):
+def encode(space, actions, bound=0.0):
   """Returns the agent's action for recorded ones of the same agent step.
 
   Continuous actions are averaged.
@@ -178,25 +180,25 @@ def encode(space, actions):
   Args:
     space: Space of the recorded actions.
     actions: Array [repeat, ...].
+    bound: See spaces.bounds.
 
   Raises:
     ValueError: Discrete actions differ, or continuous ones leave the space.
   """
-  if isinstance(space, gymnasium.spaces.Discrete):
-    if len(set(actions.tolist())) > 1:
+  counts = spaces.choices(space)
+  if counts:
+    if (actions != actions[0]).any():
       raise ValueError(
           f'Discrete actions {actions.tolist()} cannot be one agent step; '
           f'set --action_repeat 1')
-    return np.eye(int(space.n), dtype=np.float32)[
-        int(actions[0]) - int(space.start)]
-  low, high = space.low, space.high
-  bounded = np.isfinite(low) & np.isfinite(high)
-  low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
+    return np.eye(math.prod(counts), dtype=np.float32)[
+        spaces.index(space, actions[0])]
+  low, high = spaces.bounds('action', space, bound)
   value = 2 * (np.mean(actions, 0) - low) / (high - low) - 1
-  if (abs(value) > 1.001).any() and bounded.all():
+  if (abs(value) > 1.001).any():
     raise ValueError(
-        f'An action {np.mean(actions, 0)} lies outside of {space}')
-  return np.where(bounded, np.clip(value, -1, 1), value).astype(np.float32)
+        f'An action {np.mean(actions, 0)} lies outside of {low}..{high}')
+  return np.clip(value, -1, 1).astype(np.float32).ravel()
 
 
 def check_same(demo, known):
@@ -282,19 +284,19 @@ def _guess_space(values):
 
 def _to_space(data):
   """Returns the space that Minari wrote as JSON."""
-  spaces, kind = gymnasium.spaces, data['type']
+  theirs, kind = gymnasium.spaces, data['type']
   if kind == 'Dict':
-    return spaces.Dict({
+    return theirs.Dict({
         k: _to_space(v) for k, v in data['subspaces'].items()})
   if kind == 'Box':
     dtype = np.dtype(data['dtype'])
     low, high = (np.array(data[x], dtype) for x in ('low', 'high'))
-    return spaces.Box(low, high, tuple(data['shape']), dtype)
+    return theirs.Box(low, high, tuple(data['shape']), dtype)
   makers = {
-      'Discrete': lambda: spaces.Discrete(data['n'], start=data['start']),
-      'MultiDiscrete': lambda: spaces.MultiDiscrete(data['nvec']),
-      'MultiBinary': lambda: spaces.MultiBinary(data['n']),
-      'Text': lambda: spaces.Text(data['max_length'])}
+      'Discrete': lambda: theirs.Discrete(data['n'], start=data['start']),
+      'MultiDiscrete': lambda: theirs.MultiDiscrete(data['nvec']),
+      'MultiBinary': lambda: theirs.MultiBinary(data['n']),
+      'Text': lambda: theirs.Text(data['max_length'])}
   check_known('space of Minari', kind, ['Box', 'Dict', *makers])
   return makers[kind]()
 

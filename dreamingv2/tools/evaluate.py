@@ -62,7 +62,8 @@ def main(argv=None):
         agent = restore(config, snapshot, *spaces, args.seed)
       else:
         agent = load_policy(args.policy, *spaces)
-    played = play(agent, env, args.episodes, args.seed)
+    played = play(
+        agent, env, args.episodes, args.seed, config.endless_after)
   finally:
     env.close()
   origin = describe(snapshot) if snapshot else _heads(args.policy)[0]
@@ -321,7 +322,7 @@ def load_agent(config, snapshot, obs_space, act_space):
   return agent
 
 
-def play(agent, env, episodes, seed=0):
+def play(agent, env, episodes, seed=0, longest=0):
   """Plays episodes with the mode of the policy.
 
   Args:
@@ -329,6 +330,7 @@ def play(agent, env, episodes, seed=0):
     env: Environment; its `success()`, if any, is called after every step.
     episodes: Number of episodes.
     seed: Seed of the episodes.
+    longest: Steps after which an episode that does not end is cut; 0: never.
 
   Returns:
     A dict for each episode: 'return', 'length' (agent steps), 'success' (at
@@ -348,7 +350,7 @@ def play(agent, env, episodes, seed=0):
         'length': len(episode['reward']) - 1,
         'success': any(known) if known else None, 'episode': episode})
 
-  driver = drivers.Driver([env], seed=(seed, 2))
+  driver = drivers.Driver([env], seed=(seed, 2), longest=longest)
   driver.on_reset(lambda transition, worker: marks.clear())
   driver.on_step(note)
   driver.on_episode(finish)

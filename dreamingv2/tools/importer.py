@@ -21,6 +21,7 @@ import numpy as np
 
 from .. import settings
 from ..common import command
+from ..common import envs
 from ..common import files
 from ..common import guards
 from ..common import own
@@ -127,8 +128,11 @@ def play(demo, config):
         f'{demo.task or "TASK"}')
   repeat = config.action_repeat
   tape = demonstrations.Tape(demo, _image_names(demo, config))
-  env = own.adapt(tape, config.render_size, repeat)
-  encode = functools.partial(demonstrations.encode, tape.action_space)
+  env = envs.ready(
+      own.convert(tape, config.render_size, repeat),
+      bound=config.action_bound)
+  encode = functools.partial(
+      demonstrations.encode, tape.action_space, bound=config.action_bound)
   actions = [
       encode(demo.actions[i: i + repeat])
       for i in range(0, len(demo.actions), repeat)]

@@ -171,14 +171,16 @@ class StandIn(gymnasium.Env):
     seen = identity.agent_spaces(made)[0]
     parts = dict(getattr(observed, 'spaces', {}))
     self._ours = 'reward' in parts  # A reserved name elsewhere.
-    for key in envs.FLAGS:
-      parts.pop(key, None)
+    parts = {
+        k: v for k, v in parts.items()
+        if k not in envs.FLAGS and spaces.kind(v) != 'Text'}
     self._key = None
     self.observation_space = gymnasium.spaces.Dict(parts)
-    if not parts:
+    if spaces.kind(observed) != 'Dict':
       self.observation_space = observed
       self._key = next(
-          k for k in own.adapt(self).obs_space if k not in envs.FLAGS)
+          k for k in own.convert(self, (64, 64)).obs_space
+          if k not in envs.FLAGS)
       parts = {self._key: observed}
     self.values = {k: v.sample() for k, v in parts.items()}
     drawn = {k: v for k, v in seen.items() if k == 'image' and k not in parts}
@@ -188,9 +190,9 @@ class StandIn(gymnasium.Env):
 
   def wrap(self, config):
     """Returns it with the wrappers that convert observations and actions."""
-    if self._ours:
-      return envs.ready(_Plain(self))
-    return own.adapt(self, config.render_size)
+    env = _Plain(self) if self._ours else own.convert(
+        self, config.render_size)
+    return envs.ready(env, bound=config.action_bound)
 
   def reset(self, *, seed=None, options=None):
     if self._key:

@@ -174,7 +174,7 @@ def test_example_of_the_module_is_a_valid_config():
   assert config.steps == 1e5
 
 
-def test_snippet_of_dreamerv2s_readme_trains(config, monkeypatch):
+def test_snippet_of_dreamerv2s_readme_trains(config, monkeypatch, capsys):
   """The calls and keys are the same; command-line flags make the run small."""
   small = {
       k: v for k, v in config.flat.items() if v != api.defaults.flat[k]}
@@ -196,10 +196,13 @@ def test_snippet_of_dreamerv2s_readme_trains(config, monkeypatch):
           'direction': Discrete(4),
           'image': Box(0, 255, (56, 56, 3), np.uint8),
           'mission': gymnasium.spaces.Text(20)}), Discrete(7))
-  with pytest.warns(UserWarning, match='mission'):
-    agent = api.train(env, parsed)
+  agent = api.train(env, parsed)
   check_run(agent, parsed)
   assert agent.wm.encoder.cnn_keys == ['image']
+  (line,) = [
+      x for x in capsys.readouterr().err.splitlines() if 'left out' in x]
+  assert "direction: encoder.mlp_keys '$^' does not match it" in line
+  assert 'mission: Text' in line and "encoder.mlp_keys to '.*'" in line
 
 
 def test_image_environment_trains_within_its_bounds(config):
@@ -225,11 +228,18 @@ def test_vector_environment_trains(config):
   assert agent.obs_space['vector'].dtype == np.float32
 
 
-def test_vector_environment_without_its_keys_says_which_to_set(config):
+def test_vectors_are_used_where_there_is_no_image(config):
+  config = config.update({'steps': 50})
+  agent = api.train(vector_env(), config)
+  assert agent.wm.encoder.mlp_keys == ['vector']
+  api.train(vector_env(), config)  # The same run.
+
+
+def test_keys_that_match_nothing_say_so_before_a_file_is_left(config):
+  wrong = config.update({'encoder.mlp_keys': 'state'})
   with pytest.raises(ValueError, match=r'encoder.mlp_keys.*vector \(4,\)'):
-    api.train(vector_env(), config)
-  # No file is left that would block the corrected config.
-  api.train(vector_env(), config.update({**VECTOR, 'steps': 50}))
+    api.train(vector_env(), wrong)
+  api.train(vector_env(), config.update({'steps': 50}))
 
 
 def test_discrete_environment_trains_from_its_rendered_frame(config):
@@ -423,19 +433,52 @@ def test_one_environment_for_both_is_refused(config):
 
 
 @pytest.mark.parametrize('obs, act', [
-    (Box(-1, 1, (8, 8, 3), np.float32), Discrete(2)),
+    (Box(-np.inf, 1, (8, 8, 3), np.float32), Discrete(2)),
     (gymnasium.spaces.Text(5), Discrete(2)),
     (gymnasium.spaces.Tuple([Discrete(2), Discrete(3)]), Discrete(2)),
-    (Box(-1, 1, (3,)), Box(-1, 1, (2, 2), np.float32)),
-    (Box(-1, 1, (3,)), Box(-1, 1, (), np.float32)),
-    (Box(-1, 1, (3,)), Box(0, 3, (2,), np.int64)),
-    (Box(-1, 1, (3,)), gymnasium.spaces.MultiDiscrete([2, 3])),
+    (Box(-1, 1, (3,)), Box(0, 99, (2,), np.int64)),
+    (Box(-1, 1, (3,)), gymnasium.spaces.MultiDiscrete([99, 99])),
     (Box(-1, 1, (3,)), gymnasium.spaces.Dict(a=Discrete(2)))])
 def test_unsupported_space_is_refused(obs, act, config, tmp_path):
   with pytest.raises(ValueError, match='not supported; supported are') as info:
     api.train(Env(obs, act), config)
   assert '\n' not in str(info.value)
   assert not (tmp_path / 'run').exists()
+
+
+def test_actions_without_bounds_are_refused_or_scaled(config, tmp_path):
+  make = lambda: Env(Box(-1, 1, (3,)), Box(-np.inf, np.inf, (2,)))
+  with pytest.raises(ValueError, match='action_bound to the largest'):
+    api.train(make(), config)
+  assert not (tmp_path / 'run').exists()
+  env = make()
+  api.train(env, config.update({'steps': 50, 'action_bound': 3}))
+  assert 2 < np.abs(env.actions[:45]).max() <= 3
+
+
+def test_joint_choices_train_and_log_values_reach_the_metrics(config):
+  env = Env(
+      gymnasium.spaces.Dict(
+          a=Box(-1, 1, (3,)), log_height=Box(2, 2.5, (), np.float64)),
+      gymnasium.spaces.MultiDiscrete([2, 3]))
+  agent = api.train(env, config)
+  check_run(agent, config)
+  assert agent.act_space.shape == (6,) and agent.act_space.discrete
+  assert agent.wm.encoder.mlp_keys == ['a']
+  heights = [x['mean_train_log_height'] for x in read(config)
+             if 'mean_train_log_height' in x]
+  assert len(heights) == 3 and all(2 <= x <= 2.5 for x in heights)
+  assert 'log_height' not in np.load(next(pathlib.Path(
+      config.logdir).glob('train_episodes/*.npz')))
+
+
+def test_image_that_does_not_fit_its_space_is_told_before_training(config):
+  """It trained in silence."""
+  env = image_env()
+  env.reset = lambda **kwargs: (np.zeros((3, 80, 96), np.uint8), {})
+  with pytest.raises(ValueError, match=(
+      r"'image': declared uint8 \[80, 96, 3\] .*came uint8 \[3, 80, 96\]")):
+    api.train(env, config)
 
 
 def test_vector_of_bytes_is_a_vector(config):

@@ -77,3 +77,18 @@ def test_evaluation_that_is_stopped_begins_with_the_same_episodes():
     ((), 1, True), ((), 0, False), (('--eval_eps', '0'), 1, False)])
 def test_evaluation_is_false_without_anything_to_play(flags, envs, expected):
   assert bool(make(*flags, envs=envs)) == expected
+
+
+def test_observations_for_the_log_are_summed_up_over_an_episode():
+  config = settings.defaults().update({
+      'log_keys_sum': '^log_reward$', 'log_keys_max': '^log_(hit|pair)$'})
+  episode = {
+      'image': np.ones((3, 4, 4, 3), np.uint8),
+      'log_reward': np.float32([1, 2, 6]),
+      'log_hit': np.float32([np.nan, 0, 1]),
+      'log_pair': np.float32([[0, 5], [3, 1], [2, 2]]),
+      'log_none': np.full(3, np.nan, np.float32)}
+  assert evaluation.totals(episode, config, 'train') == {
+      'sum_train_log_reward': 9, 'mean_train_log_reward': 3,
+      'mean_train_log_hit': 0.5, 'max_train_log_hit': 1,
+      'mean_train_log_pair': pytest.approx(13 / 6), 'max_train_log_pair': 4}

@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from dreamingv2.common import identity
 from dreamingv2.common import renderers
 from dreamingv2.common import suites
 from tests.helpers import in_worker
@@ -48,7 +49,7 @@ def play(task, renderer, quality='light', steps=STEPS, **options):
         obs.append(env.step({'action': action.astype(np.float32)}))
     if 'distractors' in options:
       return obs, None
-    inner = env.env.env
+    inner = identity.innermost(env)
     physics = (
         (inner._env.physics.model.ptr, inner._env.physics.data.ptr, 0)
         if suite == 'dmc'

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dreamingv2.common import identity
 from dreamingv2.common import suites
 
 
@@ -91,7 +92,8 @@ def test_losing_a_life_ends_an_episode_only_if_told():
     assert rows[-1]['is_terminal']
   assert ends[0] < ends[1]
   # The next episode goes on with the next life.
-  assert lives.reset()['is_first'] and lives.env.env._ale.lives() == 4
+  assert lives.reset()['is_first']
+  assert identity.innermost(lives)._ale.lives() == 4
 
 
 def test_missing_package_is_named(monkeypatch):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dreamingv2.common import envs
+from dreamingv2.common import identity
 from dreamingv2.common import suites
 from dreamingv2.common import worker
 from dreamingv2.common.suites import ur5
@@ -45,7 +46,7 @@ def test_simulator_that_diverges_ends_the_episode():
   def run():
     env = suites.make('ur5', 'reach', seed=0, render='light')
     env.reset()
-    env.env.env._data.qvel[:] = np.nan
+    identity.innermost(env)._data.qvel[:] = np.nan
     try:
       env.step({'action': np.zeros(6, np.float32)})
     except worker.Diverged as error:

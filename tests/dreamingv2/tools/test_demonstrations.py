@@ -153,9 +153,11 @@ def test_dataset_without_what_is_needed_is_named(change, words, tmp_path):
     (gymnasium.spaces.Discrete(3, start=1), [2], [0, 1, 0]),
     (gymnasium.spaces.Box(-2, 6, (2,)), [[-2, 6]], [-1, 1]),
     (gymnasium.spaces.Box(-2, 6, (2,)), [[-2, 2], [2, 2]], [-0.5, 0]),
-    (gymnasium.spaces.Box(-np.inf, np.inf, (1,)), [[3.0]], [3])])
+    (gymnasium.spaces.Box(-np.inf, np.inf, (1,)), [[3.0]], [0.75]),
+    (gymnasium.spaces.MultiDiscrete([2, 3]), [[1, 0], [1, 0]],
+     [0, 0, 0, 1, 0, 0])])
 def test_actions_become_those_of_the_agent(space, actions, expected):
-  action = demonstrations.encode(space, np.array(actions))
+  action = demonstrations.encode(space, np.array(actions), bound=4.0)
   assert action.tolist() == expected and action.dtype == np.float32
 
 

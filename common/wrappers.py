@@ -1,0 +1,94 @@
+"""Wrappers of environments that need no other: forwarding, and checks."""
+
+import gymnasium
+import numpy as np
+
+from . import identity
+from . import spaces
+from .worker import BadAction
+
+
+class Wrapper:
+  """Forwards everything to the wrapped environment."""
+
+  def __init__(self, env):
+    self.env = env
+
+  def __getattr__(self, name: str):
+    if name.startswith('_') or name == 'env':
+      raise AttributeError(name)
+    return getattr(self.env, name)
+
+  @property
+  def obs_space(self) -> dict[str, gymnasium.Space]:
+    return self.env.obs_space
+
+  @property
+  def act_space(self) -> dict[str, gymnasium.Space]:
+    return self.env.act_space
+
+  def step(self, action: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return self.env.step(action)
+
+  def reset(self) -> dict[str, np.ndarray]:
+    return self.env.reset()
+
+  def close(self) -> None:
+    self.env.close()
+
+
+class CheckSpaces(Wrapper):
+  """Compares observations with their spaces, see spaces.Reader.
+
+  Raises:
+    BadReturn: An observation is not of its space.
+    ValueError: An observation has a reserved name.
+  """
+
+  def __init__(self, env, always=False):
+    super().__init__(env)
+    names = env.obs_space.keys() - spaces.FLAGS
+    spaces.check_reserved(names)
+    self._read = spaces.Reader({
+        k: spaces.Codec(k, env.obs_space[k], env.obs_space[k], lambda x: x)
+        for k in env.obs_space}, always)
+
+  def step(self, action):
+    obs = self.env.step(action)
+    self._read(obs, 'step')
+    return obs
+
+  def reset(self):
+    obs = self.env.reset()
+    self._read(obs, 'reset')
+    return obs
+
+
+class CheckAction(Wrapper):
+  """Refuses malformed actions, which may crash the simulator.
+
+  Args:
+    env: Environment.
+    given: The same without wrappers that encode actions; tells its identity.
+
+  Raises:
+    BadAction: An action has another shape than its space, or is not finite.
+  """
+
+  def __init__(self, env, given=None):
+    super().__init__(env)
+    self._given = given or env
+
+  @property
+  def identity(self):
+    return identity.of(self._given)
+
+  def step(self, action):
+    for key, space in self.act_space.items():
+      value = np.asarray(action[key])
+      if value.shape != space.shape:
+        raise BadAction(
+            f'Action {key!r} has shape {value.shape}, not {space.shape}')
+      if not np.isfinite(value).all():
+        raise BadAction(f'Action {key!r} is not finite: {value}')
+    return self.env.step(action)
