@@ -98,7 +98,7 @@ def train(config, logdir, train_envs, eval_envs, spaces=None):
   try:
     with guards.user_errors():
       run = Run(config, logdir, train_envs, eval_envs, spaces=spaces)
-    with guards.user_errors(replays.TooShort):
+    with guards.user_errors((replays.TooShort, worker.BadReturn)):
       run.train()
   except guards.Stopped as stop:
     sys.exit(128 + stop.number)

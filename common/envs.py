@@ -116,7 +116,9 @@ class GymWrapper(Wrapper):
       except spaces.NotSupported:
         if not is_dict or key.startswith('image'):
           raise
-        self.left_out[key] = f'{spaces.kind(part)}, which is not supported'
+        self.left_out[key] = (
+            'Box without finite bounds' if spaces.kind(part) == 'Box'
+            else f'{spaces.kind(part)}, which is not supported')
     if not self._codecs:
       raise ValueError(f'No observation of {space} is supported')
     self._read = spaces.Reader(self._codecs, always)

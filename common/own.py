@@ -6,6 +6,8 @@ reads.
 
 import re
 
+import numpy as np
+
 from . import envs
 from . import spaces
 
@@ -93,6 +95,32 @@ def adapt(env, config, seed=None, always=False):
       env, config.render_size, config.action_repeat, seed, always)
   leave_out(env, config)
   return envs.ready(env, config.time_limit, config.action_bound)
+
+
+def try_out(env: envs.Async, seed: int):
+  """Takes one step, so that what is wrong is told before anything expensive.
+
+  After that, the next episode is the one of the seed.
+
+  Raises:
+    ValueError: Something is wrong.
+  """
+  space = env.act_space['action']
+  value = np.zeros(space.shape, np.float32)
+  if hasattr(space, 'discrete'):
+    value[0] = 1
+  try:
+    env.reset()()
+    env.step({'action': value})()
+    env.seed(seed)()
+  except (ImportError, ValueError):
+    raise
+  except Exception as error:
+    cause = error
+    while cause.__cause__:
+      cause = cause.__cause__
+    text = str(cause).partition('\n')[0]
+    raise ValueError(f'The environment does not work: {text}') from error
 
 
 def keep(env, config) -> envs.Async:

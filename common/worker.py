@@ -22,6 +22,7 @@ from multiprocessing import connection
 import cloudpickle
 
 from . import identity
+from . import loading
 from .spaces import BadReturn
 
 HOUR = 60 * 60  # seconds
@@ -242,7 +243,7 @@ class Process:
     kind, value, trace = self._replies.pop(number)
     if not kind:
       return value
-    cause = RuntimeError(f'{self._name} failed:\n{trace}')
+    cause = RuntimeError(f'{self._name} failed: {trace}')
     if kind in ERRORS:
       raise ERRORS[kind](value) from cause
     raise cause
@@ -339,4 +340,5 @@ def _reply(env, name, args):
 def _failure(error):
   kinds = [k for k, v in ERRORS.items() if isinstance(error, v)]
   text = error.args[0] if len(error.args) == 1 else error
-  return (kinds or ['other'])[0], str(text), traceback.format_exc()
+  trace = f'{loading.describe(error)}\n{traceback.format_exc()}'
+  return (kinds or ['other'])[0], str(text), trace

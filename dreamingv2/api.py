@@ -21,9 +21,11 @@ import gymnasium
 
 from . import settings
 from . import train as training
+from .common import conformance
 from .common import envs
 from .common import guards
 from .common import identity
+from .common import loading
 from .common import logdir as logdirs
 from .common import own
 from .common import suites
@@ -142,6 +144,24 @@ def train(
       signal.raise_signal(stop.number)
       raise
   return run.agent
+
+
+def check(env, config: Config | None = None, steps: int = 300):
+  """Tries out an environment; `print(api.check(env))` shows what it found.
+
+  Args:
+    env: Environment or a function or class that makes one, see `train`; it
+      runs in this process and is not closed.
+    config: Config of the training, the defaults without one.
+    steps: Steps with random actions to take.
+
+  Returns:
+    A conformance.Report: `ok`, `faults`, and its text.
+  """
+  config = config or defaults
+  if _makes(env):
+    env, _ = loading.call(env, 'The constructor', {'seed': config.seed}, {})
+  return conformance.check(env, config, steps)
 
 
 def restore(

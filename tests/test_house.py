@@ -25,10 +25,11 @@ FLOORS = [
      'common.spaces', 'common.tfutils', 'common.truth', 'common.worker',
      'common.wrappers'],
     ['common.augment', 'common.dists', 'common.losses'],
-    ['common.checkpoint', 'common.driver', 'common.episodes',
-     'common.guards', 'common.latents', 'common.layers', 'common.logdir',
-     'common.other', 'common.renderers', 'common.renderers.*',
-     'common.replay', 'common.suites', 'common.suites.*'],
+    ['common.checkpoint', 'common.conformance', 'common.driver',
+     'common.episodes', 'common.guards', 'common.latents', 'common.layers',
+     'common.logdir', 'common.other', 'common.renderers',
+     'common.renderers.*', 'common.replay', 'common.suites',
+     'common.suites.*'],
     ['common.nets'],
     ['ranges', 'settings', 'objectives.base', 'objectives.multistep',
      'objectives.openloop', 'objectives.overshooting'],
@@ -46,11 +47,11 @@ OBJECTIVES = 7
 TENSORFLOW = {'keras', 'tensorflow', 'tensorflow_probability', 'tf_keras'}
 SIMULATORS = {'ale_py', 'dm_control', 'gym', 'mujoco', 'robosuite'}
 NO_TENSORFLOW = [
-    'checkpoint', 'command', 'comments', 'config', 'counter', 'driver',
-    'envs', 'episodes', 'files', 'flags', 'guards', 'identity', 'logdir',
-    'logger', 'machine', 'outputs', 'own', 'renderers', 'renderers.*',
-    'replay', 'ridge', 'spaces', 'suites', 'suites.*', 'truth', 'when',
-    'worker', 'wrappers']
+    'checkpoint', 'command', 'comments', 'config', 'conformance', 'counter',
+    'driver', 'envs', 'episodes', 'files', 'flags', 'guards', 'identity',
+    'logdir', 'logger', 'machine', 'outputs', 'own', 'renderers',
+    'renderers.*', 'replay', 'ridge', 'spaces', 'suites', 'suites.*', 'truth',
+    'when', 'worker', 'wrappers']
 
 # Methods that write to a given path, and objects whose `save` does not.
 WRITERS = {

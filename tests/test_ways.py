@@ -126,6 +126,12 @@ def good(size):
   return envs.Dummy('continuous', size, 30)
 def raises():
   raise RuntimeError('no key for the robot')
+class Wrong(envs.Dummy):
+  def reset(self):
+    return {**super().reset(), 'image': 0}
+class Falls(envs.Dummy):
+  def step(self, action):
+    return {}['joint']
 '''
 
 
@@ -140,6 +146,8 @@ def own(tmp_path, monkeypatch):
 @pytest.mark.parametrize('task, flags, words', [
     ('own_way:raises', [], 'raised RuntimeError: no key for the robot ('),
     ('own_way:absent', [], "has no attribute 'absent'"),
+    ('own_way:Wrong', [], "'image': declared uint8 [64, 64, 3] in 0..255"),
+    ('own_way:Falls', [], "KeyError: 'joint' ("),
     ('own_bad:make', [], "No module named 'nothing_like_it'"),
     ('own_gone:make', [], "no module 'own_gone'"),
     ('own_way:good', ['--env_args', '{lap: 3}'], "'lap'"),

@@ -158,6 +158,7 @@ def start(
     RuntimeError, ValueError, ImportError: See `constructor`.
   """
   make_env, environ = constructor(config, factory)
+  seeds = list(seeds)
   made = [
       envs.Async(
           functools.partial(make_env, seed=seed), environ=environ,
@@ -165,7 +166,8 @@ def start(
       for seed in seeds]
   if factory or has_foreign_code(config):
     try:
-      _ = made[0].obs_space  # Raises what the user's code does wrong.
+      # Raises what the user's code does wrong.
+      own.try_out(made[0], seeds[0])
     except BaseException:
       for env in made:
         env.close()

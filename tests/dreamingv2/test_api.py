@@ -137,9 +137,13 @@ def discrete_env(**kwargs):
 
 @pytest.fixture
 def config(tmp_path):
+  return small(tmp_path / 'run')
+
+
+def small(logdir):
   """Returns the smallest config; it makes four updates."""
   return api.load('debug').update({
-      'logdir': str(tmp_path / 'run'), 'steps': 90, 'prefill': 45, 'seed': 7,
+      'logdir': str(logdir), 'steps': 90, 'prefill': 45, 'seed': 7,
       'log_every': 20, 'eval_every': 0, 'imag_horizon': 2})
 
 
@@ -430,60 +434,6 @@ def test_one_environment_for_both_is_refused(config):
   env = vector_env()
   with pytest.raises(ValueError, match='eval_env is env'):
     api.train(env, config.update(VECTOR), eval_env=env)
-
-
-@pytest.mark.parametrize('obs, act', [
-    (Box(-np.inf, 1, (8, 8, 3), np.float32), Discrete(2)),
-    (gymnasium.spaces.Text(5), Discrete(2)),
-    (gymnasium.spaces.Tuple([Discrete(2), Discrete(3)]), Discrete(2)),
-    (Box(-1, 1, (3,)), Box(0, 99, (2,), np.int64)),
-    (Box(-1, 1, (3,)), gymnasium.spaces.MultiDiscrete([99, 99])),
-    (Box(-1, 1, (3,)), gymnasium.spaces.Dict(a=Discrete(2)))])
-def test_unsupported_space_is_refused(obs, act, config, tmp_path):
-  with pytest.raises(ValueError, match='not supported; supported are') as info:
-    api.train(Env(obs, act), config)
-  assert '\n' not in str(info.value)
-  assert not (tmp_path / 'run').exists()
-
-
-def test_actions_without_bounds_are_refused_or_scaled(config, tmp_path):
-  make = lambda: Env(Box(-1, 1, (3,)), Box(-np.inf, np.inf, (2,)))
-  with pytest.raises(ValueError, match='action_bound to the largest'):
-    api.train(make(), config)
-  assert not (tmp_path / 'run').exists()
-  env = make()
-  api.train(env, config.update({'steps': 50, 'action_bound': 3}))
-  assert 2 < np.abs(env.actions[:45]).max() <= 3
-
-
-def test_joint_choices_train_and_log_values_reach_the_metrics(config):
-  env = Env(
-      gymnasium.spaces.Dict(
-          a=Box(-1, 1, (3,)), log_height=Box(2, 2.5, (), np.float64)),
-      gymnasium.spaces.MultiDiscrete([2, 3]))
-  agent = api.train(env, config)
-  check_run(agent, config)
-  assert agent.act_space.shape == (6,) and agent.act_space.discrete
-  assert agent.wm.encoder.mlp_keys == ['a']
-  heights = [x['mean_train_log_height'] for x in read(config)
-             if 'mean_train_log_height' in x]
-  assert len(heights) == 3 and all(2 <= x <= 2.5 for x in heights)
-  assert 'log_height' not in np.load(next(pathlib.Path(
-      config.logdir).glob('train_episodes/*.npz')))
-
-
-def test_image_that_does_not_fit_its_space_is_told_before_training(config):
-  """It trained in silence."""
-  env = image_env()
-  env.reset = lambda **kwargs: (np.zeros((3, 80, 96), np.uint8), {})
-  with pytest.raises(ValueError, match=(
-      r"'image': declared uint8 \[80, 96, 3\] .*came uint8 \[3, 80, 96\]")):
-    api.train(env, config)
-
-
-def test_vector_of_bytes_is_a_vector(config):
-  env = Env(Box(0, 255, (12,), np.uint8), Discrete(2))
-  assert api.wrap(env, config).obs_space['vector'].shape == (12,)
 
 
 def test_action_that_is_not_finite_never_reaches_the_environment(config):

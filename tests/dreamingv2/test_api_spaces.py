@@ -1,0 +1,79 @@
+"""Trains through dreamingv2.api on all kinds of observations and actions."""
+
+import pathlib
+
+import gymnasium
+import numpy as np
+import pytest
+
+from dreamingv2 import api
+from tests.dreamingv2 import test_api
+
+Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
+
+
+@pytest.fixture
+def config(tmp_path):
+  return test_api.small(tmp_path / 'run')
+
+
+@pytest.mark.parametrize('obs, act', [
+    (Box(-np.inf, 1, (8, 8, 3), np.float32), Discrete(2)),
+    (gymnasium.spaces.Text(5), Discrete(2)),
+    (gymnasium.spaces.Tuple([Discrete(2), Discrete(3)]), Discrete(2)),
+    (Box(-1, 1, (3,)), Box(0, 99, (2,), np.int64)),
+    (Box(-1, 1, (3,)), gymnasium.spaces.MultiDiscrete([99, 99])),
+    (Box(-1, 1, (3,)), gymnasium.spaces.Dict(a=Discrete(2)))])
+def test_unsupported_space_is_refused(obs, act, config, tmp_path):
+  with pytest.raises(ValueError, match='not supported; supported are') as info:
+    api.train(test_api.Env(obs, act), config)
+  assert '\n' not in str(info.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_actions_without_bounds_are_refused_or_scaled(config, tmp_path):
+  make = lambda: test_api.Env(Box(-1, 1, (3,)), Box(-np.inf, np.inf, (2,)))
+  with pytest.raises(ValueError, match='action_bound to the largest'):
+    api.train(make(), config)
+  assert not (tmp_path / 'run').exists()
+  env = make()
+  api.train(env, config.update({'steps': 50, 'action_bound': 3}))
+  assert 2 < np.abs(env.actions[:45]).max() <= 3
+
+
+def test_joint_choices_train_and_log_values_reach_the_metrics(config):
+  env = test_api.Env(
+      gymnasium.spaces.Dict(
+          a=Box(-1, 1, (3,)), log_height=Box(2, 2.5, (), np.float64)),
+      gymnasium.spaces.MultiDiscrete([2, 3]))
+  agent = api.train(env, config)
+  test_api.check_run(agent, config)
+  assert agent.act_space.shape == (6,) and agent.act_space.discrete
+  assert agent.wm.encoder.mlp_keys == ['a']
+  heights = [x['mean_train_log_height'] for x in test_api.read(config)
+             if 'mean_train_log_height' in x]
+  assert len(heights) == 3 and all(2 <= x <= 2.5 for x in heights)
+  assert 'log_height' not in np.load(next(pathlib.Path(
+      config.logdir).glob('train_episodes/*.npz')))
+
+
+def test_image_that_does_not_fit_its_space_is_told_before_training(config):
+  """It trained in silence."""
+  env = test_api.image_env()
+  env.reset = lambda **kwargs: (np.zeros((3, 80, 96), np.uint8), {})
+  with pytest.raises(ValueError, match=(
+      r"'image': declared uint8 \[80, 96, 3\] .*came uint8 \[3, 80, 96\]")):
+    api.train(env, config)
+
+
+def test_check_reports_on_an_environment_as_it_would_be_trained(config):
+  report = api.check(lambda: gymnasium.make('CartPole-v1'), steps=40)
+  assert report.ok and 'action: 2 choices' in str(report)
+  make = lambda: test_api.Env(Box(-1, 1, (3,)), Box(-np.inf, np.inf, (2,)))
+  assert 'action_bound' in api.check(make(), config).faults[0]
+  assert api.check(make(), config.update({'action_bound': 3})).ok
+
+
+def test_vector_of_bytes_is_a_vector(config):
+  env = test_api.Env(Box(0, 255, (12,), np.uint8), Discrete(2))
+  assert api.wrap(env, config).obs_space['vector'].shape == (12,)
