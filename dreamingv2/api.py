@@ -52,7 +52,7 @@ def wrap(env, config: Config) -> envs.Wrapper:
   our interface whose episodes never end has envs.ENDLESS in its obs_space.
 
   Raises:
-    ValueError: A space that cannot be handled.
+    ValueError: It is no environment, or a space cannot be handled.
   """
   if hasattr(env, 'obs_space'):  # Has our interface already.
     if not isinstance(env.act_space['action'], gymnasium.spaces.Box):
@@ -60,6 +60,10 @@ def wrap(env, config: Config) -> envs.Wrapper:
           f"Action space {env.act_space['action']} is not ready for the "
           f'agent; pass common.envs.ready(env)')
     return env
+  if not hasattr(env, 'observation_space'):
+    raise ValueError(
+        f'env is {type(env).__name__}, which is no environment: it has no '
+        f'observation_space; give one, or a function that makes one')
   return own.adapt(env, config, config.seed)
 
 
@@ -206,13 +210,16 @@ def evaluate(
     seed: Seed of environment and agent; an exported policy has its own.
 
   Returns:
-    Dict of the mean, std, median, least and most return, the success rate (or
-    None), and 'return', 'length' and 'success' of each episode.
+    Dict, as `dreamingv2 evaluate --out` writes it: where it is from; the mean,
+    std, median, least and most return; the success rate (or None); 'return',
+    'length' and 'success' of each episode.
 
   Raises:
     ValueError: The folder holds no run, the environment cannot be made again,
       or has other spaces.
   """
+  if episodes < 1:
+    raise ValueError(f'episodes is {episodes}; it must be at least 1')
   folder = pathlib.Path(folder).expanduser()
   config = evaluations.load_config(folder)
   is_policy = evaluations.is_policy(folder)
@@ -230,4 +237,4 @@ def evaluate(
       agent = evaluations.load_policy(folder, *spaces)
     played = evaluations.play(
         agent, env, episodes, seed, config.endless_after)
-  return {'seed': seed, **evaluations.numbers(played)}
+  return evaluations.results(played, folder, snapshot, best, seed)

@@ -72,7 +72,9 @@ def main(argv=None):
   if args.video:
     write_video(played, args.video)
   if args.out:
-    write_json(played, args, snapshot, origin)
+    data = results(
+        played, args.logdir or args.policy, snapshot, args.best, args.seed)
+    files.write_text(args.out, json.dumps(data, indent=1) + '\n')
   if args.export:
     export_policy(agent, args, origin, played[0]['episode'])
 
@@ -374,10 +376,23 @@ def summary(played):
       'success_rate': float(np.mean(known)) if known else None}
 
 
-def numbers(played):
-  """Returns the statistics, and what each episode has of them."""
-  keys = 'return', 'length', 'success'
-  return {**summary(played), **{k: [x[k] for x in played] for k in keys}}
+def results(played, folder, snapshot, best=False, seed=0):
+  """Returns all numbers, and the checkpoint or policy they belong to.
+
+  Args:
+    played: What `play` returned.
+    folder: Folder of the run, or of its exported policy.
+    snapshot: Checkpoint, None for a policy.
+    best: Whether it is the checkpoint of the best evaluation.
+    seed: Seed of the episodes.
+  """
+  source = {
+      'logdir': str(folder), 'step': snapshot.step, 'best': best
+  } if snapshot else {'policy': str(folder), 'from': _heads(folder)[0]}
+  return {
+      **source, 'seed': seed, **summary(played),
+      **{key: [x[key] for x in played]
+         for key in ('return', 'length', 'success')}}
 
 
 def table(played):
@@ -430,15 +445,6 @@ def export_policy(agent, args, origin, episode):
   print(
       f'{args.export}: over {len(episode["reward"])} steps its actions '
       f"differ from the agent's by {difference:.2g} at most")
-
-
-def write_json(played, args, snapshot, origin):
-  """Writes all numbers, and the checkpoint or policy they belong to."""
-  source = {
-      'logdir': str(args.logdir), 'step': snapshot.step, 'best': args.best
-  } if snapshot else {'policy': str(args.policy), 'from': origin}
-  data = {**source, 'seed': args.seed, **numbers(played)}
-  files.write_text(args.out, json.dumps(data, indent=1) + '\n')
 
 
 def read_episodes(logdir, count, skip=0):

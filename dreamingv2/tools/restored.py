@@ -103,6 +103,7 @@ class Restored:
     self._policy, self._modes = policy, modes
     self._stand_in = StandIn(made)
     self._env = self._stand_in.wrap(config)
+    self._env.reset()  # Wrappers check ranges at the first reset.
     self.observation_space = gymnasium.spaces.Dict({
         k: self._stand_in.declared[k] for k in policy.keys})
     self.action_space = self._stand_in.action_space
@@ -167,6 +168,9 @@ class StandIn(gymnasium.Env):
   def __init__(self, made):
     observed = spaces.from_data(made['observations'])
     self.action_space = spaces.from_data(made['action'])
+    if hasattr(self.action_space, 'discrete'):  # Of stored episodes.
+      self.action_space = gymnasium.spaces.Discrete(
+          self.action_space.shape[0])
     self.action = None
     seen = identity.agent_spaces(made)[0]
     parts = dict(getattr(observed, 'spaces', {}))
@@ -187,6 +191,7 @@ class StandIn(gymnasium.Env):
     self.render_mode = 'rgb_array' if drawn else None
     self.declared = {**parts, **drawn}
     self.values.update({k: v.sample() for k, v in drawn.items()})
+    self._samples = dict(self.values)
 
   def wrap(self, config):
     """Returns it with the wrappers that convert observations and actions."""
@@ -195,13 +200,18 @@ class StandIn(gymnasium.Env):
     return envs.ready(env, bound=config.action_bound)
 
   def reset(self, *, seed=None, options=None):
-    if self._key:
-      return self.values[self._key], {}
-    return {k: self.values[k] for k in self.observation_space}, {}
+    return self._pick(self.values), {}
 
   def step(self, action):
     self.action = action
-    return self.reset()[0], 0.0, False, False, {}
+    # Nothing reads it. Wrappers check ranges after a step, but a sensor may
+    # leave its range a little.
+    return self._pick(self._samples), 0.0, False, False, {}
+
+  def _pick(self, values):
+    if self._key:
+      return values[self._key]
+    return {k: values[k] for k in self.observation_space}
 
   def render(self):
     return self.values['image']
@@ -237,4 +247,4 @@ def _check(key, space, value):
         f'came {words(array.shape, array.dtype)}')
   if array.dtype.kind == 'f' and not np.isfinite(array).all():
     raise ValueError(f'Observation {key!r} is not finite')
-  return array
+  return array.astype(space.dtype)

@@ -406,7 +406,7 @@ def test_run_knows_its_task_and_is_evaluated_in_it(wrapped, config, capsys):
   policy = f'{config.logdir}/policy'
   for flags in (['--logdir', config.logdir, '--export', policy],
                 ['--policy', policy]):
-    evaluate.main([*flags, '--episodes', '2'])
+    evaluate.main([*flags, '--episodes', '2', '--out', f'{policy}.json'])
     lines = capsys.readouterr().out.splitlines()
     lengths = [int(x.split()[4]) for x in lines if x.startswith('episode')]
     # A pole that falls earns one per step, and 20 is this run's limit.
@@ -415,7 +415,9 @@ def test_run_knows_its_task_and_is_evaluated_in_it(wrapped, config, capsys):
         f'episode 1: return {lengths[0]:.2f}, {lengths[0]} agent steps')
     numbers = api.evaluate(flags[1], episodes=2)
     assert numbers['length'] == numbers['return'] == lengths
-    assert numbers['mean'] == np.mean(lengths)
+    assert numbers == json.loads(pathlib.Path(f'{policy}.json').read_text())
+    with pytest.raises(ValueError, match='episodes is 0; it must be at least'):
+      api.evaluate(flags[1], episodes=0)
 
 
 def test_other_environment_cannot_take_over_a_logdir(config):
@@ -423,6 +425,11 @@ def test_other_environment_cannot_take_over_a_logdir(config):
   api.train(vector_env(), config)
   with pytest.raises(ValueError, match='task .*:Env there and .*:OldEnv here'):
     api.train(OldEnv(), config)
+
+
+def test_name_instead_of_an_environment_is_refused(config):
+  with pytest.raises(ValueError, match='env is str, which is no environment'):
+    api.train('CartPole-v1', config)
 
 
 def test_missing_logdir_is_refused(config):

@@ -1,11 +1,14 @@
 """Restores agents without their environments, and lets them act."""
 
+import types
+
 import gymnasium
 import numpy as np
 import pytest
 
 from dreamingv2 import api
 from dreamingv2.common import envs
+from dreamingv2.common import episodes
 from dreamingv2.common import identity
 from dreamingv2.common import suites
 from dreamingv2.tools import evaluate
@@ -94,6 +97,22 @@ def test_run_without_its_description_says_what_to_do(logdir, tmp_path):
     api.restore(tmp_path / 'absent')
 
 
+def test_agent_of_stored_episodes_acts_too(tmp_path):
+  """Nothing but the episodes tells its spaces; actions are one-hot there."""
+  rows = {
+      'action': np.eye(3, dtype='f')[[0, 1, 2]], 'pose': np.ones((3, 2), 'f')}
+  obs, act = episodes.spaces([{
+      **rows, 'reward': np.zeros(3, 'f'), 'is_first': np.zeros(3, bool),
+      'is_last': np.zeros(3, bool), 'is_terminal': np.zeros(3, bool)}])
+  made = identity.of(types.SimpleNamespace(obs_space=obs, act_space=act))
+  identity.write(tmp_path, {**made, 'source': 'suite'}, obs, act)
+  policy = Policy(['pose'], [0, 1, 0])
+  agent = restored.Restored(
+      policy, api.load('debug'), identity.read(tmp_path), ['eval'])
+  assert agent.act([0.5, 2])[0] == 1 and agent.action_space == Discrete(3)
+  np.testing.assert_allclose(policy.seen[0]['pose'], [[0.5, 2]])
+
+
 class Policy:
   """Keeps the observations it gets and repeats one action."""
 
@@ -143,14 +162,22 @@ def test_discrete_actions_and_drawn_images_are_those_of_the_environment(
   policy, agent = restore(env, ['image', 'vector'], [0, 0, 1], tmp_path, **{
       'encoder.mlp_keys': '.*'})
   image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-  action, _ = agent.act({'image': image, 'vector': [0.5, 0, 0, 1], 'x': 3})
-  assert action == 2
+  for _ in range(3):  # The vector is out of its range.
+    action, _ = agent.act({'image': image, 'vector': [0.5, 0, 0, 1.5], 'x': 3})
+    assert action == 2
   np.testing.assert_array_equal(policy.seen[0]['image'][0], image)
-  np.testing.assert_allclose(policy.seen[0]['vector'], [[0.5, 0, 0, 1]])
+  np.testing.assert_allclose(policy.seen[2]['vector'], [[0.5, 0, 0, 1.5]])
   with pytest.raises(ValueError, match='dict with image, vector; came ndarr'):
     agent.act(image)
   with pytest.raises(ValueError, match="'vector' is not finite"):
     agent.act({'image': image, 'vector': [np.nan, 0, 0, 1]})
+
+
+def test_several_choices_come_back_as_the_environment_takes_them(tmp_path):
+  env = test_api.Env(Box(-1, 1, (2,)), gymnasium.spaces.MultiDiscrete([2, 3]))
+  _, agent = restore(env, ['vector'], [0, 0, 0, 0, 1, 0], tmp_path)
+  action, _ = agent.act([0, 1])
+  assert agent.action_space.contains(action) and list(action) == [1, 1]
 
 
 def test_observations_of_a_dict_need_only_what_is_read(tmp_path):
