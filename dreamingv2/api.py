@@ -169,7 +169,8 @@ def check(env, config: Config | None = None, steps: int = 300):
 
 
 def restore(
-    folder, best: bool = False, seed: int = 0) -> restored.Restored:
+    folder, best: bool = False, step: int | None = None,
+    seed: int = 0) -> restored.Restored:
   """Returns the agent of a run, which acts on plain observations.
 
   Neither an environment nor the replay is started. `restore` compiles the
@@ -183,6 +184,8 @@ def restore(
     folder: Folder of the run, or an exported policy, which is a program: give
       only one that you trust.
     best: Take the checkpoint of the best evaluation, not the newest.
+    step: Take the checkpoint of so many environment steps; the newest `keep`
+      of a run exist.
     seed: Seed of the noise of the latent state.
 
   Returns:
@@ -192,7 +195,7 @@ def restore(
   Raises:
     ValueError: The folder holds no run, or one of another version.
   """
-  return restored.load(folder, best, seed)
+  return restored.load(folder, best, step, seed)
 
 
 def evaluate(

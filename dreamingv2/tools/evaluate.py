@@ -197,8 +197,10 @@ def _read_config(folder):
   return data.decode(errors='replace')
 
 
-def read_checkpoint(logdir, best=False):
+def read_checkpoint(logdir, best=False, step=None):
   """Returns the newest readable checkpoint of a run, or its best one.
+
+  With `step`, it is the one of so many environment steps.
 
   Raises:
     ValueError: There is none.
@@ -209,7 +211,13 @@ def read_checkpoint(logdir, best=False):
         f'{folder} has no {checkpoints.BEST}, which the first evaluation '
         f'writes; leave --best out')
   store = checkpoints.Checkpoint(folder, check=resume.check)
-  snapshot = store.load(best)
+  snapshot = store.load(best, until=step)
+  if step not in (None, snapshot and snapshot.step):
+    steps = sorted(
+        int(x.stem) for x in folder.glob('*.npz') if x.stem.isdigit())
+    raise ValueError(
+        f'{folder} has no checkpoint of step {step}; there are those of '
+        f'{", ".join(map(str, steps)) or "no step"}')
   if not snapshot:
     raise ValueError(f'{folder} has no checkpoint that can be read')
   return snapshot

@@ -23,12 +23,13 @@ from . import evaluate
 MODES = ('eval', 'train', 'explore')
 
 
-def load(folder, best=False, seed=0):
+def load(folder, best=False, step=None, seed=0):
   """Returns the policy of a run, or an exported policy, as a Restored.
 
   Args:
     folder: Folder of the run, or one that `evaluate --export` wrote.
     best: Take the checkpoint of the best evaluation, not the newest.
+    step: Take the checkpoint of so many environment steps.
     seed: Seed of the policy's noise; an exported policy has its own.
 
   Raises:
@@ -45,8 +46,9 @@ def load(folder, best=False, seed=0):
     evaluate.check_policy(folder)
     policy = evaluate.load_policy(folder, obs_space, act_space)
     return Restored(policy, config, made, MODES[:1])
-  policy = Seeded(evaluate.restore(
-      config, evaluate.read_checkpoint(folder, best), obs_space, act_space))
+  snapshot = evaluate.read_checkpoint(folder, best, step)
+  policy = Seeded(
+      evaluate.restore(config, snapshot, obs_space, act_space))
   restored = Restored(policy, config, made, MODES)
   restored.act(restored.observation_space.sample())  # Compiles the policy.
   policy.reset(seed)

@@ -62,8 +62,8 @@ def test_restored_agent_acts_as_its_exported_policy(
 def test_restored_agent_repeats_its_actions_by_checkpoint_seed_and_mode(
     logdir, images):
   first, again, seed, best = (
-      api.restore(logdir, best, seed)
-      for best, seed in ((False, 3), (False, 3), (False, 4), (True, 3)))
+      api.restore(logdir, **{'seed': 3, **changes})
+      for changes in ({}, {'step': 100}, {'seed': 4}, {'best': True}))
   assert first.task == first.config.task == 'toy_reach'
   actions = act(first, images)
   np.testing.assert_array_equal(actions, act(again, images))
@@ -87,6 +87,14 @@ def test_restored_agent_repeats_its_actions_by_checkpoint_seed_and_mode(
 def test_observation_that_does_not_fit_is_named(observation, words, agent):
   with pytest.raises(ValueError, match=words):
     agent.act(observation)
+
+
+def test_checkpoint_that_is_gone_is_named(logdir):
+  with pytest.raises(ValueError, match=(
+      'no checkpoint of step 70; there are those of 50, 100')):
+    api.restore(logdir, step=70)
+  with pytest.raises(ValueError, match='no checkpoint of step 7; there are'):
+    api.restore(logdir, step=7)
 
 
 def test_run_without_its_description_says_what_to_do(logdir, tmp_path):
