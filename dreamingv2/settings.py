@@ -26,6 +26,8 @@ CHOICES = {
     'distribute': ('mirrored', 'multiworker', 'none'),
     'precision': ('16', '32', 'auto', 'bf16', 'tf32'),
 }
+# Blocks that override methods, suites and sizes wherever they stand.
+RECIPES = ('robust',)
 # Keys whose allowed values are those that the blocks of configs.yaml set.
 NAMED_BY_BLOCKS = ('objective', 'rssm.latent')
 
@@ -169,22 +171,22 @@ def expand(task, names):
 
 
 def order(names):
-  """Sorts blocks so that sizes come last and override those of methods.
+  """Sorts blocks so that sizes override methods, and recipes override both.
 
   Args:
     names: Blocks of --configs.
 
   Returns:
-    The blocks that name a method or a suite, then the others; both keep
-    their given order.
+    The blocks that name a method or a suite, then sizes, then recipes; each
+    kind keeps its given order.
 
   Raises:
     ValueError: Unknown block.
   """
   for name in names:
     check_known('config block', name, blocks())
-  return sorted(
-      names, key=lambda name: not {'method', 'suite'} & blocks()[name].keys())
+  return sorted(names, key=lambda name: (
+      not {'method', 'suite'} & blocks()[name].keys(), name in RECIPES))
 
 
 def check_readers(config, keys):

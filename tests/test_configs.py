@@ -105,6 +105,14 @@ def test_sizes_change_only_sizes(size):
       r'|loss_scales\.(aux|decoder|nce)|.*\.(act|dist|norm|opt|wd)$', k)}
 
 
+def test_recipe_changes_no_method_suite_or_size():
+  """It weighs no loss, so that it holds for all tasks and systems."""
+  changed = set(apply('robust').diff(DEFAULTS))
+  assert not {k for k in changed if re.match(
+      r'(objective|contrastive|loss_scales|method|suite|task|dataset|replay)'
+      r'(\.|$)|.*\.(act|norm|opt|lr|units|layers)$', k)}
+
+
 def test_every_top_level_key_is_read():
   words = read_words()
   assert (ROOT / 'train.py').exists()

@@ -407,6 +407,36 @@ def test_small_fits_every_system(method, make_config, make_agent):
   make_agent(config)  # Computes the loss once.
 
 
+@pytest.mark.parametrize('method', [
+    x if x in ('blast_kl', 'dreamingv2', 'hybrid', 'tpc') else
+    pytest.param(x, marks=pytest.mark.slow) for x in sorted(LOSSES)])
+def test_recipe_trains_every_system(
+    method, make_config, make_agent, make_batch):
+  """The quick ones have different latents, objectives and divergences."""
+  discrete = method in ('dreamingv2', 'tpc')
+  config = make_config(
+      method, 'robust', vector=method != 'mssm_nce',
+      updates={'imag_starts': 8, 'contrastive.kl_free': 0.0, 'kl.free': 0.0})
+  if discrete:
+    config = config.update({'actor.dist': 'auto'})
+  agent = make_agent(config, discrete, ends=discrete)
+  before, state = copy(agent.wm.modules), None
+  for seed in range(2):
+    state, metrics = agent.train(
+        make_batch(config, seed, discrete=discrete), state)
+  metrics = scalars(metrics)
+  assert all(np.isfinite(v) for v in metrics.values())
+  losses = LOSSES[method] - {'image'} | {'actor', 'critic', 'reward'}
+  assert {f'{k}_loss' for k in losses} <= metrics.keys()
+  assert not [k for k in metrics if k.endswith('_skipped') and metrics[k]]
+  frozen = {k for k, v in copy(agent.wm.modules).items()
+            if np.array_equal(v, before[k]) and 'prototypes' not in k}
+  assert not frozen
+  saved = agent.save()
+  assert 'task_behavior/retnorm/range' in saved
+  agent.load(saved)
+
+
 @pytest.mark.slow  # XLA compiles for half a minute.
 @pytest.mark.parametrize('method', ['dreamerv2', 'dreamingv2'])
 def test_update_compiled_by_xla_gives_the_same_losses(

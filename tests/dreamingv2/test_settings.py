@@ -120,11 +120,14 @@ def test_blocks_are_listed_by_kind_with_a_line_each():
     else:
       kind = line.strip()
   assert kinds.keys() == settings.blocks().keys() - {'defaults'}
+  assert settings.RECIPES == tuple(
+      x for x, kind in kinds.items() if kind == 'Recipes')
   assert [x for x, kind in kinds.items() if kind.startswith('Methods')
           ] == settings.methods()
   for name, kind in kinds.items():
     assert (kind == 'Suites') == ('suite' in settings.blocks()[name])
-    assert kind in ('Sizes', 'Suites') or 'method' in settings.blocks()[name]
+    assert kind in ('Recipes', 'Sizes', 'Suites') or (
+        'method' in settings.blocks()[name])
 
 
 @pytest.mark.parametrize('argv', [
@@ -193,8 +196,9 @@ def test_size_wins_over_the_method_wherever_it_stands(method, size):
 
 
 def test_order_keeps_methods_suites_and_sizes_in_turn():
-  names = ['small', 'tpc', 'debug', 'ur5', 'defaults']
-  assert settings.order(names) == ['tpc', 'ur5', 'defaults', 'small', 'debug']
+  names = ['robust', 'small', 'tpc', 'debug', 'ur5', 'defaults']
+  assert settings.order(names) == [
+      'tpc', 'ur5', 'defaults', 'small', 'debug', 'robust']
   with pytest.raises(ValueError, match="config block 'ur6'; known: ur5"):
     settings.order(['ur6'])
 

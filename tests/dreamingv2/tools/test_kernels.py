@@ -27,15 +27,16 @@ IN_LOOPS = {
     ('TensorListPopBack', 'TensorListSetItem@host'): 'the index of the turn'}
 
 
-def trace(spec, precision):
+def trace(spec, precision, *blocks):
   """Returns the graphs of an agent of the smallest size by their names."""
-  config = benchmark.load(spec, ['debug'], precision).update({'jit': True})
+  config = benchmark.load(spec, [*blocks, 'debug'], precision)
+  config = config.update({'jit': True})
   return kernels.trace(*benchmark.make_agent(config))
 
 
-def check(spec, precision):
+def check(spec, precision, *blocks):
   """Checks all graphs of an agent; returns the number of operations."""
-  graphs = trace(spec, precision)
+  graphs = trace(spec, precision, *blocks)
   assert graphs.keys() == {
       'train', 'report', 'policy_eval', 'policy_explore', 'policy_train'}
   for graph in graphs.values():
@@ -52,6 +53,12 @@ def check(spec, precision):
 @pytest.mark.parametrize('method', QUICK)
 def test_gpu_has_every_kernel_in_float16(method):
   assert check(method, '16') > 5000
+
+
+@pytest.mark.parametrize('method', [
+    'dreamerv2', pytest.param('dreamingv2', marks=pytest.mark.slow)])
+def test_gpu_has_every_kernel_of_the_recipe(method):
+  assert check(f'{method}+imag_starts=10', '16', 'robust') > 4500
 
 
 @pytest.mark.slow
