@@ -164,7 +164,7 @@ def _wrap(env, config):
     env = suites.make('module', lambda: env, size=config.render_size)
   if not isinstance(env, envs.CheckAction):
     env = envs.ready(env, config.time_limit, config.action_bound)
-  return wrappers.CheckSpaces(env, always=True)
+  return own.leave_out(wrappers.CheckSpaces(env, always=True), config)
 
 
 def _describe(env, report):

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pathlib
 import sys
 import traceback
 
@@ -45,6 +46,18 @@ def call(factory, name, offered, args):
     return factory(**taken, **args), taken
   except Exception as error:
     raise ValueError(f'{name} raised {describe(error)}') from error
+
+
+def folder(package, advice):
+  """Returns the folder of an installed package, without importing it.
+
+  Raises:
+    ImportError: It is not installed; says the advice.
+  """
+  spec = importlib.util.find_spec(package)
+  if spec is None:
+    raise ImportError(advice)
+  return pathlib.Path(spec.submodule_search_locations[0])
 
 
 def find(name):

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import envs
 from . import spaces
+from . import wrappers
 
 # Patterns of observations as configs.yaml sets them.
 USUAL = 'image.*', '$^'
@@ -57,10 +58,12 @@ def unread(config, obs_space):
 
 
 def leave_out(env, config):
-  """Drops the observations that nothing reads, where `convert` made `env`."""
-  drop = getattr(env, 'leave_out', None)
+  """Returns an environment without the observations that nothing reads."""
+  reasons = unread(config, env.obs_space)
+  drop = getattr(env, 'leave_out', None)  # Where `convert` made it.
   if drop:
-    drop(unread(config, env.obs_space))
+    drop(reasons)
+  return wrappers.LeaveOut(env, reasons) if reasons and not drop else env
 
 
 def convert(env, size, action_repeat=1, seed=None, always=False):
@@ -93,8 +96,8 @@ def adapt(env, config, seed=None, always=False):
   """Returns an environment that is ready for the driver; see `convert`."""
   env = convert(
       env, config.render_size, config.action_repeat, seed, always)
-  leave_out(env, config)
-  return envs.ready(env, config.time_limit, config.action_bound)
+  env = envs.ready(env, config.time_limit, config.action_bound)
+  return leave_out(env, config)
 
 
 def try_out(env: envs.Async, seed: int):

@@ -21,6 +21,7 @@ HELP = 'correct one of them; dreamingv2.api.check(env) lists all faults'
 KINDS = (
     'Box', 'Dict', 'Discrete', 'MultiBinary', 'MultiDiscrete', 'Text',
     'Tuple')
+NUMBERS = ('Box', 'Discrete', 'MultiBinary', 'MultiDiscrete')
 
 
 class BadReturn(ValueError):
@@ -310,7 +311,7 @@ def observation(key, space) -> Codec:
     NotSupported: The space cannot be used.
   """
   name = kind(space)
-  if key.startswith('log_') and name == 'Box':
+  if key.startswith('log_') and name in NUMBERS:
     return Codec(key, space, Box(-np.inf, np.inf, space.shape, np.float32),
                  lambda x: x.astype(np.float32))
   if is_image(space):
@@ -320,7 +321,7 @@ def observation(key, space) -> Codec:
     eye = np.eye(int(space.n), dtype=np.float32)
     return Codec(key, space, Box(0, 1, (len(eye),), np.float32), (
         lambda x: eye[int(x) - start]))
-  if name in ('Box', 'MultiBinary', 'MultiDiscrete') and len(space.shape) < 3:
+  if name in NUMBERS and len(space.shape) < 3:
     shape = space.shape
     low = np.broadcast_to(getattr(space, 'low', -np.inf), shape).ravel()
     high = np.broadcast_to(getattr(space, 'high', np.inf), shape).ravel()

@@ -64,6 +64,36 @@ class CheckSpaces(Wrapper):
     return obs
 
 
+class LeaveOut(Wrapper):
+  """Leaves out observations.
+
+  Args:
+    env: Environment.
+    reasons: {key: why the agent does not get it}.
+  """
+
+  def __init__(self, env, reasons):
+    super().__init__(env)
+    self._reasons = dict(reasons)
+
+  @property
+  def identity(self):
+    return {**identity.of(self.env), 'left_out': dict(self._reasons)}
+
+  @property
+  def obs_space(self):
+    return self._without(self.env.obs_space)
+
+  def step(self, action):
+    return self._without(self.env.step(action))
+
+  def reset(self):
+    return self._without(self.env.reset())
+
+  def _without(self, values):
+    return {k: v for k, v in values.items() if k not in self._reasons}
+
+
 class CheckAction(Wrapper):
   """Refuses malformed actions, which may crash the simulator.
 

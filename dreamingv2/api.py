@@ -59,7 +59,7 @@ def wrap(env, config: Config) -> envs.Wrapper:
       raise ValueError(
           f"Action space {env.act_space['action']} is not ready for the "
           f'agent; pass common.envs.ready(env)')
-    return env
+    return env if isinstance(env, envs.Async) else own.leave_out(env, config)
   if not hasattr(env, 'observation_space'):
     raise ValueError(
         f'env is {type(env).__name__}, which is no environment: it has no '

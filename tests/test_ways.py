@@ -9,6 +9,7 @@ import pytest
 from dreamingv2 import settings
 from dreamingv2 import train
 from dreamingv2.common import config as configs
+from dreamingv2.common import envs
 from dreamingv2.common import replay as replays
 from dreamingv2.common import suites
 from dreamingv2.tools import evaluate
@@ -167,7 +168,11 @@ def test_own_function_trains_from_the_command_line(own, tmp_path):
   config = evaluate.load_config(tmp_path / 'run')
   env = evaluate.start_env(config, tmp_path / 'run')
   try:
-    assert env.obs_space['vector'].shape == (7,)
+    # Nothing reads its vectors.
+    assert env.identity['left_out'] == {
+        'vector': "encoder.mlp_keys '$^' does not match it"}
+    assert env.reset()().keys() == env.obs_space.keys()
+    assert env.obs_space.keys() == {'image', *envs.FLAGS}
     assert env.reset()()['image'].shape == (64, 64, 3)
   finally:
     env.close()

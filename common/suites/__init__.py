@@ -279,12 +279,12 @@ def make(
   env = _module(suite).make(
       task, seed=seed, size=tuple(size), action_repeat=action_repeat,
       **options)
-  if reader:
-    own.leave_out(env, reader)
   if not isinstance(env, envs.CheckAction):
     env = envs.ready(env, time_limit, action_bound)
   elif time_limit:  # The user's function made it ready.
     env = envs.TimeLimit(env, time_limit)
+  if reader:
+    env = own.leave_out(env, reader)
   return truths.Telling(env) if truth else env
 
 

@@ -4,13 +4,12 @@ Needs pip install 'dreamingv2[atari]'; the games are part of ale-py.
 """
 
 import functools
-import importlib.util
-import pathlib
 
 import gymnasium
 import numpy as np
 
 from .. import envs
+from .. import loading
 from ..config import check_known
 
 OPTIONS = {
@@ -137,9 +136,6 @@ def _canonical(task):
 
 
 def _root():
-  spec = importlib.util.find_spec('ale_py')
-  if spec is None:
-    raise ImportError(
-        "ALE is not installed; run pip install 'dreamingv2[atari]', or pip "
-        'install ale-py==0.12.1')
-  return pathlib.Path(spec.origin).parent
+  return loading.folder('ale_py', (
+      "ALE is not installed; run pip install 'dreamingv2[atari]', or pip "
+      'install ale-py==0.12.1'))

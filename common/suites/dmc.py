@@ -3,13 +3,12 @@
 
 import ast
 import functools
-import importlib.util
-import pathlib
 
 import gymnasium
 import numpy as np
 
 from .. import envs
+from .. import loading
 from .. import renderers
 from ..config import check_known
 from ..renderers import distractors
@@ -241,9 +240,6 @@ def _decorated(path, name):
 
 
 def _root():
-  spec = importlib.util.find_spec('dm_control')
-  if spec is None:
-    raise ImportError(
-        'dm_control is not installed; run install.sh, or pip install '
-        'dm_control==1.0.41')
-  return pathlib.Path(spec.submodule_search_locations[0])
+  return loading.folder('dm_control', (
+      'dm_control is not installed; run install.sh, or pip install '
+      'dm_control==1.0.41'))

@@ -308,12 +308,9 @@ def _adapt():
 
 
 def _root():
-  spec = importlib.util.find_spec('robosuite')
-  if spec is None:
-    raise ImportError(
-        'robosuite is not installed; run install.sh, or pip install '
-        'robosuite==1.5.2')
-  return pathlib.Path(spec.origin).parent
+  return loading.folder('robosuite', (
+      'robosuite is not installed; run install.sh, or pip install '
+      'robosuite==1.5.2'))
 
 
 def _names(robots):

@@ -131,4 +131,5 @@ def test_our_interface_is_checked_as_well(changes, words):
 
   report = check(Ours(length=9))
   assert report.ok == (not words)
+  assert 'observation vector is left out: encoder.mlp_keys' in str(report)
   assert not words or re.search(words, report.faults[0])

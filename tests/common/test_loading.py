@@ -103,3 +103,14 @@ def test_what_a_module_does_not_define_is_refused(
 def test_module_of_python_is_refused(name):
   with pytest.raises(ValueError, match=f"'{name}' belongs to Python"):
     loading.resolve(name, 'system')
+
+
+def test_folder_of_a_package_is_found_without_importing_it(
+    tmp_path, monkeypatch):
+  (tmp_path / 'own_package').mkdir()
+  (tmp_path / 'own_package/__init__.py').write_text('raise ValueError')
+  monkeypatch.syspath_prepend(tmp_path)
+  found = loading.folder('own_package', '')
+  assert found == tmp_path / 'own_package'
+  with pytest.raises(ImportError, match='run pip install own'):
+    loading.folder('own_absent', 'run pip install own')

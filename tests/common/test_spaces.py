@@ -134,6 +134,8 @@ def test_rounding_and_wider_types_are_no_fault():
   assert codec(np.full(3, 7.)).tolist() == [7] * 3  # Only in later steps.
   nothing = spaces.observation('log_x', Box(0, 1, ()))(np.nan, True)
   assert np.isnan(nothing)
+  number = spaces.observation('log_x', gymnasium.spaces.Discrete(5))
+  assert number(3, True) == 3 and number.space.shape == ()
 
 
 @pytest.mark.parametrize('space, count', [
