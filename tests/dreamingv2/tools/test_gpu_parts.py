@@ -37,6 +37,20 @@ def test_compare_sees_a_loss_and_a_direction_that_differ():
       'losses': {'a_loss': 0.5}, 'gradients': {'model': 0.0}}
 
 
+@pytest.mark.slow  # Float16 takes ten minutes on a CPU.
+@pytest.mark.parametrize('precision, cosine', [('16', 0.97), ('bf16', 0.88)])
+def test_half_precision_at_full_size_stays_within_its_tolerance(
+    precision, cosine):
+  load = lambda x: benchmark.load('dreamingv2', [], x).update({'jit': False})
+  base = gpu_parts.update(load('32'))
+  found = gpu_parts.compare(
+      base, gpu_parts.update(load(precision), base['weights']))
+  # Behavior's losses differ more: samples of imagined states flip.
+  for part in ('model', 'nce', 'aux', 'kl', 'overshooting', 'reward'):
+    assert found['losses'][f'{part}_loss'] < 0.01, found
+  assert min(found['gradients'].values()) > cosine, found
+
+
 def test_repeat_stops_after_so_many_updates_or_seconds():
   config = load('16')
   done = gpu_parts.repeat(config, 2, 1e9)
