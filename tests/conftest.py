@@ -2,11 +2,13 @@
 
 import os
 import pathlib
+import signal
 import sys
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-# Half the cores belong to the environments' processes.
-os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '2')
+# Tests run side by side and start environments; more threads only get in the
+# way of each other.
+os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 
@@ -26,6 +28,10 @@ FAST = {
     'dreamingv2/tools/test_engines.py', 'dreamingv2/tools/test_results.py',
     'dreamingv2/tools/test_scores.py', 'dreamingv2/tools/test_tables.py',
     'test_configs.py', 'test_docs.py', 'test_house.py'}
+# A job in the background of a script ignores Ctrl-C, as would all programs
+# that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 HEAVY = ('keras', 'tensorflow', 'tensorflow_probability', 'tf_keras')
 
 

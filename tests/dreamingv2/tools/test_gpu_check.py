@@ -93,7 +93,7 @@ def test_everything_is_checked_in_order_and_failures_do_not_stop_it(
   assert capsys.readouterr().out == (tmp_path / 'new' / 'x.md').read_text()
   assert [*results['precisions']] == ['32', '16', 'bf16']
   assert results['blocks'] == ['debug'] and not results['gpu']
-  assert [*results['times']] == SYSTEMS[:4]
+  assert [*results['times']] == SYSTEMS[:2] + SYSTEMS[-2:]
   assert [*results['failed'].values()] == ['boom']
   assert [*results['environments']] == ['1', '4', '8']
   updates = [(a, e) for name, a, e in asked if name == 'update']
