@@ -25,11 +25,11 @@ from .common import conformance
 from .common import envs
 from .common import guards
 from .common import identity
-from .common import loading
 from .common import logdir as logdirs
 from .common import own
 from .common import suites
 from .common.config import Config
+from .common.suites import module
 from .tools import evaluate as evaluations
 from .tools import restored
 
@@ -164,7 +164,10 @@ def check(env, config: Config | None = None, steps: int = 300):
   """
   config = config or defaults
   if _makes(env):
-    env, _ = loading.call(env, 'The constructor', {'seed': config.seed}, {})
+    env, repeat = module.build(
+        env, 'The constructor', config.seed, tuple(config.render_size),
+        config.action_repeat, {})
+    config = config.update({'action_repeat': repeat})
   return conformance.check(env, config, steps)
 
 

@@ -11,6 +11,10 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
+# A job in the background of a script ignores Ctrl-C, and so would the programs
+# that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 # Test files that load neither TensorFlow nor a simulator and are quick:
@@ -28,10 +32,6 @@ FAST = {
     'dreamingv2/tools/test_engines.py', 'dreamingv2/tools/test_results.py',
     'dreamingv2/tools/test_scores.py', 'dreamingv2/tools/test_tables.py',
     'test_configs.py', 'test_docs.py', 'test_house.py'}
-# A job in the background of a script ignores Ctrl-C, as would all programs
-# that the tests start and interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-  signal.signal(signal.SIGINT, signal.default_int_handler)
 HEAVY = ('keras', 'tensorflow', 'tensorflow_probability', 'tf_keras')
 
 

@@ -79,6 +79,7 @@ def test_stopped_checks_leave_no_process_behind(number, folder):
 
 
 def test_failed_gate_fails_the_checks(folder):
-  code = 'kill $(cat child) $(cat gate)'
+  # The gate first: it ends well as soon as its child is gone.
+  code = 'kill $(cat gate) $(cat child)'
   assert start(folder, code).wait(timeout=60) not in (0, None)
   assert wait_until(lambda: not left(folder))

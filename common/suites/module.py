@@ -43,11 +43,8 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
     name = f'The constructor {identity.class_name(task)}'
   else:
     factory = loading.resolve(*_split(task))
-  offered = {
-      'seed': seed, 'random': seed, 'size': size,
-      'action_repeat': action_repeat}
-  env, taken = loading.call(factory, name, offered, options['env_args'])
-  repeat = 1 if 'action_repeat' in taken else action_repeat
+  env, repeat = build(
+      factory, name, seed, size, action_repeat, options['env_args'])
   if hasattr(env, 'obs_space') and hasattr(env, 'act_space'):
     return envs.ActionRepeat(env, repeat) if repeat > 1 else env
   if hasattr(env, 'observation_space'):
@@ -59,6 +56,31 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
       f'{name} returned {type(env).__name__}, which is no environment; '
       f'known are those of Gymnasium, gym and dm_control, and the interface '
       f'of dreamingv2.common.envs')
+
+
+def build(factory, name, seed, size, action_repeat, args):
+  """Calls the user's function; see the module's docstring.
+
+  Args:
+    factory: Function or class.
+    name: What messages call it.
+    seed: Seed of the environment.
+    size: Height and width of images.
+    action_repeat: Steps for which an action is repeated.
+    args: Further arguments.
+
+  Returns:
+    What it returned, and how often actions are still to be repeated: once if
+    the function took `action_repeat`.
+
+  Raises:
+    ValueError: It cannot be called with these arguments, or it raised.
+  """
+  offered = {
+      'seed': seed, 'random': seed, 'size': size,
+      'action_repeat': action_repeat}
+  env, taken = loading.call(factory, name, offered, args)
+  return env, 1 if 'action_repeat' in taken else action_repeat
 
 
 def _split(task):

@@ -451,8 +451,8 @@ def test_update_compiled_by_xla_gives_the_same_losses(
       make_config(method, updates={'jit': True, 'xla': xla}, vector=False)
       for xla in (False, True)]
   agents = [make_agent(config) for config in configs]
-  # XLA draws other numbers from the same seed. TensorFlow Probability takes
-  # them from tf.compat.v2.
+  # With XLA the same seed gives other numbers. TensorFlow Probability draws
+  # them through tf.compat.v2.
   for module in (tf.random, tf.compat.v2.random):
     monkeypatch.setattr(module, 'stateless_uniform', middle)
     monkeypatch.setattr(module, 'stateless_normal', middle)

@@ -69,6 +69,14 @@ def test_image_that_does_not_fit_its_space_is_told_before_training(config):
 def test_check_reports_on_an_environment_as_it_would_be_trained(config):
   report = api.check(lambda: gymnasium.make('CartPole-v1'), steps=40)
   assert report.ok and 'action: 2 choices' in str(report)
+  taken = []
+
+  def sized(size, action_repeat):
+    taken.append((size, action_repeat))
+    return gymnasium.make('CartPole-v1')
+
+  assert api.check(sized, config.update({'action_repeat': 2}), 40).ok
+  assert taken == [(tuple(config.render_size), 2)]  # As api.train offers.
   make = lambda: test_api.Env(Box(-1, 1, (3,)), Box(-np.inf, np.inf, (2,)))
   assert 'action_bound' in api.check(make(), config).faults[0]
   assert api.check(make(), config.update({'action_bound': 3})).ok

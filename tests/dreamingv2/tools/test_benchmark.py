@@ -37,15 +37,18 @@ def test_table_lists_the_parts_of_every_system():
   assert '| actor | 3e+03 (1.5) |' in text
 
 
+@pytest.mark.parametrize('methods', [
+    ['mssm_nce+jit=True'], pytest.param(
+        ['dreamerv2+jit=True', 'mssm_nce'], marks=pytest.mark.slow)])
 def test_benchmark_measures_what_it_is_asked_for(
-    tmp_path, monkeypatch, capfd):
+    methods, tmp_path, monkeypatch, capfd):
   monkeypatch.delenv('TF_CPP_MIN_LOG_LEVEL')
   benchmark.main([
-      '--configs', 'debug', '--methods', 'mssm_nce+jit=True',
+      '--configs', 'debug', '--methods', *methods,
       '--rounds', '2', '--task', 'toy_reach', '--out', str(tmp_path / 'x')])
   results = json.loads((tmp_path / 'x').read_text())
   assert results['environment'] > 0 and min(results['peaks'].values()) > 1e9
-  assert list(results['systems']) == ['mssm_nce+jit=True']
+  assert list(results['systems']) == methods
   for system in results['systems'].values():
     assert len(system['updates']) == 2
     assert 0 < min(min(x) for x in system['updates']) < system['first']

