@@ -123,6 +123,7 @@ class GymWrapper(Wrapper):
       raise ValueError(f'No observation of {space} is supported')
     self._read = spaces.Reader(self._codecs, always)
     self._act_space, self._decode = spaces.action(act_key, env.action_space)
+    self._info = None
 
   @property
   def identity(self):
@@ -148,6 +149,7 @@ class GymWrapper(Wrapper):
   def step(self, action):
     obs, reward, *ends, info = spaces.step_values(
         self.env.step(self._decode(action[self._act_key])))
+    self._info = info
     terminated, truncated = bool(ends[0]), bool(ends[-1])
     if len(ends) == 1:
       limit = info.get('TimeLimit.truncated', False)
@@ -156,9 +158,23 @@ class GymWrapper(Wrapper):
         reward, False, terminated or truncated, terminated))
 
   def reset(self):
-    result = self._seeded_reset()
+    result, self._info = self._seeded_reset(), None
     obs = result[0] if isinstance(result, tuple) else result
     return self._obs(obs, 'reset', flags(is_first=True))
+
+  def success(self):
+    """Returns whether the step's info tells success; None if it does not.
+
+    Gymnasium-Robotics calls it is_success, Meta-World success.
+    """
+    if callable(getattr(self.env, 'success', None)):
+      return self.env.success()
+    if isinstance(self._info, dict):
+      for key in ('is_success', 'success'):
+        value = np.asarray(self._info.get(key))
+        if value.size and value.dtype.kind in 'biuf':
+          return bool(value.all())
+    return None
 
   def _seeded_reset(self):
     seed, self._seed = self._seed, None

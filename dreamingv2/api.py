@@ -79,7 +79,10 @@ def _host(env, config, seeds, stack):
   """
   if not _makes(env):
     env = wrap(env, config.update({'seed': seeds[0]}))
-    return [env if isinstance(env, envs.Async) else own.keep(env, config)]
+    if not isinstance(env, envs.Async):
+      env = own.keep(env, config)
+      own.try_out(env, seeds[0])
+    return [env]
   made = suites.start(config, seeds, env)
   for one in made:
     stack.callback(one.close)
@@ -203,7 +206,7 @@ def restore(
 
 def evaluate(
     folder, env=None, episodes: int = 10, best: bool = False,
-    seed: int = 0) -> dict:
+    seed: int = 0, step: int | None = None) -> dict:
   """Plays episodes with the mode of a policy, as `dreamingv2 evaluate` does.
 
   Args:
@@ -214,6 +217,8 @@ def evaluate(
     episodes: Number of episodes.
     best: Take the checkpoint of the best evaluation, not the newest.
     seed: Seed of environment and agent; an exported policy has its own.
+    step: Take the checkpoint of so many environment steps; the newest `keep`
+      of a run exist.
 
   Returns:
     Dict, as `dreamingv2 evaluate --out` writes it: where it is from; the mean,
@@ -229,7 +234,12 @@ def evaluate(
   folder = pathlib.Path(folder).expanduser()
   config = evaluations.load_config(folder)
   is_policy = evaluations.is_policy(folder)
-  snapshot = None if is_policy else evaluations.read_checkpoint(folder, best)
+  if is_policy and (best or step is not None):
+    raise ValueError(
+        f'best and step choose a checkpoint of a run; {folder} is an exported '
+        f'policy')
+  snapshot = None if is_policy else evaluations.read_checkpoint(
+      folder, best, step)
   with contextlib.ExitStack() as stack:
     if env is None:
       env = stack.enter_context(

@@ -48,32 +48,29 @@ def main(argv=None):
   args = make_parser().parse_args(argv)
   with guards.user_errors():
     check(args)
-    config = load_config(args.logdir or args.policy)
-    snapshot = args.logdir and read_checkpoint(args.logdir, args.best)
-    env = start_env(config, args.logdir or args.policy)
+    folder = args.logdir or args.policy
+    config = load_config(folder)
+    snapshot = args.logdir and read_checkpoint(folder, args.best, args.step)
+    env = start_env(config, folder)
   try:
     with guards.user_errors():
       if args.video and 'image' not in env.obs_space:
         raise ValueError(
             f'--video needs an observation called image; this run has '
             f'{", ".join(sorted(set(env.obs_space) - set(envs.FLAGS)))}')
-      spaces = check_spaces(args.logdir or args.policy, env)
-      if snapshot:
-        agent = restore(config, snapshot, *spaces, args.seed)
-      else:
-        agent = load_policy(args.policy, *spaces)
-    played = play(
-        agent, env, args.episodes, args.seed, config.endless_after)
+      spaces = check_spaces(folder, env)
+      agent = restore(config, snapshot, *spaces, args.seed) if (
+          snapshot) else load_policy(folder, *spaces)
+    played = play(agent, env, args.episodes, args.seed, config.endless_after)
   finally:
     env.close()
-  origin = describe(snapshot) if snapshot else _heads(args.policy)[0]
+  origin = describe(snapshot) if snapshot else _heads(folder)[0]
   print(f'{origin}.')
   print(table(played))
   if args.video:
     write_video(played, args.video)
   if args.out:
-    data = results(
-        played, args.logdir or args.policy, snapshot, args.best, args.seed)
+    data = results(played, folder, snapshot, args.best, args.seed)
     files.write_text(args.out, json.dumps(data, indent=1) + '\n')
   if args.export:
     export_policy(agent, args, origin, played[0]['episode'])
@@ -90,9 +87,14 @@ def make_parser():
       '--policy', type=pathlib.Path, metavar='FOLDER',
       help='folder written by --export; it is a program, so only one that you '
       'trust')
-  parser.add_argument(
+  which = parser.add_mutually_exclusive_group()
+  which.add_argument(
       '--best', action='store_true',
       help='use the checkpoint of the best evaluation, not the newest')
+  which.add_argument(
+      '--step', type=int, metavar='N',
+      help='use the checkpoint of so many environment steps; the newest few '
+      'of a run exist')
   parser.add_argument(
       '--episodes', type=int, default=10, metavar='N',
       help='episodes to play, with the mode of the policy')
@@ -119,10 +121,10 @@ def check(args):
     raise ValueError(f'--video is {args.video}; its ending must be .gif')
   if args.export and args.export.exists():
     raise ValueError(f'--export {args.export} exists; name a new folder')
-  if args.policy and (args.best or args.export):
-    raise ValueError('--best and --export need the checkpoints of a run; '
-                     'give --logdir instead of --policy')
   if args.policy:
+    if args.best or args.step is not None or args.export:
+      raise ValueError('--best, --step and --export need the checkpoints of a '
+                       'run; give --logdir instead of --policy')
     check_policy(args.policy)
   for path in (args.video, args.out):
     if path:
@@ -203,8 +205,10 @@ def read_checkpoint(logdir, best=False, step=None):
   With `step`, it is the one of so many environment steps.
 
   Raises:
-    ValueError: There is none.
+    ValueError: There is none, or both are asked for.
   """
+  if best and step is not None:
+    raise ValueError(f'best and step {step} name two checkpoints; give one')
   folder = logdir / 'checkpoints'
   if best and not (folder / checkpoints.BEST).exists():
     raise ValueError(
@@ -476,24 +480,6 @@ def read_episodes(logdir, count, skip=0):
   raise ValueError(
       f'{logdir}/train_episodes has {len(episodes)} episodes that can be '
       f'read; {count} are needed')
-
-
-def spaces(episode):
-  """Returns the spaces of observations and actions of a stored episode.
-
-  Actions are discrete if every row after the first is one-hot.
-  """
-  import gymnasium
-  box = gymnasium.spaces.Box
-  ends = {'uint8': (0, 255), 'bool': (0, 1)}
-  obs = {
-      k: box(*ends.get(v.dtype.name, (-np.inf, np.inf)), v.shape[1:], v.dtype)
-      for k, v in episode.items() if k in envs.FLAGS or k != 'action'}
-  action = box(-1, 1, episode['action'].shape[1:], np.float32)
-  rows = episode['action'][1:]
-  if np.isin(rows, (0, 1)).all() and (rows.sum(-1) == 1).all():
-    action.discrete = True
-  return obs, {'action': action}
 
 
 if __name__ == '__main__':

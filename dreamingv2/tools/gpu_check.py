@@ -206,7 +206,8 @@ def report(results):
   lines += [f'- DreamingV2 with {blocks}; times in wall seconds']
   for name, write in parts.items():
     if results[name]:
-      lines += ['', f'## {name.capitalize()}', '', *write(results[name])]
+      title = name.capitalize().replace('flow', 'Flow')
+      lines += ['', f'## {title}', '', *write(results[name])]
   lines += ['', '## Not checked', '']
   lines += [f'- {x}' for x in (() if results['gpu'] else NO_GPU)]
   lines += [f'- {k}: {v}' for k, v in results['failed'].items()]

@@ -9,11 +9,10 @@ import time
 import numpy as np
 from scipy import stats
 
-from ..common import envs
+from ..common import episodes as episodelib
 from ..common import machine
 from ..common import plot as plots
 from ..common import replay as replays
-from . import evaluate
 from . import recordings
 from . import text
 
@@ -92,9 +91,7 @@ def train(config, episodes, updates):
     from ..common import tfutils
   tfutils.setup(config.precision, config.deterministic, config.seed)
   episodes = [recordings.observations(x) for x in episodes]
-  obs, act = evaluate.spaces(episodes[0])
-  if not any(x['is_terminal'].any() for x in episodes):
-    obs.update(envs.ENDLESS)
+  obs, act = episodelib.spaces(episodes)
   wm = agents.WorldModel(config, obs)
   wm.build(tfutils.zeros({**obs, **act}, 1, config.dataset.length))
   step = lambda data: wm.train(data)[-1]

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from .. import probe as probes
 from ..common import envs
+from ..common import episodes as episodelib
 from ..common import logger as loggers
 from ..common import plot as plots
 from ..common import tfutils
@@ -103,9 +104,10 @@ def load(logdir, episode, best=False):
       raise ValueError(
           f'{logdir} has {key} of shape {value.shape[1:]}, the episode to '
           f'draw has {shape}: the runs are of different tasks')
-  obs_space, act_space = evaluate.spaces(own)
-  if not any(x.startswith('wm/heads/discount/') for x in snapshot.arrays):
-    obs_space.update(envs.ENDLESS)  # Only the model shows if episodes end.
+  obs_space, act_space = episodelib.spaces([own])
+  ends = any(x.startswith('wm/heads/discount/') for x in snapshot.arrays)
+  # Only the model shows if episodes end.
+  obs_space.update(envs.FLAGS if ends else envs.ENDLESS)
   return evaluate.load_agent(config, snapshot, obs_space, act_space)
 
 

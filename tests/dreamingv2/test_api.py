@@ -213,7 +213,7 @@ def test_image_environment_trains_within_its_bounds(config):
   env = image_env()
   agent = api.train(env, config)
   check_run(agent, config)
-  actions = np.stack(env.actions)
+  actions = np.stack(env.actions[1:])  # The first was the trial step.
   assert len(actions) == 90
   # Random prefill fills the bounds -2..5, not just -1..1.
   assert actions[:45].min() < -1.3 and actions[:45].max() > 3.5
@@ -256,7 +256,7 @@ def test_discrete_environment_trains_from_its_rendered_frame(config):
   assert agent.act_space.discrete
   assert agent.obs_space['image'].shape == (64, 64, 3)
   returns = [x['eval_return'] for x in read(config) if 'eval_return' in x]
-  assert len(returns) == 4 and len(eval_env.actions) == 4 * 15
+  assert len(returns) == 4 and len(eval_env.actions) == 1 + 4 * 15
   videos = pathlib.Path(config.logdir) / 'videos'
   assert list(videos.glob('eval_policy_image_*.gif'))
 
@@ -281,7 +281,7 @@ def test_old_gym_environment_trains(config):
   config = config.update(VECTOR)
   check_run(api.train(env, config), config)
   assert None not in env.seeds and len({*env.seeds}) == len(env.seeds) > 1
-  assert len(env.actions) == 90
+  assert len(env.actions) == 1 + 90
 
 
 @pytest.fixture
@@ -350,7 +350,7 @@ def test_action_repeat_repeats_in_the_users_environment(config):
   env = vector_env(length=45)
   config = config.update({**VECTOR, 'action_repeat': 3, 'steps': 180})
   api.train(env, config)
-  actions = np.stack(env.actions)
+  actions = np.stack(env.actions[3:])  # The first 3 were the trial step.
   assert len(actions) == 180
   assert all(len(np.unique(actions[i:i + 3])) == 1 for i in range(0, 45, 3))
   assert max(line['step'] for line in read(config)) == 180
@@ -370,12 +370,13 @@ def test_second_call_resumes(config):
   first = api.train(vector_env(), config)
   env = vector_env()
   again = api.train(env, config)
-  assert not env.actions
+  assert len(env.actions) == 1  # The trial step.
+  env.actions.clear()
   arrays = again.save()
   for key, value in first.save().items():
     np.testing.assert_array_equal(value, arrays[key])
   api.train(env, config.update({'steps': 120}))
-  assert len(env.actions) == 30
+  assert len(env.actions) == 31
 
 
 @pytest.mark.parametrize('wrapped', [False, True])
@@ -418,6 +419,15 @@ def test_run_knows_its_task_and_is_evaluated_in_it(wrapped, config, capsys):
     assert numbers == json.loads(pathlib.Path(f'{policy}.json').read_text())
     with pytest.raises(ValueError, match='episodes is 0; it must be at least'):
       api.evaluate(flags[1], episodes=0)
+  snapshot = evaluate.read_checkpoint(pathlib.Path(config.logdir))
+  played = api.evaluate(config.logdir, episodes=2, step=snapshot.step)
+  assert played['return'] == lengths and played['step'] == snapshot.step
+  with pytest.raises(ValueError, match='no checkpoint of step 1; there are'):
+    api.evaluate(config.logdir, step=1)
+  with pytest.raises(ValueError, match=r'best and step 1 name two'):
+    api.evaluate(config.logdir, best=True, step=1)
+  with pytest.raises(ValueError, match='policy is an exported policy'):
+    api.evaluate(policy, step=1)
 
 
 def test_other_environment_cannot_take_over_a_logdir(config):
@@ -462,7 +472,7 @@ def test_action_that_is_not_finite_never_reaches_the_environment(config):
     patched.setattr(agents, 'Agent', Broken)
     with pytest.raises(ValueError, match="'action' is not finite"):
       api.train(env, config)
-  assert len(env.actions) == 45  # The random ones.
+  assert len(env.actions) == 1 + 45  # The trial and the random ones.
   assert np.isfinite(np.stack(env.actions)).all()
 
 
@@ -471,7 +481,7 @@ def test_ctrl_c_saves_and_is_what_the_caller_sees(config):
   inner = env.step
 
   def step(action):
-    if len(env.actions) == 20:
+    if len(env.actions) == 1 + 20:
       signal.raise_signal(signal.SIGINT)
     return inner(action)
   env.step = step

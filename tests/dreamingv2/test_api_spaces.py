@@ -64,6 +64,15 @@ def test_image_that_does_not_fit_its_space_is_told_before_training(config):
   with pytest.raises(ValueError, match=(
       r"'image': declared uint8 \[80, 96, 3\] .*came uint8 \[3, 80, 96\]")):
     api.train(env, config)
+  assert not pathlib.Path(config.logdir).exists()
+
+
+def test_step_that_returns_nothing_is_told_before_training(config):
+  env = test_api.image_env()
+  env.step = lambda action: None
+  with pytest.raises(ValueError, match='step.. returned NoneType'):
+    api.train(env, config)
+  assert not pathlib.Path(config.logdir).exists()
 
 
 def test_check_reports_on_an_environment_as_it_would_be_trained(config):

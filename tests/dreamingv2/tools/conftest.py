@@ -10,6 +10,7 @@ import pytest
 from dreamingv2 import settings
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import counter
+from dreamingv2.common import episodes
 from dreamingv2.common import logdir as logdirs
 from dreamingv2.tools import evaluate
 from tests.helpers import run_toy
@@ -36,7 +37,7 @@ def runs(tmp_path_factory):
   from dreamingv2 import agent as agents
   folder = tmp_path_factory.mktemp('runs')
   run_toy(folder / 'probe', '--configs', 'debug', '--probe', 'True')
-  obs, act = evaluate.spaces(*evaluate.read_episodes(folder / 'probe', 1))
+  obs, act = episodes.spaces(evaluate.read_episodes(folder / 'probe', 1))
   meta = evaluate.read_checkpoint(folder / 'probe').meta
   for name, method in {'decoder': 'dreamerv2', 'none': 'dreaming'}.items():
     for part in ('metrics.jsonl', 'train_episodes'):

@@ -124,19 +124,6 @@ def test_success_reaches_through_a_process_and_is_optional():
     env.close()
 
 
-def test_episodes_tell_the_spaces_they_came_from(logdir):
-  episode, = evaluate.read_episodes(logdir, 1)
-  env = suites.make('toy', 'reach')
-  obs_space, act_space = evaluate.spaces(episode)
-  assert {k: (v.shape, v.dtype) for k, v in obs_space.items()} == {
-      k: (v.shape, v.dtype) for k, v in env.obs_space.items()}
-  assert act_space['action'].shape == (2,)
-  assert not hasattr(act_space['action'], 'discrete')
-  onehot = {**episode, 'action': np.eye(3, dtype='f')[[0, 1, 2, 1]]}
-  onehot['action'][0] = 0
-  assert evaluate.spaces(onehot)[1]['action'].discrete
-
-
 def change(logdir, folder, *, config='', drop=(), arrays=None):
   """Copies the config and the newest checkpoint of a logdir with changes."""
   folder.mkdir()
