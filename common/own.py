@@ -53,7 +53,7 @@ def unread(config, obs_space):
     if not any(re.fullmatch(x, key) for x in read) and not (
         key in envs.FLAGS or key.startswith('log_')):
       reasons[key] = (
-          f"encoder.{pattern} '{config.encoder[pattern]}' does not match it")
+          f"not matched by encoder.{pattern} '{config.encoder[pattern]}'")
   return reasons
 
 

@@ -73,9 +73,12 @@ class Console:
     if not reasons:
       return
     hint = any('mlp_keys' in x for x in reasons.values())
+    groups = {
+        reason: ', '.join(sorted(k for k, v in reasons.items() if v == reason))
+        for reason in sorted(reasons.values())}
     self.say(
         'Observations that are left out: ' + '; '.join(
-            f'{k}: {v}' for k, v in sorted(reasons.items()))
+            f'{names} ({reason})' for reason, names in groups.items())
         + ". To use vectors beside images, set encoder.mlp_keys to '.*'."
         * hint)
 

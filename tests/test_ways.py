@@ -170,7 +170,7 @@ def test_own_function_trains_from_the_command_line(own, tmp_path):
   try:
     # Nothing reads its vectors.
     assert env.identity['left_out'] == {
-        'vector': "encoder.mlp_keys '$^' does not match it"}
+        'vector': "not matched by encoder.mlp_keys '$^'"}
     assert env.reset()().keys() == env.obs_space.keys()
     assert env.obs_space.keys() == {'image', *envs.FLAGS}
     assert env.reset()()['image'].shape == (64, 64, 3)

@@ -50,7 +50,8 @@ def test_good_environment_gets_a_report_without_faults():
   text = str(report)
   for words in (
       'ok    observation image: uint8 64x64x3', 'ok    action: 1 values in -1',
-      "note  observation pose is left out: encoder.mlp_keys '$^'",
+      "note  observation pose is left out: not matched by "
+      "encoder.mlp_keys '$^'",
       'note  observation mission is left out: Text, which is not supported',
       'ok    episodes: 4, of 5 to 5 agent steps; 4 ended for good',
       'ok    seeds: the same seed repeats an episode', ' in 23 steps'):
@@ -131,5 +132,5 @@ def test_our_interface_is_checked_as_well(changes, words):
 
   report = check(Ours(length=9))
   assert report.ok == (not words)
-  assert 'observation vector is left out: encoder.mlp_keys' in str(report)
+  assert 'observation vector is left out: not matched by' in str(report)
   assert not words or re.search(words, report.faults[0])

@@ -67,12 +67,12 @@ IMAGE = Box(0, 255, (8, 8, 3), np.uint8)
     (Box(-1, 1, (2,)), {}, {'vector'}, {}),
     (Dict(a=Box(-1, 1, (2,)), b=Box(-1, 1, ())), {}, {'a', 'b'}, {}),
     (MIXED, {}, {'pixels'}, {
-        'state': "encoder.mlp_keys '$^' does not match it",
+        'state': "not matched by encoder.mlp_keys '$^'",
         'mission': 'Text, which is not supported'}),
     (MIXED, {'encoder.mlp_keys': 'state', 'encoder.cnn_keys': '.*'},
      {'pixels', 'state'}, {'mission': 'Text, which is not supported'}),
     (Dict(image=IMAGE, depth=Box(0, 9, (8, 8, 1))), {}, {'image'}, {
-        'depth': "encoder.cnn_keys 'image.*' does not match it"}),
+        'depth': "not matched by encoder.cnn_keys 'image.*'"}),
     (Dict(image=IMAGE, log_x=Box(0, 9, ())), {}, {'image', 'log_x'}, {})])
 def test_what_nothing_reads_is_left_out(space, flags, used, left_out):
   config = settings.defaults().update(flags)
