@@ -4,6 +4,7 @@ import collections
 import contextlib
 import json
 import math
+import os
 import pathlib
 import signal
 import subprocess
@@ -84,18 +85,23 @@ def begin(logdir, *argv):
 
 
 def test_killed_program_goes_on_to_the_bit(tmp_path):
-  """kill -9 after a checkpoint, then SIGUSR1, then a run to the end."""
+  """kill -9 after a checkpoint, then Ctrl-C, then a run to the end."""
   argv = ['--save_every', '10', '--eval_eps', '0', '--envs', '2']
   argv += ['--steps', '170', '--log_every', '20']
   whole, killed = (begin(tmp_path / x, *argv) for x in ('a', 'b'))
   runs.wait_for(lambda: saved(tmp_path / 'b') >= 120, killed)
+  runs.check_workers(killed.pid)
+  workers = runs.children(killed.pid)
   killed.kill()
   killed.communicate()
+  assert workers
+  runs.wait_for(lambda: not any(map(runs.alive, workers)), seconds=10)
   second, place = begin(tmp_path / 'b', *argv), saved(tmp_path / 'b')
   runs.wait_for(lambda: saved(tmp_path / 'b') > place, second)
-  second.send_signal(signal.SIGUSR1)
-  _, err = runs.finish(second, 128 + signal.SIGUSR1)
-  assert 'made again to the bit' in err and 'Stopped by SIGUSR1' in err
+  os.killpg(second.pid, signal.SIGINT)  # As a terminal does.
+  _, err = runs.finish(second, 130)
+  assert 'made again to the bit' in err
+  assert f"by SIGINT; saved at step {saved(tmp_path / 'b')}." in err
   runs.finish(begin(tmp_path / 'b', *argv))
   runs.finish(whole)
   assert_same_runs(tmp_path / 'a', tmp_path / 'b')

@@ -289,6 +289,7 @@ def test_two_environments_give_different_episodes(dreamerv2):
   assert len(set(firsts)) == len(firsts) >= 4
 
 
+@pytest.mark.slow
 def test_run_resumes_after_interrupt_and_after_kill(tmp_path):
   """A run has three parts, of which the second ends with kill -9."""
   argv = [

@@ -36,17 +36,19 @@ def episodes(name):
 
 @functools.lru_cache(None)
 def played(name):
-  """Returns what `episodes` does, and what three environments tell."""
-  workers = [start(name, seed) for seed in (1, 1, 2)]
+  """Returns what `episodes` does, and what the environments tell."""
+  workers = [start(name, 1) for _ in range(2)]
   act_space = workers[0].act_space['action']
   actions = np.random.default_rng(0).uniform(-1, 1, (4, *act_space.shape))
-  result = []
-  for worker in workers:
+  result, told = [], []
+  for worker in (*workers, workers[1]):
+    if len(result) == 2:
+      worker.seed(2)()
     promises = [worker.reset()]
     promises += [worker.step({'action': x.astype('f')}) for x in actions]
     promises += [worker.reset()]
     result.append([promise() for promise in promises])
-  told = [[worker.truth()() for _ in range(2)] for worker in workers]
+    told.append([worker.truth()() for _ in range(2)])
   try:
     answer = workers[0].step({'action': np.full(act_space.shape, np.nan)})()
   except ValueError as error:
@@ -59,7 +61,7 @@ def played(name):
 
 @pytest.mark.parametrize('name', TASKS)
 def test_task_tells_its_state_as_named_vectors(name):
-  """The two environments with one seed agree, the third does not."""
+  """Two environments with one seed agree; with another seed they differ."""
   (one, again), (two, _), (other, _) = played(name)[3]
   if name == 'toy_dummy':
     assert one is two is other is None
