@@ -50,7 +50,7 @@ def test_good_environment_gets_a_report_without_faults():
   text = str(report)
   for words in (
       'ok    observation image: uint8 64x64x3', 'ok    action: 1 values in -1',
-      "note  observation pose is left out: not matched by "
+      'note  observation pose is left out: not matched by '
       "encoder.mlp_keys '$^'",
       'note  observation mission is left out: Text, which is not supported',
       'ok    episodes: 4, of 5 to 5 agent steps; 4 ended for good',

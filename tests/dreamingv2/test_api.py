@@ -206,7 +206,7 @@ def test_snippet_of_dreamerv2s_readme_trains(config, monkeypatch, capsys):
   (line,) = [
       x for x in capsys.readouterr().err.splitlines() if 'left out' in x]
   assert (
-      "left out: mission (Text, which is not supported); "
+      'left out: mission (Text, which is not supported); '
       "direction, energy (not matched by encoder.mlp_keys '$^')") in line
   assert "encoder.mlp_keys to '.*'" in line
 
