@@ -206,7 +206,7 @@ def report(results):
   lines += [f'- DreamingV2 with {blocks}; times in wall seconds']
   for name, write in parts.items():
     if results[name]:
-      title = name.capitalize().replace('flow', 'Flow')
+      title = {'tensorflow': 'TensorFlow'}.get(name, name.capitalize())
       lines += ['', f'## {title}', '', *write(results[name])]
   lines += ['', '## Not checked', '']
   lines += [f'- {x}' for x in (() if results['gpu'] else NO_GPU)]

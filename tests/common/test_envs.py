@@ -131,6 +131,12 @@ def test_gym_wrapper_tells_success_from_info(info, success):
   assert env.success() is None
 
 
+def test_gym_wrapper_asks_the_environment_for_success_first():
+  env = Fake(VECTOR, ACTION)
+  env.success = lambda: True
+  assert envs.GymWrapper(env, 'x').success() is True
+
+
 def test_gym_wrapper_seeds_only_the_first_reset():
   env = envs.GymWrapper(Fake(VECTOR, ACTION), seed=5)
   env.reset(), env.reset()
@@ -139,7 +145,7 @@ def test_gym_wrapper_seeds_only_the_first_reset():
 
 @pytest.mark.parametrize('name', ['gym', 'gymnasium'])
 def test_gym_wrapper_runs_the_real_library(name):
-  # The checker of gym 0.26 uses a name that NumPy 2 has no longer.
+  # The checker of gym 0.26 uses np.bool8, which NumPy 2 lacks.
   env = pytest.importorskip(name).make(
       'CartPole-v1', disable_env_checker=True)
   env = envs.OneHotAction(envs.GymWrapper(env, 'vector', seed=0))

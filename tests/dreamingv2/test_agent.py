@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dreamingv2 import settings
 from dreamingv2.common import tfutils
 from dreamingv2.common.tfutils import named_variables
 from tests.helpers import assert_equal
@@ -28,12 +29,9 @@ LOSSES = {
     'r2dreamer': {'barlow_twins', 'kl'},
     'tpc': {'consistency', 'kl', 'static', 'tpc'},
 }
-GAUSSIAN = {'cfm_nce', 'cvrl_nce', 'dreamerpro', 'mssm_nce', 'tpc'}
-
-
 def quick(method, latent):
   """Says whether it is the method's own latent; the other tests are slow."""
-  own = 'gaussian' if method in GAUSSIAN else 'categorical'
+  own = settings.load_config(['--configs', method]).rssm.latent
   return latent == own or method in ('dreamerv2', 'dreamingv2')
 
 
