@@ -24,6 +24,7 @@ class MultiStep(tfutils.Module):
   def __init__(self, config, latent):
     c = self._config = config.contrastive
     check_known('contrastive.k_reduce', c.k_reduce, REDUCE)
+    check_known('contrastive.shifted', c.shifted, SHIFTED)
     length = config.dataset.length
     limit = min(length, config.replay.maxlen or length) - 2
     if not 0 <= c.horizon <= limit:
@@ -36,13 +37,13 @@ class MultiStep(tfutils.Module):
     self.modules = [self._dynamics]
 
   def augment(self, data):
-    """Shifts the images; adds a second, independent view under 'second'."""
-    images = [k for k, v in data.items() if len(v.shape) == 5]
-    views = [{
-        k: augment.random_shift(
-            data[k], self._config.pad, self._config.shift_per_frame)
-        for k in images} for _ in range(2)]
-    return {**data, **views[0], 'second': {**data, **views[1]}}
+    """Shifts the images; adds a second view under 'second'."""
+    c = self._config
+    shift = lambda: {
+        k: augment.random_shift(v, c.pad, c.shift_per_frame)
+        if len(v.shape) == 5 else v for k, v in data.items()}
+    first, second = SHIFTED[c.shifted](shift, data)
+    return {**first, 'second': second}
 
   def predict(self, wm, data, post, prior):
     """Rolls out from all states; see `overshooting.predict`.
@@ -147,4 +148,13 @@ class SlowEncoder(tfutils.Module):
 REDUCE = {
     'mean': lambda x: tf.add_n(x) / len(x),
     'sum': tf.add_n,
+}
+# Which of the two views, the encoder's and the slow encoder's, are shifted:
+SHIFTED = {
+    # both, independently of each other;
+    'each': lambda shift, data: (shift(), shift()),
+    # the slow encoder's alone;
+    'keys': lambda shift, data: (data, shift()),
+    # both in the same way.
+    'same': lambda shift, data: (shift(),) * 2,
 }

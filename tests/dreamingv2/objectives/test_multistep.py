@@ -154,6 +154,23 @@ def test_augment_gives_two_shifted_views_of_the_images_alone(make_model):
   assert not np.array_equal(images[1], images[2])
 
 
+@pytest.mark.parametrize(
+    'name, moved', [('keys', (False, True)), ('same', (True, True))])
+def test_shifted_chooses_the_views_that_move(name, moved, make_model):
+  wm, data = make_model('dreamingv2', vector=False, contrastive__shifted=name)
+  scaled = wm.preprocess(data)
+  views = wm.objective.augment(scaled)
+  views = [views['image'].numpy(), views['second']['image'].numpy()]
+  assert moved == tuple(
+      not np.array_equal(x, scaled['image']) for x in views)
+  assert np.array_equal(*views) == (name == 'same')
+
+
+def test_unknown_shifted_names_the_choices(make_model):
+  with pytest.raises(ValueError, match='contrastive.shifted.*each'):
+    make_model('dreamingv2', contrastive__shifted='key')
+
+
 def test_augment_without_pad_changes_nothing(make_model):
   wm, data = make_model('dreamingv2', vector=False, contrastive__pad=0)
   scaled = wm.preprocess(data)
