@@ -46,7 +46,8 @@ def picture(tmp_path):
 
 
 @pytest.mark.parametrize('task', [
-    'dmc_cartpole_swingup', 'robosuite_Lift', 'ur5_reach'])
+    'dmc_cartpole_swingup', 'robosuite_Lift',
+    pytest.param('ur5_reach', marks=pytest.mark.slow)])
 def test_task_is_the_same_to_the_bit_and_looks_different(task, picture):
   plain = play(task)
   other = play(task, colors=0.8, camera=0.1, background=str(picture))

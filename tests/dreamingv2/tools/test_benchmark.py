@@ -38,7 +38,7 @@ def test_table_lists_the_parts_of_every_system():
 
 
 @pytest.mark.parametrize('methods', [
-    ['mssm_nce+jit=True'], pytest.param(
+    ['mssm_nce'], pytest.param(
         ['dreamerv2+jit=True', 'mssm_nce'], marks=pytest.mark.slow)])
 def test_benchmark_measures_what_it_is_asked_for(
     methods, tmp_path, monkeypatch, capfd):

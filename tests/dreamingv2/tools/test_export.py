@@ -34,7 +34,8 @@ np.save(sys.argv[3], actions)
 """
 
 
-@pytest.mark.parametrize('method', ['dreamingv2', 'dreamer'])
+@pytest.mark.parametrize('method', [
+    'dreamingv2', pytest.param('dreamer', marks=pytest.mark.slow)])
 def test_exported_policy_acts_as_the_agent_without_this_package(
     method, tmp_path):
   from dreamingv2 import agent as agents

@@ -27,7 +27,7 @@ from tests.helpers import make_curve
 from tests.helpers import memory
 
 PROFILES = ('--steps', 'common', '--methods', 'thegoodone')
-SHORT, LONG = 150, 2000  # Inputs.
+FEW, SHORT, LONG = 60, 150, 2000  # Inputs.
 BATCH = 20  # Inputs that the long test gives to all tools together.
 SECONDS = 120  # Limit for one tool, on a busy machine.
 NUMBERS = [
@@ -256,7 +256,7 @@ def draw_all(folder, paths, words, drawn=('*',)):
 
 
 def test_hostile_inputs_cost_no_tool_its_other_runs(tmp_path):
-  words, paths = write_inputs(tmp_path, SHORT, seed=0)
+  words, paths = write_inputs(tmp_path, FEW, seed=0)
   for name in sorted(words):  # Names the damage.
     notes = []
     with deadline(words[name]):

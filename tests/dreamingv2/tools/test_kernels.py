@@ -9,7 +9,7 @@ from dreamingv2.tools import kernels
 from tests import test_house
 
 PAPER = ['dreamer', 'dreamerpro', 'dreamerv2', 'dreaming', 'dreamingv2', 'tpc']
-QUICK = ['dreamerv2', 'dreamingv2']  # The others are slow tests.
+QUICK = ['dreamingv2']  # The others are slow tests.
 EXTRAS = 'dreamingv2+probe=True+expl_behavior=Plan2Explore'
 OTHERS = sorted({*test_house.METHODS} - {*PAPER}) + [EXTRAS]
 
@@ -55,8 +55,8 @@ def test_gpu_has_every_kernel_in_float16(method):
   assert check(method, '16') > 5000
 
 
-@pytest.mark.parametrize('method', [
-    'dreamerv2', pytest.param('dreamingv2', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('method', ['dreamerv2', 'dreamingv2'])
 def test_gpu_has_every_kernel_of_the_recipe(method):
   assert check(f'{method}+imag_starts=10', '16', 'robust') > 4500
 
