@@ -23,7 +23,8 @@ from tests import test_house
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted([
-    *ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('scores/*.md')])
+    *ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('policies/*.md'),
+    *ROOT.glob('scores/*.md')])
 WIDTH = 79
 WORDS = 1200
 # Words in capitals that stand for values of the user.
@@ -229,7 +230,7 @@ def test_tests_and_files_that_a_page_names_exist(path):
   assert named - {'test_'} <= known
   paths = [
       x for x in spans if re.fullmatch(
-          r'(common|docs|dreamingv2|scores|scripts|tests)/[\w./]+', x)
+          r'(common|docs|dreamingv2|policies|scores|scripts|tests)/[\w./]+', x)
       and not re.search('NAME|PATH', x)]
   # Modules may also be named as they are imported.
   wrong = [x for x in paths if not (ROOT / x).exists()]

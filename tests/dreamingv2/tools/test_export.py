@@ -13,11 +13,13 @@ import pytest
 
 from dreamingv2 import settings
 from dreamingv2.common import counter
+from dreamingv2.common import identity
 from dreamingv2.common import suites
 from dreamingv2.tools import evaluate
 from tests.dreamingv2.tools.test_evaluate import change
 from tests.dreamingv2.tools.test_evaluate import start
 
+LIFT = settings.ROOT / 'policies' / 'lift'
 ALONE = """
 import sys
 import numpy as np
@@ -80,6 +82,28 @@ def test_exported_policy_earns_what_its_agent_earns(
   assert theirs['from'].startswith('Step 100, ')
   assert theirs['return'] == pytest.approx(ours['return'], rel=1e-4)
   assert capsys.readouterr().out.count('Step 100, ') == 2
+
+
+def test_policy_of_the_repository_acts_on_frames():
+  policy = evaluate.load_policy(LIFT, *identity.agent_spaces(
+      identity.read(LIFT)))
+  state, seen = None, []
+  for first in (True, False, False):
+    outputs, state = policy.policy({
+        'image': np.full([1, 64, 64, 3], 128, np.uint8),
+        'is_first': np.array([first])}, state)
+    seen.append(outputs['action'])
+  seen = np.concatenate(seen)
+  assert seen.shape == (3, 4) and np.abs(seen).max() <= 1
+  assert len(np.unique(seen, axis=0)) == 3
+
+
+@pytest.mark.slow
+def test_policy_of_the_repository_lifts_the_cube(tmp_path):
+  """Random actions, or any that ignore the cube, hardly ever lift it."""
+  start('--policy', LIFT, '--episodes', 10, '--out', tmp_path / 'out.json')
+  numbers = json.loads((tmp_path / 'out.json').read_text())
+  assert sum(numbers['success']) >= 3, numbers
 
 
 @pytest.fixture(scope='module')
