@@ -48,5 +48,5 @@ fi
 
 "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install -q --no-deps --no-compile "${locks[@]}" -e .
-# On all cores, unlike pip. A few packages have files that do not compile.
+# On all cores, unlike pip, which also passes over what does not compile.
 "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" &> /dev/null || true

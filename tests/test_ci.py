@@ -68,6 +68,14 @@ def test_failed_check_leaves_no_process_behind(folder):
   assert wait_until(lambda: not left(folder))
 
 
+def test_failed_linter_leaves_no_process_behind(folder):
+  (folder / 'bin' / 'ruff').write_text(
+      '#!/bin/bash\nwhile [ ! -s child ]; do sleep 0.02; done; exit 4\n')
+  assert start(folder, 'echo > began').wait(timeout=60) == 4
+  assert wait_until(lambda: not left(folder))
+  assert not (folder / 'began').exists()
+
+
 @pytest.mark.parametrize(
     'number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_checks_leave_no_process_behind(number, folder):

@@ -35,7 +35,7 @@ class BarlowTwins(Objective):
         self._project_latent, self._project_frame, *self._steps.modules]
 
   def augment(self, data):
-    """Adds a second, independently shifted view under 'second'."""
+    """Adds a second view under 'second'; see MultiStep.augment."""
     return self._steps.augment(data)
 
   def terms(self, wm, data, embed, post, prior):

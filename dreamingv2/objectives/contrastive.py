@@ -42,7 +42,7 @@ class Contrastive(Objective):
     self.modules = [self._critic, *self._steps.modules]
 
   def augment(self, data):
-    """Adds a second, independently shifted view under 'second'."""
+    """Adds a second view under 'second'; see MultiStep.augment."""
     return self._steps.augment(data)
 
   def terms(self, wm, data, embed, post, prior):

@@ -37,7 +37,7 @@ class MultiStep(tfutils.Module):
     self.modules = [self._dynamics]
 
   def augment(self, data):
-    """Shifts the images; adds a second view under 'second'."""
+    """Shifts the images as SHIFTED says; adds a view under 'second'."""
     c = self._config
     shift = lambda: {
         k: augment.random_shift(v, c.pad, c.shift_per_frame)

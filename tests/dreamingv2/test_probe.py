@@ -18,9 +18,9 @@ from tests.helpers import scalars
 
 
 @pytest.mark.parametrize('method, jit', [
-    ('dreamerpro', False), ('tpc', False),
+    ('dreamerpro', False), ('dreamingv2', False),
     *(pytest.param(*x, marks=pytest.mark.slow) for x in (
-        ('dreamerpro', True), ('dreamingv2', False), ('dreamingv2', True),
+        ('dreamerpro', True), ('dreamingv2', True), ('tpc', False),
         ('tpc', True)))])
 def test_agent_is_the_same_to_the_bit_with_and_without(
     method, jit, make_config, make_agent, make_batch):
