@@ -10,9 +10,11 @@ import gymnasium
 import numpy as np
 
 from .. import envs
+from .. import renderers
 from ..config import check_known
 
-OPTIONS = {}
+OPTIONS = {'camera': 'whole'}
+CAMERAS = ('whole', 'dot')
 
 
 def tasks():
@@ -21,14 +23,18 @@ def tasks():
 
 def validate(task, options):
   check_known('toy task', task, TASKS)
+  known = CAMERAS if task in WORLDS else CAMERAS[:1]
+  for name in renderers.cameras(options['camera']).values():
+    check_known(f'toy.camera of {task}', name, known)
 
 
 def limit(task, options):
   return Reach.LENGTH if task == 'reach' else None
 
 
-def make(task, seed=0, size=(64, 64), action_repeat=1):
-  return TASKS[task](size=size, seed=seed, action_repeat=action_repeat)
+def make(task, seed=0, size=(64, 64), action_repeat=1, camera='whole'):
+  return TASKS[task](
+      size=size, seed=seed, action_repeat=action_repeat, camera=camera)
 
 
 class Square:
@@ -105,13 +111,18 @@ class Reach:
     size: Height and width of the image in pixels.
     seed: Seed of the start positions of dot and target.
     action_repeat: Steps per action; their rewards add up.
+    camera: 'whole' sees the square as it is, 'dot' moves with the dot, which
+      stays in the middle of its image; or both, separated by a comma (see
+      `renderers.cameras`).
   """
 
   LENGTH = 50
   SPEED = 0.1
 
-  def __init__(self, world, size=(64, 64), seed=0, action_repeat=1):
+  def __init__(
+      self, world, size=(64, 64), seed=0, action_repeat=1, camera='whole'):
     self._world = world
+    self._cameras = renderers.cameras(camera)
     self._size = tuple(size)
     self._repeat = action_repeat
     self._random = np.random.default_rng(seed)
@@ -120,7 +131,7 @@ class Reach:
   @property
   def obs_space(self):
     image = gymnasium.spaces.Box(0, 255, (*self._size, 3), np.uint8)
-    return {'image': image, **envs.ENDLESS}
+    return {**{key: image for key in self._cameras}, **envs.ENDLESS}
 
   @property
   def act_space(self):
@@ -165,14 +176,19 @@ class Reach:
     return self._world.offset(self._dot, self._target)
 
   def _obs(self, ends):
+    images = {key: self._draw(name) for key, name in self._cameras.items()}
+    return {**images, **ends}
+
+  def _draw(self, camera):
     rows, cols = np.indices(self._size) / np.reshape(self._size, (2, 1, 1))
-    pixels = np.stack([cols, rows], -1)
+    corner = self._dot - 0.5 if camera == 'dot' else 0.0
+    pixels = np.stack([cols, rows], -1) + corner
     image = np.zeros((*self._size, 3), np.uint8)
     target = abs(self._world.offset(pixels, self._target)).max(-1)
     image[target < 0.15] = (0, 90, 180)
     dot = np.linalg.norm(self._world.offset(pixels, self._dot), axis=-1)
     image[dot < 0.12] = (255, 220, 40)
-    return {'image': image, **ends}
+    return image
 
 
 def baselines(task, episodes=4000, seed=0):
@@ -236,7 +252,7 @@ def main():
     print(f'toy_{name}: {", ".join(means)}')
 
 
-def dummy(size, seed, action_repeat):
+def dummy(size, seed, action_repeat, camera):
   """Makes random observations; `action_repeat` divides their number."""
   return envs.Dummy('continuous', size, 100 // action_repeat, seed)
 

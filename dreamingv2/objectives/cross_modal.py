@@ -32,8 +32,8 @@ class CrossModal(Objective):
       raise ValueError(
           f"objective 'cross_modal' compares cameras and needs two of them, "
           f'but encoder.cnn_keys {config.encoder.cnn_keys} matches '
-          f"{', '.join(keys) or 'none'}; set robosuite.camera or dmc.camera "
-          f'to two names separated by a comma')
+          f"{', '.join(keys) or 'none'}; set robosuite.camera, dmc.camera or "
+          f'toy.camera to two names separated by a comma')
     single = lambda key: {
         **config.encoder, 'cnn_keys': re.escape(key), 'mlp_keys': '$^'}
     self._encoders = {

@@ -228,7 +228,9 @@ def test_parse_lists_the_suites(suite, task, words):
     ('robosuite', 'Lift', {'horizon': 0}, 'robosuite.horizon is 0'),
     ('robosuite', 'Lift', {'reward_shapin': 1}, 'known: reward_shaping'),
     ('mujoco', 'Lift', {}, "'mujoco'; known: .*robosuite"),
-    ('toy', 'reach', {'camera': 0}, "'camera'")])
+    ('toy', 'reach', {'camra': 0}, "'camra'; known: camera"),
+    ('toy', 'torus', {'camera': 'whole,dto'}, "'dto'; known: dot, whole"),
+    ('toy', 'dummy', {'camera': 'dot'}, 'camera of dummy.*known: whole')])
 def test_validate_lists_the_nearest_names_first(suite, task, options, words):
   with pytest.raises(ValueError, match=words) as info:
     suites.validate(suite, task, options)

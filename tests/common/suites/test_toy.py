@@ -94,6 +94,30 @@ def test_torus_has_no_edges():
   assert min(sizes) > 0.9 * max(sizes)
 
 
+@pytest.mark.parametrize('name', WORLDS)
+def test_camera_that_moves_with_the_dot_shows_the_way_to_the_target(name):
+  env = suites.make('toy', name, seed=1, camera='whole,dot', truth=True)
+  rng = np.random.default_rng(0)
+  obs, seen = env.reset(), 0
+  while not obs['is_last']:
+    whole, moving = obs['image'], obs['image_dot']
+    np.testing.assert_allclose(
+        centre(moving[..., 0] == 255, False), 0.5, atol=0.01)
+    square = moving[..., 2] == 180
+    # Where the dot and the image's edges do not hide a part of the target.
+    if square.sum() == 19 ** 2 and not (square[[0, -1]].any() or (
+        square[:, [0, -1]].any())):
+      seen += 1
+      wrap = name == 'torus'
+      way = centre(whole[..., 2] == 180, wrap) - centre(
+          whole[..., 0] == 255, wrap)
+      way = (way + .5) % 1 - .5 if wrap else way
+      np.testing.assert_allclose(
+          centre(square, False) - 0.5, way, atol=0.03)
+    obs = env.step({'action': rng.uniform(-1, 1, 2).astype('f')})
+  assert seen > 3
+
+
 def test_module_prints_the_baselines(capsys, monkeypatch):
   few = functools.partial(toy.baselines, episodes=10)
   monkeypatch.setattr(toy, 'baselines', few)
