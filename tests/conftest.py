@@ -11,10 +11,13 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
 os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
-# A job in the background of a script ignores Ctrl-C, and so would the programs
-# that the tests start and interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-  signal.signal(signal.SIGINT, signal.default_int_handler)
+# A job in the background of a script ignores Ctrl-C, and one under nohup the
+# end of its terminal; so would the programs that the tests start and stop.
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL)):
+  if signal.getsignal(number) is signal.SIG_IGN:
+    signal.signal(number, usual)
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 # Test files that load neither TensorFlow nor a simulator and are quick:

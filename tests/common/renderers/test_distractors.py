@@ -46,8 +46,9 @@ def picture(tmp_path):
 
 
 @pytest.mark.parametrize('task', [
-    'dmc_cartpole_swingup', 'robosuite_Lift',
-    pytest.param('ur5_reach', marks=pytest.mark.slow)])
+    'dmc_cartpole_swingup', *(
+        pytest.param(x, marks=pytest.mark.slow)
+        for x in ('robosuite_Lift', 'ur5_reach'))])
 def test_task_is_the_same_to_the_bit_and_looks_different(task, picture):
   plain = play(task)
   other = play(task, colors=0.8, camera=0.1, background=str(picture))
