@@ -115,7 +115,7 @@ def place(curves, notes):
   as in 'Lift (200 steps)'.
   """
   curves = [{**c, 'task': label(c)} for c in curves]
-  return _without_copies(curves, notes)
+  return scores.without_copies(curves, notes)
 
 
 def canonical(task):
@@ -184,20 +184,6 @@ def _episode(curve, suite, usual):
           setting(curve, k) for k in (
               f'{suite}.horizon', 'time_limit', 'action_repeat')))
   return min(x for x in (horizon or usual, cut * (repeat or 1)) if x)
-
-
-def _without_copies(curves, notes):
-  """Drops curves that were read twice, as from a logdir and from a file."""
-  kept = {}
-  for curve in curves:
-    key = str([curve[k] for k in ('task', 'method', 'seed', 'xs', 'ys')])
-    if key in kept and curve['method'] != 'random':
-      notes.append(
-          f"{curve['task']}, {curve['method']}, seed {curve['seed']}: the "
-          f'same curve was read twice and counts once')
-    elif key not in kept or len(curve) > len(kept[key]):
-      kept[key] = curve
-  return list(kept.values())
 
 
 def score(curve, steps):

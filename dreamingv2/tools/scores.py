@@ -50,6 +50,7 @@ def main(argv=None):
     if not curves:
       raise ValueError('; '.join(notes) or 'no curve found; give a folder of '
                        'runs with --indir, or a JSON file with --scores')
+    curves = without_copies(curves, notes)
     if args.out:
       save(curves, args.out)
   for note in notes:
@@ -83,6 +84,37 @@ def collect(folder, notes):
   return [
       curve for run in formats.open_runs(folder, notes)
       for curve in run.curves(notes)]
+
+
+def without_copies(curves, notes):
+  """Drops curves that were read twice, as from a logdir and from a file.
+
+  Of a run that went on after it was saved to a file, the longer curve stays.
+  """
+  kept = collections.defaultdict(list)
+  # Longer curves first; of equal ones that which says most.
+  for number, curve in sorted(
+      enumerate(curves), key=lambda x: (-len(x[1]['xs']), -len(x[1]))):
+    task, method, seed = (curve[k] for k in ('task', 'method', 'seed'))
+    others = kept[str([task, method, seed])]
+    if not any(_begins(other, curve) for _, other in others):
+      others.append((number, curve))
+    elif method != 'random':
+      notes.append(
+          f'{task}, {method}, seed {seed}: the same curve was read twice and '
+          f'counts once')
+  both = sorted(sum(kept.values(), []), key=lambda x: x[0])
+  return [curve for _, curve in both]
+
+
+def _begins(whole, part):
+  """Says whether `part` is `whole`, or was `whole` at an earlier step."""
+  known = 'settings' in whole and 'settings' in part
+  if known and whole['settings'] != part['settings']:
+    return False
+  # As text, in which NaN equals NaN.
+  return all(
+      str(whole[k][:len(part[k])]) == str(part[k]) for k in ('xs', 'ys'))
 
 
 def load(path, notes):

@@ -54,6 +54,42 @@ def test_run_becomes_a_curve_and_one_of_random_actions(tmp_path):
       'settings': {'action_repeat': 2, 'render_size': [64, 64]}}
 
 
+def test_run_that_a_file_holds_counts_once(tmp_path, capsys):
+  path, run = tmp_path / 'a.json', tmp_path / 'runs' / '0'
+  write_run(run, lines=LINES[:5])
+  write_run(tmp_path / 'runs' / '1', seed=1, lines=LINES)
+  scores.main(['--indir', str(tmp_path / 'runs'), '--out', str(path)])
+  short = json.loads(path.read_text())
+  assert [c['method'] for c in short] == ['dreamingv2', 'random'] * 2
+  # The first run goes on.
+  (run / 'metrics.jsonl').write_text(
+      ''.join(json.dumps(line) + '\n' for line in LINES))
+  capsys.readouterr()
+  for _ in range(2):
+    scores.main([
+        '--scores', str(path), '--indir', str(tmp_path / 'runs'), '--out',
+        str(path)])
+    longer = json.loads(path.read_text())
+    assert len(longer) == 4
+    assert sorted((c['seed'], c['method'], c['xs']) for c in longer) == [
+        (s, m, x) for s in (0, 1) for m, x in (
+            ('dreamingv2', [200, 300]), ('random', [50, 100]))]
+  out, err = capsys.readouterr()
+  assert '| dreamingv2 | 2 | 300 |' in out and 'counts once' in err
+
+
+def test_runs_with_other_settings_are_no_copies():
+  curve = {'task': 'a', 'method': 'b', 'seed': 0, 'xs': [1, 2],
+           'ys': [float('nan'), 3.0], 'settings': {'discount': 0.9}}
+  other = {**curve, 'settings': {'discount': 0.5}}
+  known = {k: v for k, v in curve.items() if k != 'settings'}
+  notes = []
+  assert scores.without_copies([other, known, curve], notes) == [other, curve]
+  assert len(notes) == 1
+  moved = {**curve, 'ys': [float('nan'), 4.0]}
+  assert scores.without_copies([curve, moved], notes) == [curve, moved]
+
+
 @pytest.mark.parametrize('old, new', [
     ('train_kl_loss', 'kl_loss'),
     ('train_model_grad_norm', 'model_grad_norm'),
@@ -133,10 +169,13 @@ def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
   out = capsys.readouterr().out
   assert '| toy_reach | dreamingv2 | 2 | 300 | 6.5 +- 1.5 | 5.0 8.0 |' in out
   assert '| toy_reach | random | 1 |  | 4.0 | 4.0 |' in out
-  scores.main([
-      '--scores', str(first), str(first), '--out', str(second)])
   curves = scores.load(first, [])
-  assert len(curves) == 3 and scores.load(second, []) == 2 * curves
+  other = first.with_name('other.json')
+  scores.save([{**curves[0], 'seed': 2}], other)
+  scores.main([
+      '--scores', str(first), str(other), '--out', str(second)])
+  assert len(curves) == 3
+  assert scores.load(second, []) == curves + [{**curves[0], 'seed': 2}]
 
 
 @pytest.mark.parametrize('argv, text', [
