@@ -5,6 +5,7 @@
 
 import functools
 import itertools
+import types
 
 import gymnasium
 import numpy as np
@@ -12,9 +13,13 @@ import numpy as np
 from .. import envs
 from .. import renderers
 from ..config import check_known
+from ..renderers import base
+from ..renderers import distractors as distractorlib
 
-OPTIONS = {'camera': 'whole'}
+OPTIONS = {'camera': 'whole', 'distractors': distractorlib.OPTIONS}
 CAMERAS = ('whole', 'dot')
+TARGET = 0, 90, 180, 255
+DOT = 255, 220, 40, 255
 
 
 def tasks():
@@ -26,15 +31,22 @@ def validate(task, options):
   known = CAMERAS if task in WORLDS else CAMERAS[:1]
   for name in renderers.cameras(options['camera']).values():
     check_known(f'toy.camera of {task}', name, known)
+  for key, value in options['distractors'].items():
+    allowed = ('background', 'colors') if task in WORLDS else ()
+    if value != distractorlib.OPTIONS[key] and key not in allowed:
+      raise ValueError(
+          f'distractors.{key} is {value!r}, but toy_{task} cannot draw that; '
+          f'leave it at {distractorlib.OPTIONS[key]!r}')
 
 
 def limit(task, options):
   return Reach.LENGTH if task == 'reach' else None
 
 
-def make(task, seed=0, size=(64, 64), action_repeat=1, camera='whole'):
+def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
   return TASKS[task](
-      size=size, seed=seed, action_repeat=action_repeat, camera=camera)
+      size=size, seed=seed, action_repeat=action_repeat,
+      **{**OPTIONS, **options})
 
 
 class Square:
@@ -114,16 +126,23 @@ class Reach:
     camera: 'whole' sees the square as it is, 'dot' moves with the dot, which
       stays in the middle of its image; or both, separated by a comma (see
       `renderers.cameras`).
+    distractors: See `renderers.distractors`; the camera does not turn.
   """
 
   LENGTH = 50
   SPEED = 0.1
 
   def __init__(
-      self, world, size=(64, 64), seed=0, action_repeat=1, camera='whole'):
+      self, world, size, seed, action_repeat, camera, distractors):
     self._world = world
-    self._cameras = renderers.cameras(camera)
+    self._cameras = {
+        key: CAMERAS.index(name)
+        for key, name in renderers.cameras(camera).items()}
     self._size = tuple(size)
+    self._render = distractorlib.wrap(Painter(size), seed, distractors)
+    self._colors = types.SimpleNamespace(
+        mat_rgba=np.array([TARGET, DOT]) / 255, geom_rgba=np.zeros((0, 4)),
+        light_diffuse=np.zeros((0, 3)))
     self._repeat = action_repeat
     self._random = np.random.default_rng(seed)
     self._step = 0
@@ -139,9 +158,11 @@ class Reach:
 
   def seed(self, number):
     self._random = np.random.default_rng(number)
+    self._render.seed(number)
 
   def reset(self):
     self._step = 0
+    self._render.reset()
     self._dot, self._target = self._random.uniform(
         *self._world.START, (2, 2))
     return self._obs(envs.flags(is_first=True))
@@ -175,20 +196,39 @@ class Reach:
   def _offset(self):
     return self._world.offset(self._dot, self._target)
 
-  def _obs(self, ends):
-    images = {key: self._draw(name) for key, name in self._cameras.items()}
-    return {**images, **ends}
+  def images(self):
+    state = types.SimpleNamespace(
+        world=self._world, dot=self._dot, target=self._target,
+        cam_xmat=np.tile(np.eye(3).ravel(), (len(CAMERAS), 1)))
+    return {
+        key: self._render(self._colors, state, number)
+        for key, number in self._cameras.items()}
 
-  def _draw(self, camera):
-    rows, cols = np.indices(self._size) / np.reshape(self._size, (2, 1, 1))
-    corner = self._dot - 0.5 if camera == 'dot' else 0.0
-    pixels = np.stack([cols, rows], -1) + corner
-    image = np.zeros((*self._size, 3), np.uint8)
-    target = abs(self._world.offset(pixels, self._target)).max(-1)
-    image[target < 0.15] = (0, 90, 180)
-    dot = np.linalg.norm(self._world.offset(pixels, self._dot), axis=-1)
-    image[dot < 0.12] = (255, 220, 40)
+  def _obs(self, ends):
+    return {**self.images(), **ends}
+
+
+class Painter(base.Renderer):
+  """Draws Reach. Its model holds the colours, its data dot and target."""
+
+  def __call__(self, model, data, camera):
+    image = np.zeros((*self.size, 3), np.uint8)
+    for mask, color in zip(
+        self._masks(data, camera), model.mat_rgba, strict=True):
+      image[mask] = np.round(255 * color[:3])
     return image
+
+  def background(self, model, data, camera):
+    return ~np.any(self._masks(data, camera), 0)
+
+  def _masks(self, data, camera):
+    """Returns where the target and the dot are, bool [H, W] each."""
+    rows, cols = np.indices(self.size) / np.reshape(self.size, (2, 1, 1))
+    corner = data.dot - 0.5 if CAMERAS[camera] == 'dot' else 0.0
+    pixels = np.stack([cols, rows], -1) + corner
+    side = abs(data.world.offset(pixels, data.target)).max(-1)
+    radius = np.linalg.norm(data.world.offset(pixels, data.dot), axis=-1)
+    return side < 0.15, radius < 0.12
 
 
 def baselines(task, episodes=4000, seed=0):
@@ -252,7 +292,7 @@ def main():
     print(f'toy_{name}: {", ".join(means)}')
 
 
-def dummy(size, seed, action_repeat, camera):
+def dummy(size, seed, action_repeat, camera, distractors):
   """Makes random observations; `action_repeat` divides their number."""
   return envs.Dummy('continuous', size, 100 // action_repeat, seed)
 

@@ -242,7 +242,13 @@ def test_parse_lists_the_suites(suite, task, words):
     ('mujoco', 'Lift', {}, "'mujoco'; known: .*robosuite"),
     ('toy', 'reach', {'camra': 0}, "'camra'; known: camera"),
     ('toy', 'torus', {'camera': 'whole,dto'}, "'dto'; known: dot, whole"),
-    ('toy', 'dummy', {'camera': 'dot'}, 'camera of dummy.*known: whole')])
+    ('toy', 'dummy', {'camera': 'dot'}, 'camera of dummy.*known: whole'),
+    ('toy', 'reach', {'distractors': {
+        'colors': 0.5, 'camera': 0.1, 'background': ''}},
+     'distractors.camera is 0.1, but toy_reach cannot.*leave it at 0.0'),
+    ('toy', 'dummy', {'distractors': {
+        'colors': 0.5, 'camera': 0.0, 'background': ''}},
+     'distractors.colors is 0.5, but toy_dummy')])
 def test_validate_lists_the_nearest_names_first(suite, task, options, words):
   with pytest.raises(ValueError, match=words) as info:
     suites.validate(suite, task, options)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from dreamingv2.common import suites
+from dreamingv2.common.renderers import distractors
 from dreamingv2.common.suites import toy
+from scripts import clouds
 
 WORLDS = sorted(toy.WORLDS)
 
@@ -116,6 +118,56 @@ def test_camera_that_moves_with_the_dot_shows_the_way_to_the_target(name):
           centre(square, False) - 0.5, way, atol=0.03)
     obs = env.step({'action': rng.uniform(-1, 1, 2).astype('f')})
   assert seen > 3
+
+
+@pytest.mark.parametrize('name', WORLDS)
+def test_distractors_change_the_image_and_nothing_else(name, tmp_path):
+  clouds.main(['--out', str(tmp_path), '--number', '2', '--frames', '5'])
+  off = distractors.OPTIONS
+  plain, cloudy, painted = (
+      suites.make(
+          'toy', name, seed=1, truth=True, camera='whole,dot',
+          distractors={**off, **x})
+      for x in ({}, {'background': str(tmp_path)}, {'colors': 0.5}))
+  rng = np.random.default_rng(0)
+  colors = set()
+  for _ in range(3):
+    seen = [x.reset() for x in (plain, cloudy, painted)]
+    while not seen[0]['is_last']:
+      for key in set(seen[0]) - {'image', 'image_dot'}:
+        assert len({str(x[key]) for x in seen}) == 1, key
+      for key in ('image', 'image_dot'):
+        usual, behind, other = (x[key] for x in seen)
+        things = usual.any(-1)
+        np.testing.assert_array_equal(usual[things], behind[things])
+        assert (behind[~things].std(0) > 20).all()
+        assert (other.any(-1) == things).all()
+        colors.update(map(tuple, other[things]))
+      action = {'action': rng.uniform(-1, 1, 2).astype('f')}
+      last, seen = seen, [x.step(action) for x in (plain, cloudy, painted)]
+      assert (last[1]['image'] != seen[1]['image']).mean() > 0.5
+  assert len(colors) == 6  # Two in each of three episodes.
+
+
+def test_same_seed_gives_the_same_clouds(tmp_path):
+  clouds.main(['--out', str(tmp_path), '--number', '3', '--frames', '5'])
+  off = {**distractors.OPTIONS, 'background': str(tmp_path)}
+  one, two = (
+      suites.make('toy', 'torus', seed=x, distractors=off) for x in (1, 2))
+  assert (one.reset()['image'] != two.reset()['image']).mean() > 0.5
+  two.seed(3), one.seed(3)
+  for _ in range(2):
+    np.testing.assert_array_equal(one.reset()['image'], two.reset()['image'])
+
+
+def test_clouds_move_slowly_and_return():
+  film = clouds.clouds(np.random.default_rng(0), 50, 64).astype(int)
+  assert film.shape == (50, 64, 64, 3)
+  steps = abs(film - np.roll(film, 1, 0)).mean((1, 2, 3))
+  assert 0 < steps.max() < 15  # Also from the last frame to the first.
+  assert abs(film[0] - film[12]).mean() > 2 * steps.max()
+  inside = abs(film - np.roll(film, 1, 1)).mean((0, 2, 3))
+  assert inside.max() < 25  # Neighbours look alike.
 
 
 def test_module_prints_the_baselines(capsys, monkeypatch):

@@ -102,7 +102,7 @@ def test_settings_of_a_system_and_of_distractors_reach_the_config(
     (['--tasks', 'toy_trous'], "Unknown toy task 'trous'"),
     (['--methods', 'dreamerv3'], 'dreamerv2'),
     (['--distractors', 'colours=1'], 'distractors.colours'),
-    (['--distractors', 'colors=0.5'], 'toy'),
+    (['--distractors', 'camera=0.5'], 'toy_torus cannot draw that'),
     (['--updates', '0'], '--updates is 0'),
     (['--seeds', '0'], '--seeds is 0'),
     (['--episodes', '5'], '--episodes is 5'),

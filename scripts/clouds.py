@@ -1,0 +1,54 @@
+"""Writes moving clouds of random colours, for --distractors.background.
+
+    python scripts/clouds.py --out clouds --number 20
+
+Each is a GIF that repeats without a jump: a sum of waves, whose amplitudes are
+inversely proportional to the square of their frequency.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+import PIL.Image
+
+
+def main(argv=None):
+  """Writes as many files as the command line says."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--out', type=pathlib.Path, required=True)
+  parser.add_argument('--number', type=int, default=20)
+  parser.add_argument('--frames', type=int, default=50)
+  parser.add_argument('--size', type=int, default=64)
+  parser.add_argument('--seed', type=int, default=0)
+  args = parser.parse_args(argv)
+  args.out.mkdir(parents=True, exist_ok=True)
+  for number in range(args.number):
+    frames = [PIL.Image.fromarray(x) for x in clouds(
+        np.random.default_rng([args.seed, number]), args.frames, args.size)]
+    frames[0].save(
+        args.out / f'{number:03d}.gif', save_all=True, loop=0,
+        append_images=frames[1:])
+
+
+def clouds(rng, frames, size):
+  """Returns clouds as uint8 [frames, size, size, 3].
+
+  Every wave has a random phase, and passes a whole number of periods during
+  the film: up to two.
+  """
+  rows, cols = np.meshgrid(
+      np.fft.fftfreq(size), np.fft.rfftfreq(size), indexing='ij')
+  frequency = np.hypot(rows, cols)
+  frequency[0, 0] = np.inf  # No constant.
+  shape = *frequency.shape, 3
+  phase, speed = rng.uniform(size=shape), rng.integers(-2, 3, shape)
+  times = np.arange(frames).reshape(-1, 1, 1, 1) / frames
+  waves = np.exp(2j * np.pi * (phase + speed * times))
+  film = np.fft.irfft2(waves / frequency[..., None] ** 2, (size, size), (1, 2))
+  film = (film - film.mean()) / film.std()
+  return np.uint8(np.clip(110 + 50 * film, 0, 255))
+
+
+if __name__ == '__main__':
+  main()
