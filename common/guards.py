@@ -19,6 +19,8 @@ from . import files
 from .checkpoint import write_npz
 from .files import write_atomic
 
+COLLAPSED = 1e-4  # Below this, code_spread says that the code is constant.
+
 
 class Lock:
   """Holds a folder against other processes, until `release`.
@@ -266,6 +268,21 @@ def warn_of_end(episode, learned):
         'where episodes end. Set pred_discount to True, and let the '
         "environment's obs_space say that is_terminal can be True.",
         stacklevel=1)
+
+
+def warn_of_collapse(spread):
+  """Warns, once in a process, of a latent code that tells nothing.
+
+  Args:
+    spread: The metric code_spread: share of the code's mean square that is
+      variance, 0 if the code is the same for all frames.
+  """
+  if spread < COLLAPSED:
+    warnings.warn(
+        f'The latent code is the same for all frames (code_spread is below '
+        f'{COLLAPSED}): the policy sees nothing. If it stays so, lower '
+        f'loss_scales.kl and loss_scales.overshooting, or raise the weights '
+        f'of the losses that train the code.', stacklevel=1)
 
 
 class NotFinite(RuntimeError):

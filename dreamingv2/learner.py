@@ -5,6 +5,8 @@ import time
 
 import numpy as np
 
+from .common import guards
+
 
 class Learner:
   """Updates the agent and keeps its metrics until they are logged.
@@ -88,8 +90,12 @@ class Learner:
     if not self.metrics:
       return
     shares = self._timer.result(reset=True)
-    for name, values in self.metrics.items():
-      logger.scalar(name, np.mean([float(x) for x in values]))
+    means = {
+        name: np.mean([float(x) for x in values])
+        for name, values in self.metrics.items()}
+    for name, value in means.items():
+      logger.scalar(name, value)
+    guards.warn_of_collapse(means.get('code_spread', np.nan))
     self.metrics.clear()
     logger.add(shares, prefix='share')
     logger.add({'updates': self.updates, 'seconds': seconds})

@@ -260,3 +260,14 @@ def test_end_that_nobody_learns_is_told_once():
       'An episode ended in a terminal state, but the agent does not learn '
       'where episodes end. Set pred_discount to True, and let the '
       "environment's obs_space say that is_terminal can be True."]
+
+
+def test_code_that_tells_nothing_is_told_once():
+  with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter('default')
+    for spread in (0.01, np.nan, 2e-4, 1e-6, 0.0):
+      before = len(told)
+      guards.warn_of_collapse(spread)
+      assert len(told) - before == (spread == 1e-6)
+  assert 'same for all frames (code_spread is below 0.0001)' in str(
+      told[0].message)

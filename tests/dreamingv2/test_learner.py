@@ -4,6 +4,7 @@ import collections
 import contextlib
 import itertools
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -111,6 +112,20 @@ def test_log_writes_means_once(tmp_path):
       'updates': 3, 'seconds': 5.0}
   learner.log(logger, seconds=6.0)
   assert logger.writes == 1
+
+
+def test_collapsed_code_is_told_when_it_is_logged(tmp_path):
+  learner, seen = make(tmp_path)
+  spreads, train = iter([0.5, 0.5, 1e-6, 1e-6]), seen.agent.train
+  seen.agent.train = lambda data: (
+      None, {**train(data)[1], 'code_spread': np.float32(next(spreads))})
+  for words in ('', 'The latent code is the same for all frames'):
+    learner.update(0), learner.update(0)
+    with warnings.catch_warnings(record=True) as told:
+      warnings.simplefilter('always')
+      learner.log(Logger(), seconds=5.0)
+    assert [x for x in told if str(x.message).startswith(words)] == told
+    assert len(told) == bool(words)
 
 
 def test_restored_number_of_updates_goes_on(tmp_path):

@@ -28,6 +28,15 @@ def test_blast_does_not_collapse(learn):
   check(learn('blast_kl', 'small', updates=200))
 
 
+@pytest.mark.slow
+def test_small_byol_predicts_within_200_updates(learn):
+  """With a weight of 1 its loss stayed at 4.5, that of a constant code."""
+  metrics = learn('byol', 'small', updates=200)
+  check(metrics)
+  assert metrics['byol_loss'] < 3, metrics
+  assert metrics['code_spread'] > 0.3, metrics
+
+
 def check(metrics):
   """Asserts a larger spread than BYOL had without its normalisation.
 
