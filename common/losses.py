@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from . import distribute
 
-# Entries that a size block sets for all systems, even those without the loss.
-SHARED = ('overshooting',)
+# Entries that the defaults or a size block set for all systems, even those
+# without the loss.
+SHARED = ('byol', 'overshooting')
 
 
 def weighted_sum(terms, scales, names, objective):

@@ -55,6 +55,7 @@ READERS = {
     'cross_modal': ('cross_modal',),
     'cvrl': ('cvrl',),
     'forward': ('forward',),
+    'loss_scales.byol': ('byol',),
     'loss_scales.overshooting': MULTI_STEP,
     'predictive': ('predictive',),
     'prototypes': ('prototypes',),

@@ -74,7 +74,8 @@ def test_agent_conformance(
       k for k in metrics if k.endswith('_loss')}
   for name in ('model', 'actor', 'critic'):
     assert metrics[f'{name}_skipped'] == 0
-  total = sum(metrics[f'{k}_loss'] for k in losses - {
+  scales = {**config.loss_scales, 'image': config.loss_scales.decoder}
+  total = sum(scales[k] * metrics[f'{k}_loss'] for k in losses - {
       'model', 'actor', 'critic'})
   np.testing.assert_allclose(metrics['model_loss'], total, rtol=1e-5)
   assert state['deter'].shape == [config.dataset.batch, config.rssm.deter]

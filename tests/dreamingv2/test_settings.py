@@ -226,7 +226,8 @@ def test_name_of_a_system_that_lacks_its_behaviour_offers_the_new_one(
     ('--prototypes.count 100', 'prototypes.count 100 .*contrastive.*prototyp'),
     ('--configs tpc --contrastive.horizon 1', "'predictive'.*byol, contr"),
     ('--configs byol --contrastive.vmf=True', "'byol'; it belongs to contr"),
-    ('--configs dreamer --loss_scales.overshooting 0.5', 'reconstruction')])
+    ('--configs dreamer --loss_scales.overshooting 0.5', 'reconstruction'),
+    ('--configs barlow_twins --loss_scales.byol 2', 'barlow_twins')])
 def test_flag_for_another_system_is_refused(flags, words):
   with pytest.raises(ValueError, match=words):
     settings.load_config(flags.split())
