@@ -59,7 +59,8 @@ def main(argv=None):
   with guards.user_errors():
     config = settings.load_config(argv)
     with guards.starting(config.stall_after):
-      logdir = logdirs.prepare(config, *suites.check(config))
+      logdir = logdirs.prepare(
+          config, *suites.check(config), settings.reads)
       lock = guards.Lock(logdir)
   with lock:
     with guards.user_errors(), guards.starting(config.stall_after):

@@ -44,8 +44,12 @@ def name(config, suite, task):
   return pathlib.PurePath(f'{suite}_{task}', config.method, str(config.seed))
 
 
-def prepare(config, suite, task):
+def prepare(config, suite, task, reads=lambda objective, key: True):
   """Makes the logdir and checks that it can serve this config.
+
+  Args:
+    reads: Function that says whether an objective depends on a dotted key; a
+      key on which it does not may change.
 
   Raises:
     ValueError: It cannot be written, holds a run of another config, or links
@@ -55,8 +59,9 @@ def prepare(config, suite, task):
       config.logdir or 'logdir' / name(config, suite, task)).expanduser()
   _check_links(logdir)
   learned = _learned(logdir)
-  check(config, logdir, lambda key: key not in RESUMABLE and (
-      learned or key.split('.')[0] in DATA))
+  check(config, logdir, lambda key: (
+      key not in RESUMABLE and reads(config.objective, key) and (
+          learned or key.split('.')[0] in DATA)))
   try:
     logdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=logdir):

@@ -201,14 +201,23 @@ def check_readers(config, keys):
     ValueError: The objective does not read one of the keys.
   """
   for key in sorted(keys):
-    parts = key.split('.')
-    names = ['.'.join(parts[:i]) for i in range(len(parts), 0, -1)]
-    readers = next((READERS[x] for x in names if x in READERS), None)
-    if readers and config.objective not in readers:
+    if not reads(config.objective, key):
       raise ValueError(
           f'--{key} {config[key]} has no effect on objective '
-          f"'{config.objective}'; it belongs to {', '.join(readers)}: leave "
-          f'it out or select another method with --configs')
+          f"'{config.objective}'; it belongs to {', '.join(_readers(key))}: "
+          f'leave it out or select another method with --configs')
+
+
+def reads(objective, key):
+  """Says whether an objective, by its name, can depend on a dotted key."""
+  readers = _readers(key)
+  return not readers or objective in readers
+
+
+def _readers(key):
+  parts = key.split('.')
+  names = ('.'.join(parts[:i]) for i in range(len(parts), 0, -1))
+  return next((READERS[x] for x in names if x in READERS), ())
 
 
 def check(config):

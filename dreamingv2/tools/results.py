@@ -269,7 +269,8 @@ def _doubts(groups, method):
 def differences(one, two):
   """Returns {key: (value in one, value in two)} for settings that differ.
 
-  A key that only one curve has is ignored: the other's code may be older.
+  A key that only one curve has is ignored: the other's code may be older. So
+  are keys of other systems.
   Curves without settings are compared by their commands.
   """
   if one.get('format') != two.get('format'):
@@ -278,7 +279,8 @@ def differences(one, two):
     one, two = one['settings'], two['settings']
     return {  # Older code wrote some values as numbers that are strings now.
         k: (one[k], two[k]) for k in one
-        if k in two and one[k] != two[k] and str(one[k]) != str(two[k])}
+        if k in two and str(one[k]) != str(two[k])
+        and ('objective' not in one or settings.reads(one['objective'], k))}
   if 'command' in one and 'command' in two:
     # Two commits may give a block of configs.yaml different values.
     one, two = (

@@ -256,10 +256,12 @@ def _check_folders(jobs):
   if twice:
     raise ValueError(f'several runs would share {twice[0]}: a method or a '
                      'task is named twice, or --method is set')
-  counts = lambda key: key not in (*logdirs.RESUMABLE, 'seed')
   for folder, job in {job.logdir.parent: job for job in jobs}.items():
     for logdir in sorted(folder.glob('*')):
-      logdirs.check(job.config, logdir, counts, '--indir')
+      logdirs.check(
+          job.config, logdir, lambda key, config=job.config: (
+              key not in (*logdirs.RESUMABLE, 'seed')
+              and settings.reads(config.objective, key)), '--indir')
 
 
 @dataclasses.dataclass

@@ -56,6 +56,22 @@ def test_settings_that_a_run_may_change(config, updates, started, fine):
     logdirs.prepare(config.update(updates), 'robosuite', 'Lift')
 
 
+def test_setting_that_the_objective_does_not_read_may_change(config):
+  folder = logdirs.prepare(config, 'robosuite', 'Lift')
+  logdirs.save_config(config, folder, ['versions'])
+  (folder / 'checkpoints').mkdir()
+  (folder / 'checkpoints' / '1.npz').touch()
+  reads = lambda objective, key: key != 'byol.units' or objective == 'byol'
+  other = config.update({'byol.units': 9})
+  assert logdirs.prepare(other, 'robosuite', 'Lift', reads) == folder
+  both = other.update({'rssm.deter': 600})
+  with pytest.raises(ValueError, match=r'1 keys differ: rssm.deter'):
+    logdirs.prepare(both, 'robosuite', 'Lift', reads)
+  with pytest.raises(ValueError, match='byol.units'):
+    logdirs.prepare(
+        other.update({'objective': 'byol'}), 'robosuite', 'Lift', reads)
+
+
 def test_folder_that_cannot_be_made_is_named(config, tmp_path):
   (tmp_path / 'run').touch()
   with pytest.raises(ValueError, match='run cannot be written .* --logdir'):

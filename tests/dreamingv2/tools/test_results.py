@@ -187,3 +187,12 @@ def test_files_of_one_name_keep_apart(tmp_path):
     path.write_text(json.dumps([make_curve(method='tpc')]))
   assert [c['method'] for c in results.read([], paths)[0]] == [
       f'tpc ({x.with_suffix("")})' for x in paths]
+
+
+@pytest.mark.parametrize('objective, differ', [
+    ('byol', True), ('contrastive', False), (None, True)])
+def test_settings_of_other_systems_are_no_difference(objective, differ):
+  one, two = ({'settings': {
+      'loss_scales.byol': x, **({'objective': objective} if objective else {})
+  }} for x in (1.0, 5.0))
+  assert bool(results.differences(one, two)) == differ
