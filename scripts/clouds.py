@@ -22,6 +22,10 @@ def main(argv=None):
   parser.add_argument('--size', type=int, default=64)
   parser.add_argument('--seed', type=int, default=0)
   args = parser.parse_args(argv)
+  for name, least in (('number', 1), ('frames', 1), ('size', 8)):
+    if getattr(args, name) < least:
+      parser.error(
+          f'--{name} is {getattr(args, name)}; it must be at least {least}')
   args.out.mkdir(parents=True, exist_ok=True)
   for number in range(args.number):
     frames = [PIL.Image.fromarray(x) for x in clouds(

@@ -170,6 +170,13 @@ def test_clouds_move_slowly_and_return():
   assert inside.max() < 25  # Neighbours look alike.
 
 
+def test_clouds_of_no_size_are_an_error(tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    clouds.main(['--out', str(tmp_path / 'a'), '--size', '0'])
+  assert '--size is 0; it must be at least 8' in capsys.readouterr().err
+  assert not (tmp_path / 'a').exists()
+
+
 def test_module_prints_the_baselines(capsys, monkeypatch):
   few = functools.partial(toy.baselines, episodes=10)
   monkeypatch.setattr(toy, 'baselines', few)

@@ -196,3 +196,8 @@ def test_settings_of_other_systems_are_no_difference(objective, differ):
       'loss_scales.byol': x, **({'objective': objective} if objective else {})
   }} for x in (1.0, 5.0))
   assert bool(results.differences(one, two)) == differ
+
+
+def test_numbers_that_are_equal_are_no_difference():
+  one, two = ({'settings': {'steps': x}} for x in (1, 1.0))
+  assert not results.differences(one, two)
