@@ -223,11 +223,12 @@ def test_video_that_is_cut_off_plays_its_frames(tmp_path):
     ({'camera': -0.1}, 'distractors.camera is -0.1'),
     ({'background': '/nowhere'}, 'background /nowhere is no image')])
 def test_bad_options_are_named(options, text):
-  for suite, task in (('dmc', 'walker_walk'), ('ur5', 'reach')):
+  for suite, task in (
+      ('dmc', 'walker_walk'), ('ur5', 'reach'), ('toy', 'reach')):
     with pytest.raises(ValueError, match=text):
       suites.validate(suite, task, {'distractors': {**OFF, **options}})
   with pytest.raises(ValueError, match="'distractors'"):
-    suites.validate('toy', 'reach', {'distractors': OFF})
+    suites.validate('gym', 'CartPole-v1', {'distractors': OFF})
 
 
 def test_a_video_names_what_reads_it(tmp_path, monkeypatch):
