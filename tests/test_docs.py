@@ -237,6 +237,12 @@ def test_tests_and_files_that_a_page_names_exist(path):
   assert not wrong
 
 
+def test_every_score_file_is_described():
+  text = (ROOT / 'scores' / 'README.md').read_text()
+  for path in (ROOT / 'scores').glob('*.json'):
+    assert f'| `{path.name}` |' in text, path.name
+
+
 def test_readme_is_one_page():
   assert len((ROOT / 'README.md').read_text().split()) <= WORDS
 

@@ -45,7 +45,14 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
     factory = loading.resolve(*_split(task))
   env, repeat = build(
       factory, name, seed, size, action_repeat, options['env_args'])
-  if hasattr(env, 'obs_space') and hasattr(env, 'act_space'):
+  ours = hasattr(env, 'obs_space') and hasattr(env, 'act_space')
+  draws = ours or hasattr(env, 'observation_space')
+  if draws and options['distractors'] != OPTIONS['distractors']:
+    raise ValueError(
+        f'distractors are {options["distractors"]}, but {name} is no '
+        f'environment of dm_control and draws its own images; leave out '
+        f'--distractors.*')
+  if ours:
     return envs.ActionRepeat(env, repeat) if repeat > 1 else env
   if hasattr(env, 'observation_space'):
     return own.convert(env, size, repeat, seed=seed)

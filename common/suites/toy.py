@@ -31,8 +31,8 @@ def validate(task, options):
   known = CAMERAS if task in WORLDS else CAMERAS[:1]
   for name in renderers.cameras(options['camera']).values():
     check_known(f'toy.camera of {task}', name, known)
+  allowed = ('background', 'colors') if task in WORLDS else ()
   for key, value in options['distractors'].items():
-    allowed = ('background', 'colors') if task in WORLDS else ()
     if value != distractorlib.OPTIONS[key] and key not in allowed:
       raise ValueError(
           f'distractors.{key} is {value!r}, but toy_{task} cannot draw that; '
@@ -190,19 +190,19 @@ class Reach:
         'dot': self._world.encode(self._dot),
         'target': self._world.encode(self._target)}
 
-  def close(self):
-    pass
-
-  def _offset(self):
-    return self._world.offset(self._dot, self._target)
-
   def images(self):
-    state = types.SimpleNamespace(
+    state = types.SimpleNamespace(  # What Distractors asks of MuJoCo's data.
         world=self._world, dot=self._dot, target=self._target,
         cam_xmat=np.tile(np.eye(3).ravel(), (len(CAMERAS), 1)))
     return {
         key: self._render(self._colors, state, number)
         for key, number in self._cameras.items()}
+
+  def close(self):
+    pass
+
+  def _offset(self):
+    return self._world.offset(self._dot, self._target)
 
   def _obs(self, ends):
     return {**self.images(), **ends}

@@ -22,7 +22,8 @@ class BYOL(Objective):
   prediction from the online projection of the other view of frame t, which
   trains the projection; 'overshooting' as in DreamingV2. The predictor, the
   slow target and the normalisation over the batch prevent a collapse. Without
-  the normalisation, all targets were equal after 20 updates.
+  the normalisation, all targets were equal after 20 updates; with a weight of
+  1 instead of 5 beside the KL terms, some posteriors became constant.
 
   Source: outlook of Okada & Taniguchi 2022, section VI; Grill et al. 2020 for
   projector, predictor and slow target. The combination is ours.

@@ -112,6 +112,16 @@ def test_class_of_gymnasium_is_adapted(name):
   assert row['reward'] == 3 and (row['image'] == 7).all()
 
 
+@pytest.mark.parametrize('task', ['own_tasks:Theirs', 'own_tasks:Ours'])
+def test_environment_that_draws_itself_takes_no_distractors(task):
+  words = f"^distractors are .*'colors': 0.5.*{task} is no environment of dm"
+  with pytest.raises(ValueError, match=words):
+    suites.make('module', task, distractors={
+        'colors': 0.5, 'camera': 0.0, 'background': ''})
+  # Blocks set the quality for all suites.
+  assert suites.make('module', task, render='light').reset()['is_first']
+
+
 @pytest.mark.parametrize('task, words', [
     ('own_tasks:fails', r'raised ZeroDivisionError: .*own_tasks.py:\d+\)'),
     ('own_tasks:nothing', 'returned str, which is no environment'),

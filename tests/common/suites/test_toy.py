@@ -115,7 +115,7 @@ def test_camera_that_moves_with_the_dot_shows_the_way_to_the_target(name):
           whole[..., 0] == 255, wrap)
       way = (way + .5) % 1 - .5 if wrap else way
       np.testing.assert_allclose(
-          centre(square, False) - 0.5, way, atol=0.03)
+          centre(square, False) - 0.5, way, atol=2 / 64)  # Two pixels.
     obs = env.step({'action': rng.uniform(-1, 1, 2).astype('f')})
   assert seen > 3
 
