@@ -12,6 +12,7 @@ import tensorflow as tf
 from . import expl
 from . import objectives
 from . import probe
+from .common import critics
 from .common import losses
 from .common import nets
 from .common import other
@@ -363,16 +364,15 @@ class ActorCritic(Module):
     self.tfstep = tfstep
     discrete = getattr(act_space, 'discrete', False)
     dist = other.actor_dist(config.actor.dist, discrete)
-    self._grad = config.actor_grad
-    if self._grad == 'auto':
-      self._grad = 'reinforce' if discrete else 'dynamics'
+    auto = 'reinforce' if discrete else 'dynamics'
+    self._grad = {'auto': auto}.get(config.actor_grad, config.actor_grad)
     check_known('actor_grad', self._grad, ('both', 'dynamics', 'reinforce'))
     for text in (config.actor_ent, config.actor_grad_mix):
       other.schedule(text, 0)  # Raises an error now, not in training.
     self.actor = nets.MLP(act_space.shape[0], **{**config.actor, 'dist': dist})
-    self.critic = nets.MLP([], **config.critic)
+    self.critic = critics.make(**config.critic)
     if config.slow_target:
-      self._target_critic = nets.MLP([], **config.critic)
+      self._target_critic = critics.make(**config.critic)
       self._follow = tfutils.SlowCopy(
           config.slow_target_fraction, config.slow_target_update)
     else:

@@ -83,7 +83,7 @@ RANGES = {
     'return_norm.momentum': SHARE,
     r'rssm\.(continuous|deter|hidden|stoch)': SIZE,
     'rssm.discrete': (2, 1e5),
-    'rssm.ensemble': (1, 1000),
+    r'(critic|rssm)\.ensemble': (1, 1000),
     'seed': (0, 2 ** 31 - 1),
     'slow_target_fraction': SHARE,
     'slow_target_update': COUNT,

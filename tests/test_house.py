@@ -30,7 +30,7 @@ FLOORS = [
      'common.logdir', 'common.other', 'common.renderers',
      'common.renderers.*', 'common.replay', 'common.suites',
      'common.suites.*'],
-    ['common.nets'],
+    ['common.critics', 'common.nets'],
     ['ranges', 'settings', 'objectives.base', 'objectives.multistep',
      'objectives.openloop', 'objectives.overshooting'],
     ['objectives.*'],

@@ -135,6 +135,42 @@ def test_value_of_a_head_for_numbers_of_all_sizes(dist, make_behavior):
   np.testing.assert_allclose(result[H - 1], right, rtol=1e-4)
 
 
+def test_the_most_pessimistic_critic_counts(make_behavior):
+  """In targets and baselines; each critic has the loss that it has alone."""
+  behavior = make_behavior(**{'critic.ensemble': 3})
+  seq = make_seq(behavior)
+  values = lambda net: np.stack([
+      member(seq['feat']).mode() for member in net._members])
+  slow = values(behavior._target_critic)
+  assert len({*slow.argmin(0).flat}) > 1, 'one member is always the smallest'
+  target, _ = behavior.target(seq)
+  right = seq['reward'][H - 1] + seq['discount'][H - 1] * slow.min(0)[H]
+  np.testing.assert_allclose(target[H - 1], right, rtol=1e-4)
+  loss, metrics = behavior.critic_loss(seq, target)
+  weight = seq['weight'][:-1].numpy()
+  right = sum(
+      -np.mean(weight * member(seq['feat'][:-1]).log_prob(target))
+      for member in behavior.critic._members)
+  np.testing.assert_allclose(loss, right, rtol=1e-4)
+  np.testing.assert_allclose(
+      metrics['critic'], values(behavior.critic).min(0)[:-1].mean(), rtol=1e-4)
+
+
+def test_every_critic_of_an_ensemble_learns_and_has_a_slow_copy(
+    make_config, make_agent, make_batch):
+  config = make_config(updates={'critic.ensemble': 2})
+  agent = make_agent(config)
+  behavior = agent.parts['task_behavior']
+  before = [copy(member) for member in behavior.critic._members]
+  kernels = [next(v for v in x.values() if v.ndim == 2) for x in before]
+  assert np.abs(kernels[0] - kernels[1]).max() > 0.01, 'they begin alike'
+  agent.train(make_batch(config))
+  for old, member in zip(before, behavior.critic._members, strict=True):
+    new = copy(member)
+    assert all(np.abs(new[k] - old[k]).max() > 0 for k in old)
+  assert_equal(copy(behavior.critic), copy(behavior._target_critic))
+
+
 def test_imagination_starts_from_some_of_the_states(
     make_config, make_agent, make_batch):
   config = make_config(updates={'imag_starts': 5})
