@@ -14,6 +14,7 @@ from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import envs
 from dreamingv2.common import suites
 from dreamingv2.tools import evaluate
+from scripts import values
 
 
 def start(*argv):
@@ -190,3 +191,30 @@ def test_bad_input_ends_in_one_line_before_anything_is_played(
 def test_all_keys_of_todays_config_are_known(logdir):
   assert (evaluate.load_config(logdir).flat.keys()
           == settings.defaults().flat.keys())
+
+
+def test_values_script_compares_the_critic_with_what_came(logdir, capsys):
+  values.main(['--logdir', str(logdir), '--episodes', '2'])
+  names, *rows = capsys.readouterr().out.splitlines()
+  assert tuple(names.split()) == values.COLUMNS and len(rows) == 3
+  episodes = evaluate.read_episodes(logdir, 2)[::-1]
+  table = np.array([[float(x) for x in row.split()] for row in rows[:2]])
+  np.testing.assert_allclose(
+      table[:, 0], [x['reward'].sum() for x in episodes], atol=0.01)
+  assert np.isfinite(table).all() and 'correlation' in rows[2]
+
+
+def test_values_script_needs_episodes(logdir, capsys):
+  with pytest.raises(SystemExit, match='2'):
+    values.main(['--logdir', str(logdir), '--episodes', '0'])
+  with pytest.raises(SystemExit):
+    values.main(['--logdir', str(logdir), '--episodes', '999'])
+  assert '--episodes is 0' in capsys.readouterr().err
+
+
+def test_rewards_to_come_equal_a_sum():
+  reward = np.random.default_rng(0).normal(size=5)
+  right = [
+      sum(0.9 ** k * reward[t + k] for k in range(5 - t)) + 0.9 ** (5 - t) * 3
+      for t in range(5)]
+  np.testing.assert_allclose(values.to_come(reward, 0.9, 3.0), right)
