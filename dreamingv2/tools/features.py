@@ -16,6 +16,7 @@ import functools
 import itertools
 import json
 import pathlib
+import re
 
 import dreamingv2
 
@@ -37,6 +38,11 @@ FLAGS = {'Lift': ('--action_repeat', '2')}
 PLAIN = 'none'
 # What makes one row differ from another.
 IDENTITY = ('task', 'distractors', 'system', 'seed', 'updates', 'recording')
+# Settings of the loop and of the behaviour. No row depends on them, so that a
+# file stays known when they change in a block.
+ELSEWHERE = re.compile(
+    r'(actor|critic|reward_norm)\..*|discount(_lambda)?|prefill|pretrain|steps'
+    r'|(actor|critic|disag|eval|expl|imag|log|return|save|slow|train)_.*')
 
 
 @command.entry()
@@ -166,10 +172,12 @@ class Job:
 
   def find(self, rows):
     """Returns the last row of this job with the same config, or None."""
-    wanted = changed_settings(self.config)
+    read = lambda changed: {
+        k: v for k, v in changed.items() if not ELSEWHERE.fullmatch(k)}
+    wanted = read(changed_settings(self.config))
     same = [
         x for x in rows if all(x[k] == v for k, v in self.identity.items())
-        and x['settings'] == wanted]
+        and read(x['settings']) == wanted]
     return same[-1] if same else None
 
   def run(self):

@@ -52,6 +52,24 @@ def refuse(argv, capsys):
   return line
 
 
+def test_a_row_stays_known_if_the_behaviour_changes_in_a_block(
+    folder, measured):
+  """A model without actor and critic is the same; another model is not."""
+  path = pathlib.Path(folder[-1])
+  argv = [*SMALL, *folder, '--methods', 'dreamingv2']
+  features.main(argv)
+  row, = json.loads(path.read_text())
+  changes = {
+      'discount': 0.5, 'critic.ensemble': 3, 'actor_ent': '1', 'steps': 7.0,
+      'rssm.deter': 1234}
+  for number, change in enumerate(changes.items()):
+    features.write_rows(path, [
+        {**row, 'settings': {**row['settings'], **dict([change])}}])
+    measured.clear()
+    features.main(argv)
+    assert len(measured) == (number == len(changes) - 1), change
+
+
 def test_rows_are_methods_times_seeds_times_tasks(folder, measured, capsys):
   features.main([
       *SMALL, *folder, '--tasks', 'toy_torus', 'toy_reach', '--seeds', '2'])
