@@ -60,7 +60,7 @@ def main(argv=None):
     config = settings.load_config(argv)
     with guards.starting(config.stall_after):
       logdir = logdirs.prepare(
-          config, *suites.check(config), settings.reads)
+          config, *suites.check(config), settings.reads, settings.defaults())
       lock = guards.Lock(logdir)
   with lock:
     with guards.user_errors(), guards.starting(config.stall_after):

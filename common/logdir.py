@@ -44,12 +44,14 @@ def name(config, suite, task):
   return pathlib.PurePath(f'{suite}_{task}', config.method, str(config.seed))
 
 
-def prepare(config, suite, task, reads=lambda objective, key: True):
+def prepare(
+    config, suite, task, reads=lambda objective, key: True, defaults=None):
   """Makes the logdir and checks that it can serve this config.
 
   Args:
     reads: Function that says whether an objective depends on a dotted key; a
       key on which it does not may change.
+    defaults: As in `check`.
 
   Raises:
     ValueError: It cannot be written, holds a run of another config, or links
@@ -61,7 +63,7 @@ def prepare(config, suite, task, reads=lambda objective, key: True):
   learned = _learned(logdir)
   check(config, logdir, lambda key: (
       key not in RESUMABLE and reads(config.objective, key) and (
-          learned or key.split('.')[0] in DATA)))
+          learned or key.split('.')[0] in DATA)), defaults=defaults)
   try:
     logdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=logdir):
@@ -102,12 +104,14 @@ def _learned(logdir):
   return state[1].get('updates') != 0 if state else any(folder.glob('*.npz'))
 
 
-def check(config, logdir, counts, flag='--logdir'):
+def check(config, logdir, counts, flag='--logdir', defaults=None):
   """Compares a config with that of the run in a folder, if there is one.
 
   Args:
     counts: Function that says of a dotted key whether it has to be the same.
     flag: What the user may set to go elsewhere.
+    defaults: Config with the values that keys had in effect for a version
+      that lacked them; without, such keys may differ.
 
   Raises:
     ValueError: They differ.
@@ -115,17 +119,19 @@ def check(config, logdir, counts, flag='--logdir'):
   path = logdir / 'config.yaml'
   if not path.exists():
     return
-  stored = Config.load(path)
-  diff = {  # A key that an older version lacked differs from nothing.
-      k: v for k, v in config.diff(stored).items()
-      if counts(k) and k in stored.flat}
+  here, there = config.flat, Config.load(path).flat
+  there = {**(defaults.flat if defaults else {}), **there}
+  diff = {
+      k: (here.get(k), old) for k, old in there.items()
+      if counts(k) and here.get(k) != old}
   if diff:
     differ = ', '.join(
         f'{k} {old} there and {new} here'
         for k, (new, old) in list(diff.items())[:5])
     raise ValueError(
-        f'{logdir} holds a run of another config ({len(diff)} keys differ: '
-        f'{differ}); choose another {flag}, or the same settings')
+        f'{logdir} holds a run of another config ({len(diff)} '
+        f'{"keys differ" if len(diff) > 1 else "key differs"}: {differ}); '
+        f'choose another {flag}, or the same settings')
 
 
 def save_config(config, logdir, run):

@@ -139,7 +139,8 @@ def train(
     made = made if made.get('make') else {}
     config = config.update({'suite': '', 'task': made.get('make') or (
         identity.of(train_envs[0])['task'])})
-    logdir = logdirs.prepare(config, '', config.task, settings.reads)
+    logdir = logdirs.prepare(
+        config, '', config.task, settings.reads, settings.defaults())
     stack.enter_context(guards.Lock(logdir))
     run = training.Run(
         config, logdir, train_envs, eval_envs, outputs,

@@ -261,7 +261,8 @@ def _check_folders(jobs):
       logdirs.check(
           job.config, logdir, lambda key, config=job.config: (
               key not in (*logdirs.RESUMABLE, 'seed')
-              and settings.reads(config.objective, key)), '--indir')
+              and settings.reads(config.objective, key)), '--indir',
+          settings.defaults())
 
 
 @dataclasses.dataclass

@@ -65,11 +65,27 @@ def test_setting_that_the_objective_does_not_read_may_change(config):
   other = config.update({'byol.units': 9})
   assert logdirs.prepare(other, 'robosuite', 'Lift', reads) == folder
   both = other.update({'rssm.deter': 600})
-  with pytest.raises(ValueError, match=r'1 keys differ: rssm.deter'):
+  with pytest.raises(ValueError, match=r'1 key differs: rssm.deter'):
     logdirs.prepare(both, 'robosuite', 'Lift', reads)
   with pytest.raises(ValueError, match='byol.units'):
     logdirs.prepare(
         other.update({'objective': 'byol'}), 'robosuite', 'Lift', reads)
+
+
+def test_key_that_an_older_version_lacked_had_its_default_there(config):
+  """Otherwise a run goes on with what a block has got since then."""
+  folder = logdirs.prepare(config, 'robosuite', 'Lift')
+  older = config.flat
+  del older['critic.ensemble']
+  logdirs.save_config(Config(older), folder, ['versions'])
+  (folder / 'checkpoints').mkdir()
+  (folder / 'checkpoints' / '1.npz').touch()
+  prepare = lambda config: logdirs.prepare(
+      config, 'robosuite', 'Lift', defaults=settings.defaults())
+  assert prepare(config) == folder
+  with pytest.raises(ValueError, match=(
+      r'1 key differs: critic.ensemble 1 there and 2 here')):
+    prepare(config.update({'critic.ensemble': 2}))
 
 
 def test_folder_that_cannot_be_made_is_named(config, tmp_path):
