@@ -8,15 +8,16 @@ rewards that the model sees, as means over the steps:
     return    undiscounted, in the task's own unit
     reward    what came
     imagined  reward of the states that the policy reaches, in imagination,
-              after as many steps as in training; it starts from every SKIP-th
-              step, and `then` is what came so many steps later
+              after as many steps as in training; it starts from every seventh
+              step
+    then      reward that came so many steps after those
     critic    what the critic says of the inferred states
     came      discounted sum of the rewards until the end of the episode; after
-              a time limit, the mean of the last REST steps goes on forever
+              a time limit, the mean of the last 50 steps goes on forever
 
-The last line has the mean of each, and the correlation of critic and came over
-all steps. The policy learned during these episodes, and what came is its
-older self's, so small differences mean nothing.
+The last line has the means over all episodes, and the correlation of `critic`
+and `came` over all steps. The policy changed during these episodes, and the
+critic knows the newest one, so small differences mean nothing.
 """
 
 import argparse
