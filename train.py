@@ -153,7 +153,7 @@ class Run:
     for env in train_envs[:1]:
       self._console.left_out(identity.of(env).get('left_out', {}))
     self._make_guards(train_envs + eval_envs)
-    logdirs.forget_unlearned(config, logdir)
+    logdirs.forget_unlearned(config, logdir, settings.defaults())
     self._state = resume.State(
         logdir / 'checkpoints', config.keep, self._processes,
         resume.origin(config))

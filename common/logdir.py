@@ -75,13 +75,15 @@ def prepare(
   return logdir
 
 
-def forget_unlearned(config, logdir):
+def forget_unlearned(config, logdir, defaults=None):
   """Removes checkpoints without an update that another config has written.
 
-  They hold new weights, perhaps of another model. Episodes stay.
+  They hold new weights, perhaps of another model. Episodes stay. `defaults` is
+  as in `check`.
   """
   try:
-    check(config, logdir, lambda key: key not in RESUMABLE)
+    check(
+        config, logdir, lambda key: key not in RESUMABLE, defaults=defaults)
   except ValueError:
     if not _learned(logdir):
       for path in (logdir / 'checkpoints').glob('*.npz'):

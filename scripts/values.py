@@ -45,6 +45,9 @@ def main(argv=None):
     parser.error(f'--episodes is {args.episodes}; it must be at least 1')
   with guards.user_errors():
     config = evaluate.load_config(args.logdir)
+    if config.discount == 1:
+      raise ValueError(
+          f'{args.logdir} has a discount of 1: endless rewards have no sum')
     episodes = evaluate.read_episodes(args.logdir, args.episodes)[::-1]
     agent = evaluate.restore(
         config, evaluate.read_checkpoint(args.logdir),

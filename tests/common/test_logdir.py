@@ -140,6 +140,20 @@ def test_checkpoint_without_an_update_gives_way_to_another_config(
   assert store.latest_step == (0 if updates else None)
 
 
+def test_new_weights_of_an_older_version_give_way_to_a_block_s_new_key(config):
+  folder = logdirs.prepare(config, 'robosuite', 'Lift')
+  older = config.flat
+  del older['critic.ensemble']
+  logdirs.save_config(Config(older), folder, ['versions'])
+  store = checkpoints.Checkpoint(folder / 'checkpoints')
+  store.save(0, {}, {'updates': 0})
+  logdirs.forget_unlearned(config, folder, settings.defaults())
+  assert store.latest_step == 0
+  logdirs.forget_unlearned(
+      config.update({'critic.ensemble': 2}), folder, settings.defaults())
+  assert store.latest_step is None
+
+
 @pytest.mark.parametrize('make, words', [
     (os.mkfifo, 'is a pipe'), (os.mkdir, 'is a folder'),
     (lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), 2 ** 40),
