@@ -29,6 +29,7 @@ from dreamingv2.common import guards
 from dreamingv2.common import identity
 from dreamingv2.tools import evaluate
 
+CRITIC = 'task_behavior/critic/'
 SKIP = 7
 REST = 50
 COLUMNS = ('return', 'reward', 'imagined', 'then', 'critic', 'came')
@@ -49,9 +50,14 @@ def main(argv=None):
       raise ValueError(
           f'{args.logdir} has a discount of 1: endless rewards have no sum')
     episodes = evaluate.read_episodes(args.logdir, args.episodes)[::-1]
+    snapshot = evaluate.read_checkpoint(args.logdir)
     agent = evaluate.restore(
-        config, evaluate.read_checkpoint(args.logdir),
-        *identity.agent_spaces(identity.read(args.logdir)))
+        config, snapshot, *identity.agent_spaces(identity.read(args.logdir)))
+    if missing := [k for k in agent.save() if k.startswith(CRITIC)
+                   and k not in snapshot.arrays]:
+      raise ValueError(
+          f'the checkpoint lacks {missing[0]}: another version wrote it; '
+          f'resume the run once, or use that version')
   measured = [measure(agent, x) for x in episodes]
   print(*(f'{x:>9}' for x in COLUMNS))
   for row in measured:

@@ -38,11 +38,13 @@ FLAGS = {'Lift': ('--action_repeat', '2')}
 PLAIN = 'none'
 # What makes one row differ from another.
 IDENTITY = ('task', 'distractors', 'system', 'seed', 'updates', 'recording')
-# Settings of the loop and of the behaviour. No row depends on them, so that a
-# file stays known when they change in a block.
+# Settings of the loop and of the behaviour. No world model depends on them, so
+# that rows stay known when they change in a block.
 ELSEWHERE = re.compile(
-    r'(actor|critic|reward_norm)\..*|discount(_lambda)?|prefill|pretrain|steps'
+    r'(actor|critic|reward_norm)\..*|discount_lambda|prefill|pretrain|steps'
     r'|(actor|critic|disag|eval|expl|imag|log|return|save|slow|train)_.*')
+# Suites whose episodes never end, so that no head learns the discount.
+ENDLESS = ('dmc', 'robosuite', 'toy', 'ur5')
 
 
 @command.entry()
@@ -170,10 +172,16 @@ class Job:
     """What this row is, as in the file."""
     return {**self._words, 'recording': self.recording.stem}
 
+  def counts(self, key):
+    """Says whether the world model depends on a dotted key."""
+    if key == 'discount':
+      suite, _ = suites.parse(self.config.suite, self.config.task)
+      return suite not in ENDLESS
+    return not ELSEWHERE.fullmatch(key)
+
   def find(self, rows):
     """Returns the last row of this job with the same config, or None."""
-    read = lambda changed: {
-        k: v for k, v in changed.items() if not ELSEWHERE.fullmatch(k)}
+    read = lambda changed: {k: v for k, v in changed.items() if self.counts(k)}
     wanted = read(changed_settings(self.config))
     same = [
         x for x in rows if all(x[k] == v for k, v in self.identity.items())

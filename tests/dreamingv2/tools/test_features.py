@@ -70,6 +70,16 @@ def test_a_row_stays_known_if_the_behaviour_changes_in_a_block(
     assert len(measured) == (number == len(changes) - 1), change
 
 
+@pytest.mark.parametrize('task, counts', [
+    ('toy_torus', False), ('Lift', False), ('Reacher-easy', False),
+    ('my_module:make_env', True)])
+def test_discount_counts_where_episodes_can_end(task, counts):
+  config = settings.load_config(['--configs', 'small', '--task', task])
+  job = features.Job(config, task, 'none', 'dreamingv2', 1)
+  assert job.counts('discount') is counts
+  assert job.counts('discount_head.units') and not job.counts('imag_horizon')
+
+
 def test_rows_are_methods_times_seeds_times_tasks(folder, measured, capsys):
   features.main([
       *SMALL, *folder, '--tasks', 'toy_torus', 'toy_reach', '--seeds', '2'])
