@@ -66,6 +66,7 @@ setuptools.setup(
         'mujoco==3.8.1',
         'numpy>=1.26.4,<2.5',
         'pillow>=10,<14',
+        'psutil>=6,<8',
         'robosuite==1.5.2',
         'rich>=13,<16',
         'ruamel.yaml>=0.18,<0.20',

@@ -137,6 +137,7 @@ class Run:
     self.logdir = logdir
     self.step = counter.Counter()
     self._clock = resume.Clock()
+    self._cpu_clock = resume.Clock(machine.cpu_seconds)
     self._console = console.Console(config, logdir, self)
     self._repeat = config.action_repeat
     with guards.starting(config.stall_after, train_envs + eval_envs):
@@ -231,6 +232,7 @@ class Run:
         'prefilled': resume.Attribute(self, 'prefilled'),
         'due': resume.Attribute(self, '_due'),
         'best': resume.Attribute(self, '_best'), 'seconds': self._clock,
+        'cpu_seconds': self._cpu_clock,
         'every': resume.Every(self._every),
         'metrics': resume.Metrics(self._learner.metrics),
         'logger': self._logger,
@@ -337,6 +339,8 @@ class Run:
   def _restore(self):
     """Continues from a checkpoint, if there is one."""
     meta = self._state.restore(self.agent, self._parts)
+    if meta and 'cpu_seconds' not in meta:  # Of an older version: unknown.
+      self._cpu_clock.restore(float('nan'))
     self._fresh = not meta
     if self.replay.later:
       # Episodes that are kept are not played again.
@@ -420,7 +424,9 @@ class Run:
     self._learner.update(self.env_step)
 
   def _log(self):
-    self._learner.log(self._logger, self._clock.state())
+    self._learner.log(self._logger, {
+        'seconds': self._clock.state(),
+        'cpu_seconds': self._cpu_clock.state()})
 
   def _log_episode(self, episode):
     guards.warn_of_end(episode, 'discount' in self.agent.wm.heads)

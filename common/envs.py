@@ -9,7 +9,8 @@ reward can follow; an episode cut by a time limit is last but not terminal.
 
 Three methods are optional. After `seed(number)`, the next episode depends only
 on that number and on the actions, to the bit. `success()` returns whether the
-task is solved now, or None if the task has no such criterion. `truth()` tells
+task was solved at any control step of the newest agent step, or None if the
+task has no such criterion. `truth()` tells
 the simulator's state, which agents never see, as named vectors float32 [n]:
 names of positions in metres end in `_m`, and angles without a limit are
 cosines and sines. It changes nothing. `Diverged` is raised when an episode
@@ -268,23 +269,6 @@ class TimeLimit(Wrapper):
   def reset(self):
     self._step = 0
     return self.env.reset()
-
-
-class ActionRepeat(Wrapper):
-  """Repeats actions and sums their rewards, until the episode ends."""
-
-  def __init__(self, env, amount):
-    super().__init__(env)
-    self._amount = amount
-
-  def step(self, action):
-    reward = 0.0
-    for _ in range(self._amount):
-      obs = self.env.step(action)
-      reward += obs['reward']
-      if obs['is_last']:
-        break
-    return {**obs, 'reward': np.float32(reward)}
 
 
 class NormalizeAction(Wrapper):

@@ -8,6 +8,8 @@ import platform
 import subprocess
 import sys
 
+import psutil
+
 PACKAGES = (
     'dm_control', 'mujoco', 'numpy', 'robosuite', 'tensorflow',
     'tensorflow-cpu', 'tensorflow-probability', 'tf_keras')
@@ -43,6 +45,19 @@ def processor():
       if line.startswith('model name'):
         return line.partition(':')[2].strip().replace(',', ' ')
   return platform.machine()
+
+
+def cpu_seconds():
+  """Returns the CPU time of this process and of all that it has started."""
+  total = 0.0
+  own = psutil.Process()
+  for process in (own, *own.children(recursive=True)):
+    with contextlib.suppress(psutil.Error):  # It has just ended.
+      times = process.cpu_times()
+      # Those of children count here once they have ended.
+      total += (times.user + times.system + times.children_user
+                + times.children_system)
+  return total
 
 
 @contextlib.contextmanager

@@ -89,7 +89,9 @@ def convert(env, size, action_repeat=1, seed=None, always=False):
   images = [k for k, v in env.obs_space.items() if len(v.shape) == 3]
   if not images and getattr(env, 'render_mode', None) == 'rgb_array':
     env = envs.RenderImage(env, 'image', size)
-  return envs.ActionRepeat(env, action_repeat) if action_repeat > 1 else env
+  if action_repeat > 1:
+    env = wrappers.ActionRepeat(env, action_repeat)
+  return env
 
 
 def adapt(env, config, seed=None, always=False):

@@ -1,4 +1,4 @@
-"""Wrappers of environments that need no other: forwarding, and checks."""
+"""Wrappers that need no other: forwarding, repeated actions, and checks."""
 
 import gymnasium
 import numpy as np
@@ -35,6 +35,44 @@ class Wrapper:
 
   def close(self) -> None:
     self.env.close()
+
+
+def success(env):
+  """Returns what `success()` of an environment says, None if it has none."""
+  value = getattr(env, 'success', lambda: None)()
+  return value() if callable(value) else value
+
+
+def any_known(marks):
+  """Returns whether any mark is true; None if all of them are None."""
+  known = [x for x in marks if x is not None]
+  return any(known) if known else None
+
+
+class ActionRepeat(Wrapper):
+  """Repeats actions and sums their rewards, until the episode ends."""
+
+  def __init__(self, env, amount):
+    super().__init__(env)
+    self._amount = amount
+    self._marks = []
+
+  def step(self, action):
+    reward, self._marks = 0.0, []
+    for _ in range(self._amount):
+      obs = self.env.step(action)
+      reward += obs['reward']
+      self._marks.append(success(self.env))
+      if obs['is_last']:
+        break
+    return {**obs, 'reward': np.float32(reward)}
+
+  def reset(self):
+    self._marks = []
+    return self.env.reset()
+
+  def success(self):
+    return any_known(self._marks)
 
 
 class CheckSpaces(Wrapper):

@@ -1,11 +1,14 @@
 """Episodes without exploration, and what a run logs of them."""
 
+import contextlib
 import re
 
 import numpy as np
 
 from .common import driver as drivers
 from .common import guards
+from .common import wrappers
+from .common.worker import Lost
 
 # Maps the ends of log_keys_* to what they do with values [T, ...].
 TOTALS = {
@@ -36,6 +39,34 @@ def totals(episode, config, mode):
   return result
 
 
+class Successes:
+  """Notes of every complete episode whether its task was solved at any step.
+
+  Args:
+    driver: Driver of the environments.
+    envs: The environments; see `success` in envs.py.
+
+  Attributes:
+    episodes: True or False for each, None if the task has no criterion.
+  """
+
+  def __init__(self, driver, envs):
+    self.episodes = []
+    self._envs = envs
+    self._marks = [[] for _ in envs]
+    driver.on_reset(self._begin)
+    driver.on_step(self._note)
+
+  def _begin(self, transition, worker):
+    self._marks[worker] = []
+
+  def _note(self, transition, worker):
+    with contextlib.suppress(Lost):  # Then the next step begins an episode.
+      self._marks[worker].append(wrappers.success(self._envs[worker]))
+    if transition['is_last']:
+      self.episodes.append(wrappers.any_known(self._marks[worker]))
+
+
 class Evaluation:
   """Plays whole episodes with the policy's mode and logs their returns.
 
@@ -53,10 +84,11 @@ class Evaluation:
   def __init__(self, envs, config):
     self._config = config
     self.episodes = []
-    self.driver = None
+    self.driver, self._successes = None, None
     if envs:
       self.driver = drivers.Driver(
           envs, seed=(config.seed, 1), longest=config.endless_after)
+      self._successes = Successes(self.driver, envs)
       self.driver.on_episode(self.episodes.append)
 
   def __bool__(self):
@@ -76,6 +108,7 @@ class Evaluation:
     begun, count = list(self.driver.begun), self._config.eval_eps
     self.driver.reset()
     self.episodes.clear()
+    self._successes.episodes.clear()
     try:
       for index in range(count):
         say(f'evaluate, episode {index + 1} of {count}')
@@ -98,16 +131,21 @@ class Evaluation:
     returns = [
         float(episode['reward'].astype(np.float64).sum())
         for episode in self.episodes]
-    for episode, value in zip(self.episodes, returns, strict=True):
+    found = self._successes.episodes
+    for episode, value, success in zip(
+        self.episodes, returns, found, strict=True):
       steps = len(episode['reward']) - 1
       logger.add({
           'eval_return': value,
           'eval_length': steps * self._config.action_repeat,
+          **({} if success is None else {'eval_success': float(success)}),
           **totals(episode, self._config, 'eval')})
       logger.write()
+    known = [x for x in found if x is not None]
     logger.add({
         'eval_return_mean': np.mean(returns),
-        'eval_return_std': np.std(returns)})
+        'eval_return_std': np.std(returns),
+        **({'eval_success_rate': np.mean(known)} if known else {})})
     logger.add(dict(metrics), prefix='eval')
     logger.add(report, prefix='train')  # Shows replayed episodes.
     for key in self._config.log_keys_video:

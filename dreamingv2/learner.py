@@ -80,12 +80,12 @@ class Learner:
     """Returns the agent's images and videos of a replayed batch."""
     return self._agent.report(next(self._dataset))
 
-  def log(self, logger, seconds):
+  def log(self, logger, clocks):
     """Writes the means of all metrics since the last log, if there are any.
 
     Args:
       logger: Logger.
-      seconds: Seconds that the run has trained.
+      clocks: {name: seconds} that the run has trained; NaN is left out.
     """
     if not self.metrics:
       return
@@ -98,5 +98,6 @@ class Learner:
     guards.warn_of_collapse(means.get('code_spread', np.nan))
     self.metrics.clear()
     logger.add(shares, prefix='share')
-    logger.add({'updates': self.updates, 'seconds': seconds})
+    logger.add({'updates': self.updates, **{
+        k: v for k, v in clocks.items() if not np.isnan(v)}})
     logger.write(fps=True)

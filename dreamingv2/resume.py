@@ -34,15 +34,20 @@ class Attribute:
 
 
 class Clock:
-  """Measures the seconds that all processes of a run took together."""
+  """Measures the seconds that all processes of a run took together.
 
-  def __init__(self):
+  Args:
+    now: Function that returns the seconds since any fixed moment.
+  """
+
+  def __init__(self, now=lambda: time.time()):
+    self._now = now
     # Start of this process, shifted back by the time earlier ones took.
-    self._started = time.time()
+    self._started = now()
 
   def state(self):
     """Returns the seconds so far."""
-    return time.time() - self._started
+    return self._now() - self._started
 
   def restore(self, state):
     """Adds the seconds of earlier processes."""
@@ -161,7 +166,8 @@ REPLAY = {
     'ongoing': list}
 # The same, of what older versions lack.
 NEWER = {
-    'best': (float, int), 'drivers': dict, 'due': list,
+    'best': (float, int), 'cpu_seconds': (float, int), 'drivers': dict,
+    'due': list,
     'metrics': dict, 'prefilled': bool, 'random': dict, 'run': dict,
     'seconds': (float, int)}
 MOST = 2 ** 53  # Of a count.

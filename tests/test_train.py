@@ -31,7 +31,7 @@ LOSSES = [
 UPSTREAM = {*configs.read_yaml(
     ROOT / 'docs' / 'upstream' / 'reasons.yaml')['logs']['same']}
 # Metrics that depend on the clock.
-TIMED = r'fps', r'share_', r'seconds'
+TIMED = r'fps', r'share_', r'seconds', r'cpu_seconds'
 
 
 def start(folder, *argv):
@@ -188,8 +188,9 @@ def test_random_steps_and_wall_time_are_logged(dreamingv2):
   returns = pick(lines, 'random_return')
   assert [step for step, _ in returns] == [50]
   assert 0 <= returns[0][1] <= 50
-  seconds = [x for _, x in pick(lines, 'seconds')]
-  assert 0 < seconds[0] and seconds == sorted(seconds)
+  for name in ('seconds', 'cpu_seconds'):
+    seconds = [x for _, x in pick(lines, name)]
+    assert 0 < seconds[0] and seconds == sorted(seconds)
 
 
 def test_config_snapshot_names_versions_and_loads_back(dreamingv2):

@@ -11,6 +11,7 @@ from .. import envs
 from .. import identity
 from .. import loading
 from .. import own
+from .. import wrappers
 from ..renderers import distractors
 from . import dmc
 
@@ -53,7 +54,7 @@ def make(task, seed=0, size=(64, 64), action_repeat=1, **options):
         f'environment of dm_control and draws its own images; leave out '
         f'--distractors.*')
   if ours:
-    return envs.ActionRepeat(env, repeat) if repeat > 1 else env
+    return wrappers.ActionRepeat(env, repeat) if repeat > 1 else env
   if hasattr(env, 'observation_space'):
     return own.convert(env, size, repeat, seed=seed)
   if hasattr(env, 'observation_spec') and hasattr(env, 'physics'):

@@ -169,21 +169,23 @@ class Robosuite:
 
   def reset(self):
     self._render.reset()
+    self._success = False
     return self._obs(self._env.reset(), envs.flags(is_first=True))
 
   def step(self, action):
-    reward = 0.0
+    reward, self._success = 0.0, False
     for _ in range(self._repeat):
       obs, value, done, _ = self._env.step(action['action'])
       worker.check_mujoco(self._env.sim.data._data)
       reward += value
+      self._success |= bool(self._env._check_success())
       if done:
         break
     terminal = done and self._env.timestep < self._env.horizon
     return self._obs(obs, envs.flags(reward, False, done, terminal))
 
   def success(self):
-    return bool(self._env._check_success())
+    return self._success
 
   def truth(self):
     return {**self._arms(), **self._objects()}

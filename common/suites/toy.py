@@ -161,17 +161,18 @@ class Reach:
     self._render.seed(number)
 
   def reset(self):
-    self._step = 0
+    self._step, self._success = 0, False
     self._render.reset()
     self._dot, self._target = self._random.uniform(
         *self._world.START, (2, 2))
     return self._obs(envs.flags(is_first=True))
 
   def step(self, action):
-    reward = 0.0
+    reward, self._success = 0.0, False
     for _ in range(self._repeat):
       self._dot = self.move(self._world, self._dot, action['action'])
       reward += self._world.reward(self._offset())
+      self._success |= bool(np.linalg.norm(self._offset()) < 0.1)
       self._step += 1
       if self._step >= self.LENGTH:
         break
@@ -183,7 +184,7 @@ class Reach:
     return world.place(dot + cls.SPEED * np.clip(action, -1, 1))
 
   def success(self):
-    return bool(np.linalg.norm(self._offset()) < 0.1)
+    return self._success
 
   def truth(self):
     return {

@@ -141,13 +141,15 @@ class Reach:
     self._data.mocap_pos[self._target] = [
         distance * np.cos(angle), distance * np.sin(angle), height]
     self._mujoco.mj_forward(self._model, self._data)
+    self._success = False
     return self._obs(envs.flags(is_first=True))
 
   def step(self, action):
-    reward, last = 0.0, False
+    reward, last, self._success = 0.0, False, False
     move = self._move * np.clip(action['action'], -1, 1)
     for _ in range(self._repeat):
       reward += self._advance(move)
+      self._success |= bool(self._reward() == 1)
       self._step += 1
       last = self._step >= self._horizon
       if last:
@@ -155,7 +157,7 @@ class Reach:
     return self._obs(envs.flags(reward, is_last=last))
 
   def success(self):
-    return self._reward() == 1
+    return self._success
 
   def truth(self):
     data = self._data

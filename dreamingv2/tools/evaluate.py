@@ -15,6 +15,7 @@ import pathlib
 
 import numpy as np
 
+from .. import evaluation
 from .. import resume
 from .. import settings
 from ..common import checkpoint as checkpoints
@@ -350,31 +351,21 @@ def play(agent, env, episodes, seed=0, longest=0):
     A dict for each episode: 'return', 'length' (agent steps), 'success' (at
     any step; None if the task defines no success), and 'episode' (arrays).
   """
-  played, marks = [], []
-  succeeds = getattr(env, 'success', lambda: None)
-
-  def note(transition, worker):
-    value = succeeds()
-    marks.append(value() if callable(value) else value)
-
-  def finish(episode):
-    known = [x for x in marks if x is not None]
-    played.append({
-        'return': float(episode['reward'].astype(np.float64).sum()),
-        'length': len(episode['reward']) - 1,
-        'success': any(known) if known else None, 'episode': episode})
-
+  played = []
   driver = drivers.Driver([env], seed=(seed, 2), longest=longest)
-  driver.on_reset(lambda transition, worker: marks.clear())
-  driver.on_step(note)
-  driver.on_episode(finish)
+  driver.on_episode(played.append)
+  found = evaluation.Successes(driver, [env]).episodes
   policy = lambda obs, state: agent.policy(obs, state, 'eval')
   with loggers.Progress(episodes, 0, 'evaluating', 'episodes') as bar:
     for number in range(1, episodes + 1):
       bar.describe(f'episode {number} of {episodes}')
       driver(policy, episodes=1)
       bar.update(1)
-  return played
+  return [{
+      'return': float(episode['reward'].astype(np.float64).sum()),
+      'length': len(episode['reward']) - 1, 'success': success,
+      'episode': episode} for episode, success in zip(
+          played, found, strict=True)]
 
 
 def summary(played):

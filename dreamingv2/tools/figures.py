@@ -71,7 +71,12 @@ def make_parser():
 def curves(args):
   """Draws learning curves: median, 5 to 95 percentiles, limit (Fig. 3)."""
   runs, notes = results.read(args.indir, args.scores)
-  plots.save(draw_curves(results.choose(runs, args.methods), notes), args.out)
+  runs = results.choose(runs, args.methods)
+  if args.success:
+    runs = results.of_success(runs)
+  if args.steps:
+    runs = results.until(runs, args.steps)
+  plots.save(draw_curves(runs, notes), args.out)
   return notes
 
 
@@ -124,13 +129,13 @@ def _rank(task):
 def _panel(ax, task, groups, styles):
   """Draws one task; yields notes."""
   ax.set(
-      title=texts.plot(task), xlabel='environment steps', ylabel='return',
-      ymargin=0.12)
+      title=texts.plot(task), xlabel='environment steps',
+      ylabel=next(iter(groups.values()))[0].get('of', 'return'), ymargin=0.12)
   for label, group in groups.items():
     if label == 'random':
       returns = [y for c in group for y in c['ys'] if np.isfinite(y)] or [0]
       ax.axhspan(
-          *np.percentile(returns, BAND), color='0.88', lw=0,
+          *np.percentile(returns, BAND), color='0.88', lw=0, zorder=0,
           label='random, 5 to 95%')
       ax.axhline(np.mean(returns), color='0.6', lw=1, ls=':')
       if len(groups) == 1:  # Bands do not set the limits of the axis.
@@ -318,7 +323,14 @@ BEST = {'--best': dict(
     action='store_true',
     help='use the checkpoint of the best evaluation, not the newest')}
 FLAGS = {
-    'curves': CURVES,
+    'curves': {
+        **CURVES,
+        '--success': dict(
+            action='store_true',
+            help='draw the success rate of the evaluations, not the return'),
+        '--steps': dict(
+            type=tables.parse_number, metavar='N',
+            help='last environment step to draw (default: all)')},
     'dashboard': FILES,
     'latents': {
         '--logdir': dict(

@@ -335,6 +335,7 @@ def _read_ours(run, notes):
   """
   origin = _origin(run.logdir)
   evals, means, randoms, last = collections.defaultdict(list), {}, {}, {}
+  rates = {}
   mine = []
   for values in run.lines(mine):
     step = last['at'] = values['step']
@@ -346,7 +347,10 @@ def _read_ours(run, notes):
       evals[step].append(values['eval_return'])
     if 'eval_return_mean' in values:
       means[step] = float(values['eval_return_mean'])
-    last.update({k: values[k] for k in ('updates', 'seconds') if k in values})
+      rates[step] = float(values.get('eval_success_rate', math.nan))
+    last.update({
+        k: values[k] for k in ('updates', 'seconds', 'cpu_seconds')
+        if k in values})
   notes += mine
   gaps = list(_gaps(evals, means, run, last))
   more = [f'{len(gaps) - GAPS:,} more notes like this'] * (len(gaps) > GAPS)
@@ -357,9 +361,11 @@ def _read_ours(run, notes):
       k: v for k, v in run.config.items()
       if k not in IGNORED and k.split('.')[0] not in others}
   random = dataclasses.replace(run, method='random')
+  found = [rates[x] for x in sorted(means)]
+  success = {} if np.isnan(found).all() else {'successes': found}
   curves = [
       _curve(run, sorted(means), [means[x] for x in sorted(means)], **origin,
-             returns=[evals[x] for x in sorted(means)], **last,
+             returns=[evals[x] for x in sorted(means)], **success, **last,
              budget=run.budget, settings=settings),
       _curve(random, sorted(randoms), [randoms[x] for x in sorted(randoms)],
              **origin, settings={  # Only those of the task matter here.

@@ -66,8 +66,8 @@ def read(folders, paths):
   """Returns the curves of logdirs and score files, and notes on them.
 
   Tasks of the paper get the paper's names. Curves that do not say how they
-  were made, such as those of other repositories, get the file's name at the
-  end of their method's name.
+  were made, such as those of other repositories, get their `source`, or else
+  the file's name, at the end of their method's name.
 
   Args:
     folders: Paths in which to look for runs.
@@ -97,12 +97,14 @@ def read_files(paths, notes):
     others = [
         c for c in loaded if 'command' not in c and 'settings' not in c]
     for curve in others:
-      curve['method'] = f"{curve['method']} ({name})"
+      origin = curve.get('source', name)
+      curve['method'] = f"{curve['method']} ({origin})"
     if others:
       notes.append(
           f'{path}: {len(others)} curves do not say how they were made; '
           f'their values are used unchanged, be they from evaluation or from '
-          f'training, and the names of their methods end in ({name})')
+          f'training, and the names of their methods end in '
+          f'({others[0].get("source", name)})')
     curves += [(path, c) for c in loaded]
   return curves
 
@@ -344,6 +346,8 @@ def limit(curve):
 
   Settings that shorten episodes lower the limit.
   """
+  if 'of' in curve:
+    return 1
   name = base(curve['task'])
   preset = settings.presets().get(name)
   try:
@@ -415,6 +419,36 @@ def interval(samples, statistic, level=0.95):
       samples, statistic, n_resamples=RESAMPLES, confidence_level=level,
       method='percentile', vectorized=True, rng=np.random.default_rng(0))
   return tuple(map(float, bootstrap.confidence_interval))
+
+
+def of_success(curves):
+  """Returns the curves of success rates of those runs that have logged any.
+
+  Raises:
+    ValueError: There is none.
+  """
+  made = [
+      {**c, 'ys': c['successes'], 'of': 'success rate'} for c in curves
+      if 'successes' in c]
+  if not made:
+    raise ValueError(
+        'no run has logged success rates: their tasks tell no success, or '
+        'they were made by an older version')
+  return made
+
+
+def until(curves, steps):
+  """Returns the curves up to a step; those that begin later are left out."""
+  cut = []
+  for curve in curves:
+    count = sum(x <= steps for x in curve['xs'])
+    if count:
+      cut.append({**curve, **{
+          k: curve[k][:count] for k in ('xs', 'ys', 'returns', 'successes')
+          if k in curve}})
+  if not cut:
+    raise ValueError(f'no run has an evaluation up to step {steps:,}')
+  return cut
 
 
 def choose(curves, methods):

@@ -6,9 +6,11 @@ dreamingv2 scores --scores a.json b.json --indir logdir --out all.json
 A curve has the form in which DreamerV2 and its peers publish their scores: a
 dict with `task`, `method`, `seed`, `xs` (environment steps) and `ys` (mean
 return of the evaluation at each step). Our curves also have `returns` (of each
-episode of an evaluation), `command`, `commit`, `machine`, `updates`, `seconds`
-(wall time), `budget` (steps wanted), `at` (steps done) and `settings` (the
-config keys that can change a result). The random steps before training become
+episode of an evaluation), `successes` (the share of these that solved the
+task, where it says so), `command`, `commit`, `machine`, `updates`, `seconds`
+(wall time), `cpu_seconds` (with the environments' processes), `budget` (steps
+wanted), `at` (steps done) and `settings` (the config keys that can change a
+result). The random steps before training become
 a second curve, with the method 'random'. Runs of DreamerV2 and DreamerV3 are
 read as well, see formats.py; their curves have a `format`, and their methods
 end in '(upstream)'.
@@ -164,14 +166,18 @@ def _check(curve):
   points = sorted(
       ((_step(x), _value(y)) for x, y in zip(
           curve['xs'], curve['ys'], strict=True)), key=lambda point: point[0])
-  others = {k: curve[k] for k in ('at', 'budget', 'seconds', 'updates')
-            if formats.is_number(curve.get(k))}
-  for key in ('command', 'commit', 'format', 'machine'):
+  others = {
+      k: curve[k] for k in (
+          'at', 'budget', 'cpu_seconds', 'seconds', 'updates')
+      if formats.is_number(curve.get(k))}
+  for key in ('command', 'commit', 'format', 'machine', 'source'):
     if key in curve:
       others[key] = texts.printable(_word(curve[key]))
   shlex.split(others.get('command', ''))
   if 'settings' in curve:
     others['settings'] = formats.flatten(dict(curve['settings']))
+  if 'successes' in curve:
+    others['successes'] = [_value(y) for y in curve['successes']]
   if 'returns' in curve:
     others['returns'] = [[_value(y) for y in ys] for ys in curve['returns']]
   return {**names, 'xs': [x for x, _ in points], 'ys': [

@@ -98,12 +98,22 @@ def parse_steps(text):
   if text == 'common':
     return None
   try:
+    return parse_number(text)
+  except argparse.ArgumentTypeError:
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is neither a number of environment steps nor 'common'"
+    ) from None
+
+
+def parse_number(text):
+  """Returns a number of environment steps."""
+  try:
     steps = float(text)
   except ValueError:
     steps = 0
   if not steps >= 1 or steps == math.inf:
     raise argparse.ArgumentTypeError(
-        f"{text!r} is neither a number of environment steps nor 'common'")
+        f'{text!r} is no number of environment steps')
   return int(steps)
 
 

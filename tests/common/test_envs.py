@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dreamingv2.common import envs
+from dreamingv2.common import wrappers
 
 
 class Fake(gymnasium.Env):
@@ -122,13 +123,35 @@ def test_gym_wrapper_takes_old_gym(info, terminal):
 def test_gym_wrapper_tells_success_from_info(info, success):
   class Told(Fake):
     step = lambda self, action: (*super().step(action)[:-1], info)
-  env = envs.ActionRepeat(envs.GymWrapper(Told(VECTOR, ACTION), 'x'), 2)
+  env = wrappers.ActionRepeat(envs.GymWrapper(Told(VECTOR, ACTION), 'x'), 2)
   env.reset()
   assert env.success() is None
   env.step({'action': np.zeros(3, np.float32)})
   assert env.success() is success
   env.reset()
   assert env.success() is None
+
+
+def test_success_between_two_repeats_of_an_action_counts():
+  class Told(Fake):
+    count = 0
+    def step(self, action):
+      self.count += 1
+      return *super().step(action)[:-1], {'success': self.count == 3}
+  env = wrappers.ActionRepeat(envs.GymWrapper(Told(VECTOR, ACTION), 'x'), 2)
+  env.reset()
+  found = []
+  for _ in range(3):
+    env.step({'action': np.zeros(3, np.float32)})
+    found.append(env.success())
+  assert found == [False, True, False]
+
+
+@pytest.mark.parametrize('marks, expected', [
+    ([], None), ([None], None), ([None, False], False),
+    ([False, None, True], True)])
+def test_one_known_success_is_enough(marks, expected):
+  assert wrappers.any_known(marks) is expected
 
 
 def test_gym_wrapper_asks_the_environment_for_success_first():

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from dreamingv2.common import machine
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -28,6 +30,25 @@ def test_versions_name_the_commit_of_a_checkout(tmp_path):
   assert f'commit {commit},' in machine.versions('1', tmp_path)
   (tmp_path / 'file').write_text('new')
   assert f'commit {commit}-dirty,' in machine.versions('1', tmp_path)
+
+
+@pytest.mark.parametrize('ended', [False, True])
+def test_cpu_seconds_count_processes_that_were_started(ended):
+  before = machine.cpu_seconds()
+  program = """
+import sys, time
+while time.process_time() < 0.3:
+  pass
+print('done', flush=True)
+sys.stdin.read()
+"""
+  with subprocess.Popen(
+      [sys.executable, '-c', program], stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE) as process:
+    assert process.stdout.readline() == b'done\n'
+    if ended:
+      process.communicate()
+    assert machine.cpu_seconds() - before > 0.25
 
 
 def test_quiet_hides_what_libraries_print_and_nothing_else():

@@ -11,6 +11,7 @@ from dreamingv2.common import counter
 from dreamingv2.common import guards
 from dreamingv2.common import logger as loggers
 from dreamingv2.common import suites
+from dreamingv2.common import worker
 
 
 def make(*flags, envs=1):
@@ -40,6 +41,40 @@ def test_every_return_has_a_line_before_their_mean_and_videos():
   assert last['eval_return_std'] == pytest.approx(np.std(returns))
   assert last['eval_policy_image'].shape == (51, 64, 64, 3)
   assert 'train_openl' in last
+
+
+def play_marked(marks):
+  """Returns the logs of three episodes whose steps have these marks."""
+  logs = []
+  logger = loggers.Logger(
+      counter.Counter(5), [lambda step, entries: logs.append(dict(entries))])
+  config = settings.load_config(
+      ['--configs', 'debug', '--task', 'toy_reach', '--eval_eps', '3'])
+  env, marks = suites.make('toy', 'reach'), iter(marks)
+  env.success = lambda: mark(next(marks))
+
+  def mark(value):
+    if value == 'lost':
+      raise worker.Lost('it has just ended')
+    return value
+
+  evaluated = evaluation.Evaluation([env], config)
+  evaluated.play(still, lambda text: None)
+  evaluated.log(logger, {})
+  return logs
+
+
+def test_success_of_each_episode_is_logged_and_their_rate():
+  """It counts at any of the 50 steps, and one that was lost does not."""
+  *lines, last = play_marked(
+      [True] + [False] * 49 + ['lost'] * 2 + [False] * 48 + [None] * 50)
+  assert [x.get('eval_success') for x in lines] == [1, 0, None]
+  assert last['eval_success_rate'] == 0.5
+
+
+def test_task_without_success_logs_none():
+  logs = play_marked([None] * 150)
+  assert not any('success' in key for line in logs for key in line)
 
 
 def test_second_evaluation_plays_and_logs_new_episodes():

@@ -102,15 +102,15 @@ def test_updates_take_batches_in_turn_and_are_counted(tmp_path):
 def test_log_writes_means_once(tmp_path):
   learner, _ = make(tmp_path)
   logger = Logger()
-  learner.log(logger, seconds=5.0)
+  learner.log(logger, {'seconds': 5.0})
   assert not logger.writes  # Nothing was learned yet.
   for _ in range(3):
     learner.update(0)
-  learner.log(logger, seconds=5.0)
+  learner.log(logger, {'seconds': 5.0, 'cpu_seconds': float('nan')})
   assert logger == {
       'model_loss': 2.0, 'model_skipped': 0.0, 'share/data': 0.25,
       'updates': 3, 'seconds': 5.0}
-  learner.log(logger, seconds=6.0)
+  learner.log(logger, {'seconds': 6.0})
   assert logger.writes == 1
 
 
@@ -123,7 +123,7 @@ def test_collapsed_code_is_told_when_it_is_logged(tmp_path):
     learner.update(0), learner.update(0)
     with warnings.catch_warnings(record=True) as told:
       warnings.simplefilter('always')
-      learner.log(Logger(), seconds=5.0)
+      learner.log(Logger(), {'seconds': 5.0})
     assert [x for x in told if str(x.message).startswith(words)] == told
     assert len(told) == bool(words)
 

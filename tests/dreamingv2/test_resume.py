@@ -130,6 +130,14 @@ def test_clock_adds_the_seconds_of_earlier_processes(monkeypatch):
   assert clock.state() == 107
 
 
+def test_clock_takes_other_seconds_and_may_not_know():
+  now = iter([3.0, 7.0, 9.0])
+  clock = resume.Clock(lambda: next(now))
+  assert clock.state() == 4
+  clock.restore(float('nan'))  # An older version did not measure them.
+  assert np.isnan(clock.state())
+
+
 def test_generators_go_on_where_they_were():
   agent = counter.Counter(3)
   part = resume.Random(agent, None)

@@ -86,6 +86,23 @@ def test_horizon_is_last_but_not_terminal(make):
   assert peg.act_space['action'].shape == (14,)
 
 
+def test_success_at_any_control_step_of_a_repeated_action_counts():
+  def play():
+    from dreamingv2.common.suites import robosuite
+    env = robosuite.make('Lift', size=(8, 8), action_repeat=2)
+    env.reset()
+    found = [env.success()]
+    env._env._check_success = lambda: env._env.timestep in (1, 4)
+    for _ in range(3):
+      env.step({'action': np.zeros(env.act_space['action'].shape)})
+      found.append(env.success())
+    return found
+  env = start(lambda: types.SimpleNamespace(
+      obs_space=play(), close=lambda: None))
+  assert env.obs_space == [False, True, True, False]
+  env.close()
+
+
 def test_joint_velocity_follows_the_command():
   def play():
     from dreamingv2.common.suites import robosuite

@@ -50,6 +50,19 @@ def seek(wrap, sees_target=True):
   return policy
 
 
+def test_success_on_the_way_through_a_repeated_action_counts():
+  env = toy.make('reach', action_repeat=8)
+  env.reset()
+  env._target = np.array([0.5, 0.5])
+  env._dot = env._target - [0.35, 0]
+  right = {'action': np.float32([1, 0])}
+  assert not env.success()
+  env.step(right)  # 8 times 0.1: it ends beyond the target.
+  assert env.success() and np.linalg.norm(env._offset()) > 0.1
+  env.step(right)
+  assert not env.success()
+
+
 @pytest.mark.parametrize('name', WORLDS)
 def test_baselines_are_what_policies_earn_in_the_task(name):
   """Also tests that the image shows where dot and target are."""

@@ -61,6 +61,25 @@ def test_curves_hold_the_median_and_the_published_mark():
   assert not notes
 
 
+def test_curves_of_success_rates_end_at_the_step_asked_for(monkeypatch):
+  curves = [
+      make_curve(xs=[10, 20, 30], ys=[5., 6., 7.], successes=[0., .5, 1.]),
+      make_curve(method='old', xs=[10], ys=[9.])]
+  kept = {}
+  monkeypatch.setattr(
+      figures.plots, 'save', lambda fig, path: kept.update(fig=fig))
+  monkeypatch.setattr(
+      figures.results, 'read', lambda *args: (curves, []))
+  figures.main([
+      'curves', 'a.json', '--success', '--steps', '20', '--out', 'a.png'])
+  ax, = kept['fig'].axes
+  lines = {x.get_label(): x for x in ax.lines}
+  assert lines['dreamingv2'].get_xydata().tolist() == [[10, 0], [20, .5]]
+  assert set(lines) == {'dreamingv2', 'upper limit'}
+  assert lines['upper limit'].get_ydata()[0] == 1
+  assert ax.get_ylabel() == 'success rate'
+
+
 def test_random_actions_alone_span_their_steps():
   ax, = figures.draw_curves([
       make_curve(method='random', xs=[200, 5000], ys=[3., 5.])], []).axes
@@ -129,6 +148,12 @@ def test_profile_is_the_share_of_runs_above(tmp_path, monkeypatch):
     (['curves', '--indir', 'nowhere', '--out', 'a.png'], 'no folder nowhere'),
     (['curves', 'a.json', '--out', 'a.gif'], 'ending must be one of pdf, png'),
     (['curves', 'a.json', '--methods', 'x', '--out', 'a.png'], "method 'x'"),
+    (['curves', 'a.json', '--success', '--out', 'a.png'],
+     'no run has logged success rates: their tasks tell no success'),
+    (['curves', 'a.json', '--steps', '9', '--out', 'a.png'],
+     'no run has an evaluation up to step 9'),
+    (['curves', 'a.json', '--steps', 'x', '--out', 'a.png'],
+     "'x' is no number of environment steps"),
     (['profiles', 'a.json', '--steps', '9', '--out', 'a.png'],
      'no run has a score at this step: Lift, dreamingv2: seed 0 has no eval')])
 def test_bad_input_ends_in_one_line(

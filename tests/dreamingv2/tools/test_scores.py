@@ -54,6 +54,19 @@ def test_run_becomes_a_curve_and_one_of_random_actions(tmp_path):
       'settings': {'action_repeat': 2, 'render_size': [64, 64]}}
 
 
+def test_success_rates_and_cpu_time_become_part_of_the_curve(tmp_path):
+  lines = [*LINES, *evaluation(400, 1.0), {
+      'step': 400, 'updates': 8, 'seconds': 70.0, 'cpu_seconds': 90.0}]
+  lines[-2]['eval_success_rate'] = 0.5
+  write_run(tmp_path / 'a', lines=lines)
+  curve, _ = scores.collect(tmp_path, [])
+  assert curve['cpu_seconds'] == 90 and curve['xs'] == [200, 300, 400]
+  np.testing.assert_array_equal(curve['successes'], [np.nan, np.nan, 0.5])
+  scores.save([curve], tmp_path / 'a.json')
+  back, = scores.load(tmp_path / 'a.json', [])
+  np.testing.assert_equal(back, curve)
+
+
 def test_run_that_a_file_holds_counts_once(tmp_path, capsys):
   path, run = tmp_path / 'a.json', tmp_path / 'runs' / '0'
   write_run(run, lines=LINES[:5])

@@ -175,14 +175,14 @@ def test_published_files_of_other_repositories_stand_beside_ours():
   # Near the step, Finger-turn-hard has only values at 510,000. The others are
   # means of those at 490, 500 and 510 thousand, then over seeds. All numbers
   # come from a calculator.
-  pro, name = '(published_dreamerpro)', 'dreamer_pro_v2_freeze_10k_norm_off'
+  pro = '(full size, fdeng18/dreamer-pro)'
   assert found == {
-      ('Finger-turn-hard', 'dreamerv2 (published_dreamerv2)'):
+      ('Finger-turn-hard', 'dreamerv2 (full size, danijar/dreamerv2)'):
           (378.7, 112.19, 5),
-      ('Reacher-easy', f'{name} {pro}'): (938.03, 25.35, 3),
+      ('Reacher-easy', f'dreamerpro {pro}'): (938.03, 25.35, 3),
       ('Reacher-easy', f'dreamerv2 {pro}'): (716.44, 50.4, 3),
-      ('Reacher-easy', f'tpc_batch_150 {pro}'): (222.52, 23.05, 3)}
-  assert not any('published' in x for x in footnotes)
+      ('Reacher-easy', f'tpc {pro}'): (222.52, 23.05, 3)}
+  assert not any('Finger-turn-hard' in x for x in footnotes)
   assert sum('do not say how they were made' in x for x in notes) == 2
 
 
