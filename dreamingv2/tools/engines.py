@@ -8,6 +8,7 @@ engine has `submit(jobs)`, which returns handles with done() and result(),
 import importlib
 import os
 import shutil
+import signal
 
 
 def make(args):
@@ -76,6 +77,9 @@ class Ray:
 
 
 def _call(job):
+  # Ray cancels by an interrupt, which would do nothing where interrupts are
+  # ignored, as in all that a script starts in the background.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   return job()
 
 

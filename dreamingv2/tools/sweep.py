@@ -166,7 +166,9 @@ class Job:
           stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
           start_new_session=True, preexec_fn=_end_with_parent)
     try:
-      code = self._process.wait()
+      # Ray's interrupt does not end a wait(): it acts between two lines.
+      while (code := self._process.poll()) is None:
+        time.sleep(0.2)
     except BaseException:  # The engine cancels: the run saves and ends.
       self._process.terminate()
       self._process.wait()
@@ -177,7 +179,7 @@ class Job:
     """Saves the run before Slurm ends the job; submitit queues it again."""
     with contextlib.suppress(AttributeError, ChildProcessError):
       os.kill(self._process.pid, signal.SIGUSR1)
-      # This runs inside wait() and its lock; another wait() would deadlock.
+      # This may run inside poll() and its lock; wait() could deadlock.
       os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
     return engines.need('submitit').helpers.DelayedSubmission(
         dataclasses.replace(self))

@@ -46,6 +46,47 @@ def test_two_ray_workers_finish_a_grid_though_one_is_killed(tmp_path):
   assert again.returncode == 0 and '8 of 8 runs are done' in again.stderr
 
 
+def ignore_interrupts():
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def test_worker_can_be_cancelled_though_interrupts_were_ignored():
+  program = """
+import _thread, time
+from dreamingv2.tools import engines
+def job():
+  _thread.interrupt_main()
+  time.sleep(60)
+try:
+  engines._call(job)
+except KeyboardInterrupt:
+  print('cancelled')
+"""
+  done = subprocess.run(
+      [sys.executable, '-c', program], cwd=ROOT, capture_output=True,
+      text=True, timeout=50, preexec_fn=ignore_interrupts)
+  assert done.stdout == 'cancelled\n', done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_sweep_in_the_background_of_a_script_stops_its_runs(number, tmp_path):
+  """There, interrupts are ignored by all that it starts."""
+  pytest.importorskip('ray')
+  run = tmp_path / 'toy_reach' / 'dreamingv2' / '0'
+  process = subprocess.Popen(
+      [sys.executable, '-m', 'dreamingv2', 'sweep', '--methods', 'dreamingv2',
+       '--tasks', 'toy_reach', '--indir', str(tmp_path), '--', *QUICK,
+       '--steps', '1e6'], cwd=ROOT, stderr=subprocess.PIPE, text=True,
+      preexec_fn=ignore_interrupts)
+  wait_for(lambda: list(run.glob('checkpoints/*.npz')), process)
+  process.send_signal(number)
+  err = process.communicate(timeout=100)[1]
+  assert process.returncode == 128 + number, err
+  assert f'Stopped by {signal.SIGTERM.name}; saved' in (
+      run / 'train.log').read_text()
+
+
 @pytest.mark.slow
 def test_submitit_runs_jobs_and_queues_them_again_when_preempted(
     tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Tests which runs a sweep plans, refuses, repeats and finishes."""
 
+import _thread
 import concurrent.futures as futures
 import json
 import os
@@ -253,6 +254,33 @@ def test_job_returns_exit_code_and_last_line(tmp_path, monkeypatch):
     log = (job.logdir / 'train.log').read_text()
     assert f"['--a', 'b'] {gpu} {threads}\n" in log
   assert job.name == 'x/y/0'
+
+
+def test_job_that_is_interrupted_without_a_signal_lets_its_run_save(
+    tmp_path, monkeypatch):
+  """As Ray does it: this ends no call that waits."""
+  (tmp_path / 'train.py').write_text(
+      'import signal, time\ntry:\n'
+      '  signal.signal(signal.SIGTERM, signal.default_int_handler)\n'
+      '  print("ready")\n  time.sleep(60)\n'
+      'except KeyboardInterrupt:\n  print("saved")')
+  config = plan(tmp_path)[0].config
+  monkeypatch.setattr(sweep.settings, 'ROOT', tmp_path)
+  job = sweep.Job([], config, tmp_path / 'x' / 'y' / '0')
+  log = job.logdir / 'train.log'
+
+  def interrupt():
+    wait_for(lambda: log.exists() and 'ready' in log.read_text())
+    _thread.interrupt_main()
+
+  thread = threading.Thread(target=interrupt)
+  thread.start()
+  begin = time.monotonic()
+  with pytest.raises(KeyboardInterrupt):
+    job()
+  thread.join()
+  assert log.read_text() == 'ready\nsaved\n'
+  assert time.monotonic() - begin < 30
 
 
 @pytest.mark.slow
