@@ -222,7 +222,7 @@ def draw(rows):
   """Draws R^2 against the steps ahead, a panel per task and vector.
 
   Lines are features; single marks at the left are embeddings. Bars are 95%
-  intervals over seeds.
+  intervals over seeds. Panels of the same vector have the same axis.
   """
   found = groups(rows)
   panels = [
@@ -236,11 +236,16 @@ def draw(rows):
       _errorbar(ax, own, name, {'now': 0, '5': 5, '15': 15}, **style,
                 label=text.plot(system))
       _errorbar(ax, own, name, {'embed': -3}, **{**style, 'ls': ''}, mfc='w')
-    more = '' if kind == 'none' else f', {kind}'
-    ax.set_title(text.plot(f'{task}{more}: {name}'))
+    title = text.plot(f"{task}: {name.removesuffix('_m')}")
+    ax.set_title(title if kind == 'none' else f'{title}\n{text.plot(kind)}')
     ax.set_xticks([-3, 0, 5, 15], ['embed', '0', '5', '15'])
     ax.set_xlabel('steps ahead')
-    ax.set_ylim(max(-0.5, min(0, ax.get_ylim()[0])), 1.02)
+  for ax, (key, name, _) in zip(axes, panels, strict=True):
+    same = [
+        other.get_ylim() for other, (k, n, _) in zip(axes, panels, strict=True)
+        if (k[0], n) == (key[0], name)]
+    low, high = min(x for x, _ in same), max(x for _, x in same)
+    ax.set_ylim(max(-0.5, low), min(1.02, high))
   axes[0].set_ylabel('R^2 of a linear readout')
   plots.legend(fig)
   return fig

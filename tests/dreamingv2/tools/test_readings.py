@@ -54,13 +54,25 @@ def test_figure_has_a_panel_per_vector_and_a_line_per_system():
   rows = [
       make_row('dreamingv2', i, r2) for i, r2 in enumerate([0.2, 0.4])]
   fig = readings.draw([*rows, make_row('dreamerv2', r2=0.9)])
-  assert [x.get_title() for x in fig.axes] == ['Lift: cube_m', 'Lift: joints']
+  assert [x.get_title() for x in fig.axes] == ['Lift: cube', 'Lift: joints']
   lines = {
       x.get_label(): x.lines[0].get_xydata().tolist()
       for x in fig.axes[0].containers}
   assert lines['dreamerv2'] == [[0, 0.9], [5, 0.9]]
   mean = pytest.approx(0.3)
   assert lines['dreamingv2'] == [[0, mean], [5, mean]]
+
+
+def test_panels_of_one_vector_share_their_axis():
+  plain = make_row('dreamingv2', 0, 0.9)
+  hard = {**make_row('dreamingv2', 0, 0.2), 'distractors': 'colors=0.5'}
+  fig = readings.draw([plain, hard])
+  titles = [x.get_title() for x in fig.axes]
+  assert titles[2] == 'Lift: cube\ncolors=0.5'
+  for one, two in ((0, 2), (1, 3)):
+    low, high = fig.axes[one].get_ylim()
+    assert fig.axes[two].get_ylim() == (low, high)
+    assert low < 0.2 and high > 0.9
 
 
 def make_episodes(count, length=30):
