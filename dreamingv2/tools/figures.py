@@ -71,7 +71,7 @@ def make_parser():
 def curves(args):
   """Draws learning curves: median, 5 to 95 percentiles, limit (Fig. 3)."""
   runs, notes = results.read(args.indir, args.scores)
-  runs = results.choose(runs, args.methods)
+  runs = results.choose(runs, args.methods, args.tasks)
   if args.success:
     runs = results.of_success(runs)
   if args.steps:
@@ -217,7 +217,7 @@ def profiles(args):
   """Draws performance profiles: the share of runs above each score."""
   runs, notes = results.read(args.indir, args.scores)
   runs = [
-      c for c in results.choose(runs, args.methods)
+      c for c in results.choose(runs, args.methods, args.tasks)
       if c['method'] != 'random']
   methods = _first(
       sorted({c['method'] for c in runs}), MOST_LINES, 'methods', notes)
@@ -318,7 +318,10 @@ CURVES = {
     **FILES,
     '--methods': dict(
         nargs='*', default=[], metavar='METHOD',
-        help='methods to show, as the runs name them (default: all)')}
+        help='methods to show, as the runs name them (default: all)'),
+    '--tasks': dict(
+        nargs='*', default=[], metavar='TASK',
+        help='tasks to show, as the figure names them (default: all)')}
 BEST = {'--best': dict(
     action='store_true',
     help='use the checkpoint of the best evaluation, not the newest')}

@@ -451,12 +451,19 @@ def until(curves, steps):
   return cut
 
 
-def choose(curves, methods):
-  """Returns the curves of the named methods; all curves if none is named.
+def choose(curves, methods, tasks=()):
+  """Returns the curves of the named methods and tasks.
+
+  Without names, all are returned. `Lift` also means `Lift (200 steps)`.
 
   Raises:
-    ValueError: No curve has a method of that name.
+    ValueError: No curve has a method or task of that name.
   """
   for name in methods:
     configs.check_known('method', name, sorted({c['method'] for c in curves}))
-  return [c for c in curves if not methods or c['method'] in methods]
+  known = {x for c in curves for x in (c['task'], base(c['task']))}
+  for name in tasks:
+    configs.check_known('task', name, sorted(known))
+  return [
+      c for c in curves if (not methods or c['method'] in methods)
+      and (not tasks or {c['task'], base(c['task'])} & {*tasks})]

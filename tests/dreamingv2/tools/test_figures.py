@@ -148,6 +148,8 @@ def test_profile_is_the_share_of_runs_above(tmp_path, monkeypatch):
     (['curves', '--indir', 'nowhere', '--out', 'a.png'], 'no folder nowhere'),
     (['curves', 'a.json', '--out', 'a.gif'], 'ending must be one of pdf, png'),
     (['curves', 'a.json', '--methods', 'x', '--out', 'a.png'], "method 'x'"),
+    (['curves', 'a.json', '--tasks', 'Lit', '--out', 'a.png'],
+     "Unknown task 'Lit'; known: Lift"),
     (['curves', 'a.json', '--success', '--out', 'a.png'],
      'no run has logged success rates: their tasks tell no success'),
     (['curves', 'a.json', '--steps', '9', '--out', 'a.png'],

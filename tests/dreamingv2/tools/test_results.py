@@ -201,3 +201,14 @@ def test_settings_of_other_systems_are_no_difference(objective, differ):
 def test_numbers_that_are_equal_are_no_difference():
   one, two = ({'settings': {'steps': x}} for x in (1, 1.0))
   assert not results.differences(one, two)
+
+
+@pytest.mark.parametrize('tasks, expected', [
+    ([], 'abc'), (['Lift'], 'ab'), (['Lift (200 steps)'], 'b'),
+    (['toy_reach', 'Lift (200 steps)'], 'bc')])
+def test_tasks_are_chosen_with_or_without_their_label(tasks, expected):
+  curves = [
+      make_curve(task=task, method=name) for name, task in zip(
+          'abc', ['Lift', 'Lift (200 steps)', 'toy_reach'], strict=True)]
+  assert [
+      c['method'] for c in results.choose(curves, [], tasks)] == [*expected]
