@@ -161,11 +161,14 @@ def _check(curve):
       k: texts.printable(curve[k]) if isinstance(curve[k], str) else curve[k]
       for k in ('task', 'method', 'seed')}
   formats.check_names(**names)
-  if len(curve['xs']) != len(curve['ys']) or not curve['xs']:
-    raise ValueError(f"{len(curve['xs'])} xs, {len(curve['ys'])} ys")
+  columns = ['ys', *(k for k in ('successes',) if k in curve)]
+  for key in columns:
+    if len(curve[key]) != len(curve['xs']) or not curve[key]:
+      raise ValueError(f"{len(curve['xs'])} xs, {len(curve[key])} {key}")
   points = sorted(
-      ((_step(x), _value(y)) for x, y in zip(
-          curve['xs'], curve['ys'], strict=True)), key=lambda point: point[0])
+      ((_step(x), *map(_value, values)) for x, *values in zip(
+          curve['xs'], *(curve[k] for k in columns), strict=True)),
+      key=lambda point: point[0])
   others = {
       k: curve[k] for k in (
           'at', 'budget', 'cpu_seconds', 'seconds', 'updates')
@@ -176,12 +179,11 @@ def _check(curve):
   shlex.split(others.get('command', ''))
   if 'settings' in curve:
     others['settings'] = formats.flatten(dict(curve['settings']))
-  if 'successes' in curve:
-    others['successes'] = [_value(y) for y in curve['successes']]
   if 'returns' in curve:
     others['returns'] = [[_value(y) for y in ys] for ys in curve['returns']]
-  return {**names, 'xs': [x for x, _ in points], 'ys': [
-      y for _, y in points], **others}
+  xs, *values = map(list, zip(*points, strict=True))
+  return {**names, 'xs': xs, **dict(zip(columns, values, strict=True)),
+          **others}
 
 
 def _step(value):
@@ -213,26 +215,37 @@ def save(curves, path):
 def table(curves):
   """Returns a Markdown table with the last evaluation of every seed.
 
-  All runs of a task are compared at the last step of its shortest run.
+  All runs of a task are compared at the last step of its shortest run. Where
+  any tells success, the last column has the rate of each seed that does.
   """
+  solved = any('successes' in c for c in curves)
   rows = [
-      '| task | method | seeds | steps | return | each seed |',
-      '|---|---|---|---|---|---|']
+      '| task | method | seeds | steps | return | each seed |'
+      + ' success |' * solved, '|---|---|---|---|---|---|' + '---|' * solved]
   budgets = shortest(curves)
   for (task, method), group in grouped(curves).items():
     steps = '' if method == 'random' else budgets[task]
     ends = [
-        np.mean(c['ys']) if method == 'random' else
-        ([y for x, y in zip(c['xs'], c['ys'], strict=True) if x <= steps]
-         or [np.nan])[-1]
+        np.mean(c['ys']) if method == 'random' else _last(c, 'ys', steps)
         for c in group]
+    rates = [
+        f'{x:.0%}' for c in group if 'successes' in c
+        if np.isfinite(x := _last(c, 'successes', steps))]
     spread = f' +- {np.std(ends):.1f}' if len(ends) > 1 else ''
     rows.append(
         f'| {texts.markdown(task)} | {texts.markdown(method)} | '
         f'{len(group)} | {steps} | '
         f'{np.mean(ends):.1f}{spread} | '
-        f'{" ".join(f"{x:.1f}" for x in ends)} |')
+        f'{" ".join(f"{x:.1f}" for x in ends)} |'
+        + f' {" ".join(rates)} |' * solved)
   return '\n'.join(rows)
+
+
+def _last(curve, key, steps):
+  """Returns the last value of a curve up to a step, NaN if there is none."""
+  return ([
+      y for x, y in zip(curve['xs'], curve[key], strict=True) if x <= steps]
+      or [np.nan])[-1]
 
 
 def shortest(curves):

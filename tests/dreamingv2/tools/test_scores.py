@@ -174,6 +174,30 @@ def test_table_compares_after_the_steps_of_the_shortest_run():
       '| toy_reach | random | 1 |  | 0.5 | 0.5 |']
 
 
+def test_table_has_the_success_rates_of_those_that_tell_them():
+  curve = lambda seed, **more: {
+      'task': 'Lift', 'method': 'dreamingv2', 'seed': seed, 'xs': [100, 200],
+      'ys': [1.0, 2.0], **more}
+  head, _, row = scores.table([
+      curve(0, successes=[0.1, 0.5]), curve(1),
+      curve(2, successes=[0.2, np.nan])]).splitlines()
+  assert head.endswith('| success |') and row.endswith('| 2.0 2.0 2.0 | 50% |')
+
+
+def test_success_rates_follow_their_steps_when_a_file_is_sorted(tmp_path):
+  path = tmp_path / 'a.json'
+  curve = {
+      'task': 'Lift', 'method': 'dreamingv2', 'seed': 0, 'xs': [20, 10],
+      'ys': [2.0, 1.0], 'successes': [0.75, 0.25]}
+  scores.save([curve], path)
+  loaded, = scores.load(path, [])
+  assert loaded == {
+      **curve, 'xs': [10, 20], 'ys': [1.0, 2.0], 'successes': [0.25, 0.75]}
+  scores.save([{**curve, 'successes': [1.0]}], path)
+  notes = []
+  assert not scores.load(path, notes) and '2 xs, 1 successes' in notes[0]
+
+
 def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
   write_run(tmp_path / 'runs' / '0', lines=LINES)
   write_run(tmp_path / 'runs' / '1', seed=1, lines=evaluation(300, 8.0))
