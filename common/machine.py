@@ -24,8 +24,10 @@ def versions(version, root):
   """
   try:
     commit = subprocess.run(
-        ['git', 'describe', '--always', '--dirty', '--abbrev=40'], cwd=root,
-        capture_output=True, text=True, check=True).stdout.strip()
+        # A tag would stand in place of the commit.
+        ['git', 'describe', '--always', '--dirty', '--abbrev=40',
+         '--exclude=*'],
+        cwd=root, capture_output=True, text=True, check=True).stdout.strip()
   except (OSError, subprocess.CalledProcessError):
     commit = 'unknown'
   parts = [

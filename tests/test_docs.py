@@ -243,6 +243,26 @@ def test_every_score_file_is_described():
     assert f'| `{path.name}` |' in text, path.name
 
 
+def test_license_of_every_pinned_package_is_in_the_table():
+  text = (ROOT / 'docs' / 'gpu.md').read_text()
+  rows = re.findall(r'^\| [^|]+ \| ([^|]+) \|$', text, re.M)
+  listed = re.sub(r'\([^)]*\)', '', ' '.join(rows)).lower().replace('_', '-')
+  pinned = re.findall(
+      r'^([\w.-]+)==', (ROOT / 'constraints.txt').read_text(), re.M)
+  missing = {
+      x for x in pinned
+      if x.lower().replace('_', '-') not in re.split(r'[, ]+', listed)}
+  assert len(pinned) > 80 and not missing
+
+
+def test_number_of_systems_is_what_there_is():
+  words = dict(enumerate(
+      'ten eleven twelve thirteen fourteen fifteen sixteen'.split(), 10))
+  for path in (ROOT / 'README.md', ROOT / 'docs' / 'learning.md'):
+    found = re.findall(r'\ball (\w+teen|\w+)\s+systems', path.read_text())
+    assert {*found} & {*words.values()} == {words[len(settings.methods())]}
+
+
 def test_readme_is_one_page():
   assert len((ROOT / 'README.md').read_text().split()) <= WORDS
 

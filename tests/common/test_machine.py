@@ -26,6 +26,7 @@ def test_versions_name_the_commit_of_a_checkout(tmp_path):
   (tmp_path / 'file').write_text('old')
   run('add', 'file')
   run('commit', '-m', 'first')
+  run('tag', '-a', 'v1', '-m', 'not a commit')
   commit = run('rev-parse', 'HEAD').strip()
   assert f'commit {commit},' in machine.versions('1', tmp_path)
   (tmp_path / 'file').write_text('new')
