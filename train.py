@@ -201,8 +201,8 @@ class Run:
   def _make_schedules(self):
     self._every = {'train': when.Every(self.config.train_every)}
     for name in ('log', 'eval', 'save'):
-      self._every[name] = when.Every(
-          self.config[f'{name}_every'] // self._repeat)
+      every = self.config[f'{name}_every']  # 0 means never.
+      self._every[name] = when.Every(every and max(1, every // self._repeat))
       self._every[name].restore(0)  # Fire at multiples, but not at 0.
     self._explore = when.Until(self.config.expl_until)
     self._jobs = {
@@ -339,8 +339,9 @@ class Run:
   def _restore(self):
     """Continues from a checkpoint, if there is one."""
     meta = self._state.restore(self.agent, self._parts)
-    if meta and 'cpu_seconds' not in meta:  # Of an older version: unknown.
-      self._cpu_clock.restore(float('nan'))
+    for name in ('seconds', 'cpu_seconds'):
+      if meta and name not in meta:  # Of an older version: unknown.
+        self._parts[name].restore(float('nan'))
     self._fresh = not meta
     if self.replay.later:
       # Episodes that are kept are not played again.

@@ -273,16 +273,26 @@ class Driver:
       self._obs[worker] = _receive(promise)
       return True
     except Lost as error:
-      self._obs[worker] = self._eps[worker] = None
-      self._losses[worker] += 1
-      if self._losses[worker] >= LOSSES:
-        raise GaveUp(
-            f'Environment {worker} failed {LOSSES} times in a row: {error}'
-            ) from error
-      warnings.warn(
-          f'Episode {self.begun[worker]} of environment {worker} was cut: '
-          f'{error}', stacklevel=2)
+      self.lose(worker, error)
       return False
+
+  def lose(self, worker, error):
+    """Cuts an episode whose environment has failed; the next step resets it.
+
+    A callback calls this when the environment fails to answer it.
+
+    Raises:
+      GaveUp: It failed too often without a good step in between.
+    """
+    self._obs[worker] = self._eps[worker] = None
+    self._losses[worker] += 1
+    if self._losses[worker] >= LOSSES:
+      raise GaveUp(
+          f'Environment {worker} failed {LOSSES} times in a row: {error}'
+          ) from error
+    warnings.warn(
+        f'Episode {self.begun[worker]} of environment {worker} was cut: '
+        f'{error}', stacklevel=3)
 
   def _act(self, policy):
     keys = [k for k in self._obs[0] if not k.startswith('log_')]

@@ -30,6 +30,7 @@ from .worker import BadAction
 from .wrappers import CheckAction
 from .wrappers import CheckSpaces
 from .wrappers import Wrapper
+from .wrappers import as_mark
 
 FLAGS = {
     'reward': gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
@@ -172,9 +173,9 @@ class GymWrapper(Wrapper):
       return self.env.success()
     if isinstance(self._info, dict):
       for key in ('is_success', 'success'):
-        value = np.asarray(self._info.get(key))
-        if value.size and value.dtype.kind in 'biuf':
-          return bool(value.all())
+        mark = as_mark(self._info.get(key))
+        if mark is not None:
+          return mark
     return None
 
   def _seeded_reset(self):

@@ -29,7 +29,12 @@ class Forecast:
 
 
 def in_words(seconds):
-  """Returns a rounded duration, such as '25 s', '14 min', '3.5 h', '5 d'."""
+  """Returns a rounded duration, such as '25 s', '14 min', '3.5 h', '5 d'.
+
+  NaN is an unknown time.
+  """
+  if seconds != seconds:
+    return 'an unknown time'
   for size, unit, limit in (
       (1, 's', 100), (60, 'min', 100), (3600, 'h', 48)):
     if seconds < limit * size:

@@ -40,7 +40,22 @@ class Wrapper:
 def success(env):
   """Returns what `success()` of an environment says, None if it has none."""
   value = getattr(env, 'success', lambda: None)()
-  return value() if callable(value) else value
+  return as_mark(value() if callable(value) else value)
+
+
+def as_mark(value):
+  """Returns whether all of a value is true; None if it is no clear answer.
+
+  Args:
+    value: Anything, as environments of others may return it.
+  """
+  try:
+    value = np.asarray(value)
+  except ValueError:  # Lists of several lengths.
+    return None
+  clear = value.size and value.dtype.kind in 'biuf' and np.isfinite(
+      value).all()
+  return bool(value.all()) if clear else None
 
 
 def any_known(marks):

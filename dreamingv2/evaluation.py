@@ -1,6 +1,5 @@
 """Episodes without exploration, and what a run logs of them."""
 
-import contextlib
 import re
 
 import numpy as np
@@ -52,6 +51,7 @@ class Successes:
 
   def __init__(self, driver, envs):
     self.episodes = []
+    self._driver = driver
     self._envs = envs
     self._marks = [[] for _ in envs]
     driver.on_reset(self._begin)
@@ -61,8 +61,11 @@ class Successes:
     self._marks[worker] = []
 
   def _note(self, transition, worker):
-    with contextlib.suppress(Lost):  # Then the next step begins an episode.
+    try:
       self._marks[worker].append(wrappers.success(self._envs[worker]))
+    except Lost as error:
+      if not transition['is_last']:  # A new environment knows no episode.
+        self._driver.lose(worker, error)
     if transition['is_last']:
       self.episodes.append(wrappers.any_known(self._marks[worker]))
 
@@ -149,7 +152,8 @@ class Evaluation:
     logger.add(dict(metrics), prefix='eval')
     logger.add(report, prefix='train')  # Shows replayed episodes.
     for key in self._config.log_keys_video:
-      if key in self.episodes[0]:
-        logger.video(f'eval_policy_{key}', self.episodes[0][key])
+      frames = self.episodes[0].get(key, np.empty(0))
+      if frames.ndim == 4:
+        logger.video(f'eval_policy_{key}', frames)
     logger.write()
     return float(np.mean(returns))

@@ -44,10 +44,13 @@ class Clock:
     self._now = now
     # Start of this process, shifted back by the time earlier ones took.
     self._started = now()
+    self._most = 0.0
 
   def state(self):
-    """Returns the seconds so far."""
-    return self._now() - self._started
+    """Returns the seconds so far, which never fall; NaN if unknown."""
+    seconds = self._now() - self._started
+    self._most = seconds if seconds != seconds else max(seconds, self._most)
+    return self._most
 
   def restore(self, state):
     """Adds the seconds of earlier processes."""

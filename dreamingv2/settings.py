@@ -253,11 +253,15 @@ def check_spaces(config, obs_space):
   The names in the defaults may be missing.
 
   Raises:
-    ValueError: The environment has no such observation.
+    ValueError: The environment has no such observation, or it is no image.
   """
   for key in config.log_keys_video:
     if key not in defaults().log_keys_video:
       check_known('entry of log_keys_video', key, obs_space)
+      if len(obs_space[key].shape) != 3:
+        raise ValueError(
+            f'log_keys_video has {key} of shape {obs_space[key].shape}; only '
+            f'images [H, W, C] make a video')
 
 
 def values(key):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import numpy as np
 import PIL.Image
@@ -181,6 +182,18 @@ def test_every_eval_return_has_a_line_beside_mean_and_std(dreamingv2):
     assert pick(lines, 'eval_return_std')[step // 50 - 2] == (
         step, pytest.approx(np.std(returns)))
   assert {x for _, x in pick(lines, 'eval_length')} == {50}
+
+
+def test_intervals_below_an_action_repeat_are_not_never():
+  run = mock.MagicMock()
+  run._repeat = 4
+  run.config = settings.load_config([
+      '--log_every', '1', '--eval_every', '0', '--save_every', '8'])
+  train.Run._make_schedules(run)
+  fired = {
+      name: [step for step in range(1, 5) if run._every[name](step)]
+      for name in ('log', 'eval', 'save')}
+  assert fired == {'log': [1, 2, 3, 4], 'eval': [], 'save': [2, 4]}
 
 
 def test_random_steps_and_wall_time_are_logged(dreamingv2):

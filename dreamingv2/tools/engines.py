@@ -6,6 +6,7 @@ engine has `submit(jobs)`, which returns handles with done() and result(),
 """
 
 import importlib
+import math
 import os
 import shutil
 import signal
@@ -114,8 +115,11 @@ def _slurm_executor(args):
   if not shutil.which('sbatch'):
     raise RuntimeError('--slurm needs the command sbatch, and there is no '
                        'sbatch here; run this on a machine of the cluster')
-  options = {'cpus_per_task': max(1, int(args.cpus))}
+  options = {'cpus_per_task': math.ceil(args.cpus)}
   if args.gpus:
+    if args.gpus != int(args.gpus):
+      raise ValueError(
+          f'--gpus is {args.gpus:g}; Slurm gives whole GPUs alone')
     options['gpus_per_node'] = int(args.gpus)
   for text in args.slurm:
     key, _, value = text.partition('=')

@@ -12,6 +12,7 @@ you trust.
 
 import json
 import pathlib
+import sys
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from ..common import logger as loggers
 from ..common import machine
 from ..common import spaces as spacelib
 from ..common import suites
+from ..common import worker
 
 # First parts of the names of variables that an agent needs to act and draw.
 ACTING = (
@@ -62,7 +64,12 @@ def main(argv=None):
       spaces = check_spaces(folder, env)
       agent = restore(config, snapshot, *spaces, args.seed) if (
           snapshot) else load_policy(folder, *spaces)
-    played = play(agent, env, args.episodes, args.seed, config.endless_after)
+    with guards.user_errors((worker.BadReturn,)):
+      played = play(
+          agent, env, args.episodes, args.seed, config.endless_after)
+  except worker.GaveUp as error:
+    loggers.say(f'Error: {error}')
+    sys.exit(3)
   finally:
     env.close()
   origin = describe(snapshot) if snapshot else _heads(folder)[0]

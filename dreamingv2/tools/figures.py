@@ -149,15 +149,14 @@ def _panel(ax, task, groups, styles):
     low, mid, high = np.nanpercentile(values, [BAND[0], 50, BAND[1]], axis=0)
     style = styles[label]
     ax.plot(
-        xs[whole], mid[whole], label=texts.plot(label), **style,
-        markevery=max(1, -(-whole.sum() // MARKS)))
+        xs, np.where(whole, mid, np.nan), label=texts.plot(label), **style,
+        markevery=max(1, -(-len(xs) // MARKS)))
     if len(group) > 1:
       ax.fill_between(xs, low, high, color=style['color'], alpha=0.2, lw=0)
     if not whole.all():
-      last = np.flatnonzero(whole)[-1] if whole.any() else 0
-      ax.plot(xs[last:], mid[last:], color=style['color'], lw=0.8, ls=':')
+      ax.plot(xs, mid, color=style['color'], lw=0.8, ls=':')
       yield (
-          f'{task}, {label}: not all of its {len(group)} runs have reached '
+          f'{task}, {label}: not all of its {len(group)} runs have a value at '
           f'every step; where some have not, the line is thin and dotted')
   _draw_limit(ax, groups)
   _draw_published(ax, task, groups, styles)
@@ -169,19 +168,23 @@ def binned(curves):
   """Returns bin centres [N] and returns [R, N] of R runs, NaN if missing.
 
   A bin is as wide as the largest typical distance between two evaluations of
-  a run, so that runs that evaluate at different steps can be compared.
+  a run, so that runs that evaluate at different steps can be compared. Values
+  that are not finite do not count.
   """
   gaps = [np.median(np.diff(c['xs'])) for c in curves if len(c['xs']) > 1]
   spans = [(c['xs'][-1] - c['xs'][0]) / POINTS for c in curves]
   width = max([*gaps, *spans, 1])
   index = [
-      np.round(np.array(c['xs'], float) / width).astype(int) for c in curves]
+      np.floor(np.array(c['xs'], float) / width + 0.5).astype(int)
+      for c in curves]
   bins = np.unique(np.concatenate(index))
   values = np.full((len(curves), len(bins)), np.nan)
   for row, curve, where in zip(values, curves, index, strict=True):
-    column = np.searchsorted(bins, where)
+    ys = np.array(curve['ys'], float)
+    known = np.isfinite(ys)
+    column = np.searchsorted(bins, where[known])
     counts = np.bincount(column, minlength=len(bins))
-    sums = np.bincount(column, np.array(curve['ys'], float), len(bins))
+    sums = np.bincount(column, ys[known], len(bins))
     row[counts > 0] = sums[counts > 0] / counts[counts > 0]
   some = np.isfinite(values).any(0)
   return bins[some] * width, values[:, some]
@@ -199,8 +202,10 @@ def _draw_limit(ax, groups):
 
 
 def _draw_published(ax, task, groups, styles):
-  """Marks the paper's returns if the axis reaches their step."""
+  """Marks the paper's returns if the axis shows returns up to their step."""
   table = results.published()['tables']['I']
+  if any('of' in c for group in groups.values() for c in group):
+    return
   if ax.get_xlim()[1] < 0.9 * results.PAPER_STEPS:
     return
   for column, pair in zip(

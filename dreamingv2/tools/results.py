@@ -194,7 +194,8 @@ def score(curve, steps):
   For random actions, which do not learn, all episodes count.
   """
   if curve['method'] == 'random':
-    return float(np.mean(curve['ys']))
+    value = scores.mean(curve['ys'])
+    return value if np.isfinite(value) else None
   near = [
       y for x, y in zip(curve['xs'], curve['ys'], strict=True)
       if abs(x - steps) <= WINDOW * steps and np.isfinite(y)]

@@ -111,8 +111,9 @@ def without_copies(curves, notes):
 
 def _begins(whole, part):
   """Says whether `part` is `whole`, or was `whole` at an earlier step."""
-  known = 'settings' in whole and 'settings' in part
-  if known and whole['settings'] != part['settings']:
+  # A later version may have added keys to a run that it resumed.
+  one, two = whole.get('settings', {}), part.get('settings', {})
+  if any(str(one[k]) != str(two[k]) for k in one.keys() & two.keys()):
     return False
   # As text, in which NaN equals NaN.
   return all(
@@ -132,7 +133,7 @@ def load(path, notes):
     curves = json.loads(_unpack(data) if data[:2] == GZIP else data)
     if not isinstance(curves, list) or len(curves) > MOST_CURVES:
       raise ValueError(f'it must be a list of at most {MOST_CURVES:,} curves')
-    return [_check(curve) for curve in curves]
+    return [_check(curve, path, notes) for curve in curves]
   except RecursionError:
     reason = 'it is too deeply nested'
   except (EOFError, KeyError, OSError, TypeError, ValueError,
@@ -150,8 +151,10 @@ def _unpack(data):
   return unpacked
 
 
-def _check(curve):
+def _check(curve, path, notes):
   """Checks the types of a curve's values and returns it, sorted by step.
+
+  What is not needed and has another form is left out, with a note.
 
   Raises:
     KeyError: A key is missing.
@@ -161,14 +164,20 @@ def _check(curve):
       k: texts.printable(curve[k]) if isinstance(curve[k], str) else curve[k]
       for k in ('task', 'method', 'seed')}
   formats.check_names(**names)
-  columns = ['ys', *(k for k in ('successes',) if k in curve)]
-  for key in columns:
-    if len(curve[key]) != len(curve['xs']) or not curve[key]:
-      raise ValueError(f"{len(curve['xs'])} xs, {len(curve[key])} {key}")
-  points = sorted(
-      ((_step(x), *map(_value, values)) for x, *values in zip(
-          curve['xs'], *(curve[k] for k in columns), strict=True)),
-      key=lambda point: point[0])
+  count = len(curve['xs'])
+  if count != len(curve['ys']) or not count:
+    raise ValueError(f"{count} xs, {len(curve['ys'])} ys")
+  columns = {'ys': list(map(_value, curve['ys']))}
+  for key, read in OPTIONAL.items():
+    if key in curve:
+      try:
+        columns[key] = [read(x) for x in curve[key]]
+        if len(columns[key]) != count:
+          raise ValueError(f'{count} xs, {len(columns.pop(key))} {key}')
+      except (TypeError, ValueError) as error:
+        notes.append(texts.line(f'{path}: {key} left out: {error}'))
+  steps = list(map(_step, curve['xs']))
+  order = sorted(range(count), key=lambda i: steps[i])
   others = {
       k: curve[k] for k in (
           'at', 'budget', 'cpu_seconds', 'seconds', 'updates')
@@ -179,11 +188,10 @@ def _check(curve):
   shlex.split(others.get('command', ''))
   if 'settings' in curve:
     others['settings'] = formats.flatten(dict(curve['settings']))
-  if 'returns' in curve:
-    others['returns'] = [[_value(y) for y in ys] for ys in curve['returns']]
-  xs, *values = map(list, zip(*points, strict=True))
-  return {**names, 'xs': xs, **dict(zip(columns, values, strict=True)),
-          **others}
+  return {
+      **names, 'xs': [steps[i] for i in order],
+      **{k: [values[i] for i in order] for k, values in columns.items()},
+      **others}
 
 
 def _step(value):
@@ -198,6 +206,10 @@ def _value(value):
   if isinstance(value, float) or value is None:
     return math.nan
   raise ValueError(f'{str(value)[:40]!r} is not a return')
+
+
+OPTIONAL = {  # Key of a curve -> what reads its entry for a step.
+    'returns': lambda ys: [_value(y) for y in ys], 'successes': _value}
 
 
 def _word(value):
@@ -225,11 +237,11 @@ def table(curves):
   budgets = shortest(curves)
   for (task, method), group in grouped(curves).items():
     steps = '' if method == 'random' else budgets[task]
+    random = method == 'random'
     ends = [
-        np.mean(c['ys']) if method == 'random' else _last(c, 'ys', steps)
-        for c in group]
+        mean(c['ys']) if random else _last(c, 'ys', steps) for c in group]
     rates = [
-        f'{x:.0%}' for c in group if 'successes' in c
+        f'{x:.0%}' for c in group if 'successes' in c and not random
         if np.isfinite(x := _last(c, 'successes', steps))]
     spread = f' +- {np.std(ends):.1f}' if len(ends) > 1 else ''
     rows.append(
@@ -239,6 +251,13 @@ def table(curves):
         f'{" ".join(f"{x:.1f}" for x in ends)} |'
         + f' {" ".join(rates)} |' * solved)
   return '\n'.join(rows)
+
+
+def mean(values):
+  """Returns the mean of the finite values, NaN if there is none."""
+  values = np.array(values, float)
+  known = values[np.isfinite(values)]
+  return float(known.mean()) if known.size else math.nan
 
 
 def _last(curve, key, steps):

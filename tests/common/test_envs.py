@@ -119,6 +119,7 @@ def test_gym_wrapper_takes_old_gym(info, terminal):
     ({}, None), (None, None), ({'is_success': np.float32(1)}, True),
     ({'success': 0.0}, False), ({'success': np.array([True])}, True),
     ({'is_success': None, 'success': False}, False),
+    ({'is_success': np.nan, 'success': 0}, False), ({'success': np.nan}, None),
     ({'success': 'yes'}, None)])
 def test_gym_wrapper_tells_success_from_info(info, success):
   class Told(Fake):
@@ -145,6 +146,16 @@ def test_success_between_two_repeats_of_an_action_counts():
     env.step({'action': np.zeros(3, np.float32)})
     found.append(env.success())
   assert found == [False, True, False]
+
+
+@pytest.mark.parametrize('value, expected', [
+    (None, None), (np.nan, None), ([True, True], True), ([1, 0], False),
+    (np.float32(1), True), ([[1], [1, 2]], None), ('yes', None), ([], None),
+    ({}, None)])
+def test_success_is_what_is_clearly_true_or_false(value, expected):
+  env = types.SimpleNamespace(success=lambda: value)
+  assert wrappers.success(env) is expected
+  assert wrappers.success(types.SimpleNamespace()) is None
 
 
 @pytest.mark.parametrize('marks, expected', [

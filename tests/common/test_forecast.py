@@ -29,6 +29,7 @@ def test_forecast_follows_the_newest_measurements():
 
 @pytest.mark.parametrize('seconds, words', [
     (0.4, '0 s'), (25, '25 s'), (100, '1.7 min'), (840, '14 min'),
-    (3600 * 3.5, '3.5 h'), (3600 * 47, '47 h'), (86400 * 5.2, '5 d')])
+    (3600 * 3.5, '3.5 h'), (3600 * 47, '47 h'), (86400 * 5.2, '5 d'),
+    (float('nan'), 'an unknown time')])
 def test_duration_in_words(seconds, words):
   assert forecast.in_words(seconds) == words

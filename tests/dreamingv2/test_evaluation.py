@@ -64,12 +64,35 @@ def play_marked(marks):
   return logs
 
 
+def test_vector_among_the_videos_is_left_out():
+  """The defaults name `image`, which need not be one."""
+  evaluated = make()
+  evaluated.play(still, lambda text: None)
+  for episode in evaluated.episodes:
+    episode['image'] = np.zeros((51, 3), np.float32)
+  logs = []
+  logger = loggers.Logger(
+      counter.Counter(5), [lambda step, entries: logs.append(dict(entries))])
+  evaluated.log(logger, {})
+  assert 'eval_return_mean' in logs[-1]
+  assert 'eval_policy_image' not in logs[-1]
+
+
 def test_success_of_each_episode_is_logged_and_their_rate():
-  """It counts at any of the 50 steps, and one that was lost does not."""
-  *lines, last = play_marked(
-      [True] + [False] * 49 + ['lost'] * 2 + [False] * 48 + [None] * 50)
+  """It counts at any of the 50 steps."""
+  *lines, last = play_marked([True] + [False] * 99 + [None] * 50)
   assert [x.get('eval_success') for x in lines] == [1, 0, None]
   assert last['eval_success_rate'] == 0.5
+
+
+def test_environment_that_fails_to_tell_success_begins_another_episode():
+  """A new process knows nothing of the old one's episode."""
+  with pytest.warns(UserWarning, match='Episode 1 of .* was cut: it has just'):
+    *lines, last = play_marked(
+        [True] * 7 + ['lost'] + [False] * 100 + [True] * 49 + ['lost'])
+  assert [x['eval_length'] for x in lines] == [50] * 3
+  # One that is lost at the end of an episode costs nothing.
+  assert [x['eval_success'] for x in lines] == [0, 0, 1]
 
 
 def test_task_without_success_logs_none():

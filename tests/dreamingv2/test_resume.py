@@ -131,9 +131,10 @@ def test_clock_adds_the_seconds_of_earlier_processes(monkeypatch):
 
 
 def test_clock_takes_other_seconds_and_may_not_know():
-  now = iter([3.0, 7.0, 9.0])
+  now = iter([3.0, 7.0, 6.0, 9.0])
   clock = resume.Clock(lambda: next(now))
   assert clock.state() == 4
+  assert clock.state() == 4  # CPU time of processes that are gone.
   clock.restore(float('nan'))  # An older version did not measure them.
   assert np.isnan(clock.state())
 

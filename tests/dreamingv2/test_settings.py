@@ -3,6 +3,8 @@
 import re
 import shlex
 
+import gymnasium
+import numpy as np
 import pytest
 
 from dreamingv2 import settings
@@ -163,12 +165,16 @@ def test_unknown_name_is_refused_with_the_flags(key, value, near):
 
 
 def test_videos_are_of_what_is_observed():
-  space = {'image': None, 'image_side': None, 'reward': None}
+  box = lambda *shape: gymnasium.spaces.Box(0, 255, shape, np.uint8)
+  space = {'image': box(8, 8, 3), 'image_side': box(8, 8, 1), 'n': box(2)}
   config = settings.load_config(['--log_keys_video', 'image', 'image_side'])
   settings.check_spaces(config, space)
   with pytest.raises(ValueError, match="log_keys_video 'image_side'; known"):
-    settings.check_spaces(config, {'image': None, 'reward': None})
-  settings.check_spaces(settings.defaults(), {'vector': None})
+    settings.check_spaces(config, {'image': space['image']})
+  settings.check_spaces(settings.defaults(), {'vector': box(2)})
+  vector = settings.load_config(['--log_keys_video', 'image', 'n'])
+  with pytest.raises(ValueError, match=r'has n of shape \(2,\); only images'):
+    settings.check_spaces(vector, space)
 
 
 @pytest.mark.parametrize('key, value, words', [

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 
@@ -44,6 +45,25 @@ def test_two_ray_workers_finish_a_grid_though_one_is_killed(tmp_path):
   assert 'Stopped by SIGTERM; saved' in log and 'Resumed at step' in log
   again = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
   assert again.returncode == 0 and '8 of 8 runs are done' in again.stderr
+
+
+@pytest.mark.parametrize('gpus, error', [
+    ('0.5', 'gpus is 0.5; Slurm gives whole'), ('2', None)])
+def test_slurm_gets_whole_gpus_and_enough_cpus(gpus, error, monkeypatch):
+  options = {}
+  monkeypatch.setattr(engines.shutil, 'which', lambda name: name)
+  monkeypatch.setattr(engines, 'need', lambda name: types.SimpleNamespace(
+      SlurmExecutor=lambda *args, **kwargs: types.SimpleNamespace(
+          update_parameters=lambda **words: options.update(words))))
+  args = sweep.make_parser().parse_args([
+      '--methods', 'a', '--tasks', 'b', '--gpus', gpus, '--cpus', '2.5',
+      '--slurm'])
+  if error:
+    with pytest.raises(ValueError, match=error):
+      engines._slurm_executor(args)
+  else:
+    engines._slurm_executor(args)
+    assert options['gpus_per_node'] == 2 and options['cpus_per_task'] == 3
 
 
 def ignore_interrupts():

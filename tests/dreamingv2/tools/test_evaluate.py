@@ -13,6 +13,7 @@ from dreamingv2 import settings
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import envs
 from dreamingv2.common import suites
+from dreamingv2.common import worker
 from dreamingv2.tools import evaluate
 from scripts import values
 
@@ -115,6 +116,21 @@ def test_progress_tells_the_episode_on_a_terminal_only(monkeypatch, capsys):
     assert len(evaluate.play(agent, suites.make('toy', 'reach'), 3)) == 3
     assert ('episode 2 of 3' in stream.getvalue()) == stream.isatty()
   assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize('error, code', [
+    (worker.GaveUp('worker 0 failed too often'), 3),
+    (worker.BadReturn('step() returned nothing'), 2)])
+def test_environment_that_fails_ends_the_evaluation_with_one_line(
+    error, code, logdir, monkeypatch, capsys):
+  def play(*args):
+    raise error
+  monkeypatch.setattr(evaluate, 'play', play)
+  with pytest.raises(SystemExit) as ended:
+    evaluate.main(['--logdir', str(logdir)])
+  assert ended.value.code == code
+  told = ''.join(capsys.readouterr())
+  assert f'Error: {error}' in told and 'Traceback' not in told
 
 
 def test_success_reaches_through_a_process_and_is_optional():

@@ -80,6 +80,33 @@ def test_curves_of_success_rates_end_at_the_step_asked_for(monkeypatch):
   assert ax.get_ylabel() == 'success rate'
 
 
+def test_success_rates_have_no_published_mark_of_returns():
+  curves = [make_curve(
+      xs=[250_000, 500_000], ys=[0.5, 0.9], of='success rate')]
+  ax, = figures.draw_curves(curves, []).axes
+  assert not ax.containers and ax.get_ylim()[1] < 2
+
+
+def test_steps_that_some_runs_lack_are_dotted_wherever_they_are():
+  notes = []
+  ax, = figures.draw_curves([
+      make_curve(xs=[1, 2, 3, 4], ys=[1., 2., 3., 4.]),
+      make_curve(seed=1, xs=[2, 3], ys=[4., 5.])], notes).axes
+  lines = {x.get_linestyle(): x.get_ydata() for x in ax.lines if len(
+      x.get_ydata()) == 4}
+  np.testing.assert_array_equal(lines['-'], [np.nan, 3, 4, np.nan])
+  np.testing.assert_array_equal(lines[':'], [1, 3, 4, 4])
+  assert 'not all of its 2 runs have a value at every step' in notes[0]
+
+
+def test_bins_hold_equally_many_steps_and_what_is_finite():
+  xs, values = figures.binned([
+      make_curve(xs=[5, 10, 15, 20, 25], ys=[1., 2., 3., np.nan, 5.]),
+      make_curve(xs=[10, 20, 30], ys=[1., 2., 3.])])
+  np.testing.assert_array_equal(xs, [10, 20, 30])
+  np.testing.assert_array_equal(values, [[1.5, 3, 5], [1, 2, 3]])
+
+
 def test_random_actions_alone_span_their_steps():
   ax, = figures.draw_curves([
       make_curve(method='random', xs=[200, 5000], ys=[3., 5.])], []).axes

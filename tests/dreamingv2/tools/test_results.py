@@ -25,6 +25,12 @@ def test_score_of_random_actions_takes_all_episodes():
   assert results.score(curve, 500_000) == 2.5
 
 
+def test_score_of_random_actions_is_of_finite_returns():
+  random = lambda ys: make_curve(method='random', xs=[5, 10], ys=ys)
+  assert results.score(random([1., np.nan]), 100) == 1
+  assert results.score(random([np.nan, np.nan]), 100) is None
+
+
 def test_cell_has_mean_and_deviation_over_runs():
   curves = [make_curve(seed=i, ys=[0., y]) for i, y in enumerate([1., 2., 6.])]
   cell = results.cell(curves, 'Lift', 'dreamingv2', 1000)

@@ -188,14 +188,50 @@ def test_success_rates_follow_their_steps_when_a_file_is_sorted(tmp_path):
   path = tmp_path / 'a.json'
   curve = {
       'task': 'Lift', 'method': 'dreamingv2', 'seed': 0, 'xs': [20, 10],
-      'ys': [2.0, 1.0], 'successes': [0.75, 0.25]}
+      'ys': [2.0, 1.0], 'successes': [0.75, 0.25],
+      'returns': [[2.0], [1.0]]}
   scores.save([curve], path)
   loaded, = scores.load(path, [])
   assert loaded == {
-      **curve, 'xs': [10, 20], 'ys': [1.0, 2.0], 'successes': [0.25, 0.75]}
-  scores.save([{**curve, 'successes': [1.0]}], path)
+      **curve, 'xs': [10, 20], 'ys': [1.0, 2.0], 'successes': [0.25, 0.75],
+      'returns': [[1.0], [2.0]]}
+
+
+@pytest.mark.parametrize('key, value, words', [
+    ('successes', [1.0], '2 xs, 1 successes'), ('successes', None, 'NoneType'),
+    ('returns', [20, 10], 'iterable'), ('returns', [[1.0]], '2 xs, 1 returns'),
+    ('successes', ['x', 'y'], "'x' is not a return")])
+def test_part_of_a_curve_that_is_not_needed_costs_no_file(
+    key, value, words, tmp_path):
+  path = tmp_path / 'a.json'
+  curve = {
+      'task': 'Lift', 'method': 'dreamingv2', 'seed': 0, 'xs': [1, 2],
+      'ys': [2.0, 1.0]}
+  scores.save([{**curve, key: value}], path)
   notes = []
-  assert not scores.load(path, notes) and '2 xs, 1 successes' in notes[0]
+  assert scores.load(path, notes) == [curve]
+  note, = notes
+  assert f'{key} left out: ' in note and words in note
+
+
+def test_random_curve_is_averaged_over_what_is_finite():
+  head, _, row = scores.table([{
+      'task': 'Lift', 'method': 'random', 'seed': 0, 'xs': [1, 2],
+      'ys': [3.0, np.nan], 'successes': [0.1, 0.2]}]).splitlines()
+  assert row == '| Lift | random | 1 |  | 3.0 | 3.0 |  |'
+  assert np.isnan(scores.mean([np.nan])) and np.isnan(scores.mean([]))
+
+
+def test_run_that_a_later_version_resumed_counts_once():
+  old = {
+      'task': 'Lift', 'method': 'dreamingv2', 'seed': 0, 'xs': [1],
+      'ys': [2.0], 'settings': {'discount': 0.99}}
+  new = {
+      **old, 'xs': [1, 2], 'ys': [2.0, 3.0],
+      'settings': {'discount': 0.99, 'critic.ensemble': 1}}
+  assert scores.without_copies([old, new], []) == [new]
+  other = {**new, 'settings': {**new['settings'], 'discount': 0.97}}
+  assert scores.without_copies([old, other], []) == [old, other]
 
 
 def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
