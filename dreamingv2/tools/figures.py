@@ -154,7 +154,7 @@ def _panel(ax, task, groups, styles):
     if len(group) > 1:
       ax.fill_between(xs, low, high, color=style['color'], alpha=0.2, lw=0)
     if not whole.all():
-      ax.plot(xs, mid, color=style['color'], lw=0.8, ls=':')
+      ax.plot(xs, mid, color=style['color'], lw=1.2, ls=':')
       yield (
           f'{task}, {label}: not all of its {len(group)} runs have a value at '
           f'every step; where some have not, the line is thin and dotted')
