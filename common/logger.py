@@ -18,8 +18,8 @@ from .files import write_bytes
 
 # Scalars shown on the terminal; all of them are in metrics.jsonl.
 TERMINAL = (
-    r'(train|eval)_(return|length|return_mean|return_std)|fps|updates|'
-    r'\w+_loss')
+    r'(train|eval)_(return|length|return_mean|return_std)|eval_success_rate|'
+    r'fps|updates|\w+_loss')
 NO_BREAK = '\N{NO-BREAK SPACE}'  # Between a name and its value.
 CHANNELS = 32  # Most channels of an image.
 
