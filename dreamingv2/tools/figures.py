@@ -165,11 +165,11 @@ def _panel(ax, task, groups, styles):
 
 
 def binned(curves):
-  """Returns bin centres [N] and returns [R, N] of R runs, NaN if missing.
+  """Returns steps [N] and returns [R, N] of R runs, NaN if missing.
 
   A bin is as wide as the largest typical distance between two evaluations of
-  a run, so that runs that evaluate at different steps can be compared. Values
-  that are not finite do not count.
+  a run, so that runs that evaluate at different steps can be compared. It
+  stands at the mean of its steps. Values that are not finite do not count.
   """
   gaps = [np.median(np.diff(c['xs'])) for c in curves if len(c['xs']) > 1]
   spans = [(c['xs'][-1] - c['xs'][0]) / POINTS for c in curves]
@@ -178,6 +178,9 @@ def binned(curves):
       np.floor(np.array(c['xs'], float) / width + 0.5).astype(int)
       for c in curves]
   bins = np.unique(np.concatenate(index))
+  steps = np.concatenate([np.array(c['xs'], float) for c in curves])
+  column = np.searchsorted(bins, np.concatenate(index))
+  xs = np.bincount(column, steps) / np.bincount(column)
   values = np.full((len(curves), len(bins)), np.nan)
   for row, curve, where in zip(values, curves, index, strict=True):
     ys = np.array(curve['ys'], float)
@@ -187,7 +190,7 @@ def binned(curves):
     sums = np.bincount(column, ys[known], len(bins))
     row[counts > 0] = sums[counts > 0] / counts[counts > 0]
   some = np.isfinite(values).any(0)
-  return bins[some] * width, values[:, some]
+  return xs[some], values[:, some]
 
 
 def _draw_limit(ax, groups):
