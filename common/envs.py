@@ -10,11 +10,10 @@ reward can follow; an episode cut by a time limit is last but not terminal.
 Three methods are optional. After `seed(number)`, the next episode depends only
 on that number and on the actions, to the bit. `success()` returns whether the
 task was solved at any control step of the newest agent step, or None if the
-task has no such criterion. `truth()` tells
-the simulator's state, which agents never see, as named vectors float32 [n]:
-names of positions in metres end in `_m`, and angles without a limit are
-cosines and sines. It changes nothing. `Diverged` is raised when an episode
-cannot go on.
+task has no such criterion. `truth()` tells the simulator's state, which agents
+never see, as named vectors float32 [n]: names of positions in metres end in
+`_m`, and angles without a limit are cosines and sines. It changes nothing.
+`Diverged` is raised when an episode cannot go on.
 """
 
 import functools
@@ -31,6 +30,7 @@ from .wrappers import CheckAction
 from .wrappers import CheckSpaces
 from .wrappers import Wrapper
 from .wrappers import as_mark
+from .wrappers import success
 
 FLAGS = {
     'reward': gymnasium.spaces.Box(-np.inf, np.inf, (), np.float32),
@@ -165,18 +165,14 @@ class GymWrapper(Wrapper):
     return self._obs(obs, 'reset', flags(is_first=True))
 
   def success(self):
-    """Returns whether the step's info tells success; None if it does not.
+    """Returns what the environment's `success()` or the step's info tells.
 
     Gymnasium-Robotics calls it is_success, Meta-World success.
     """
-    if callable(getattr(self.env, 'success', None)):
-      return self.env.success()
-    if isinstance(self._info, dict):
-      for key in ('is_success', 'success'):
-        mark = as_mark(self._info.get(key))
-        if mark is not None:
-          return mark
-    return None
+    told = self._info if isinstance(self._info, dict) else {}
+    marks = [success(self.env), *(
+        as_mark(told.get(key)) for key in ('is_success', 'success'))]
+    return next((x for x in marks if x is not None), None)
 
   def _seeded_reset(self):
     seed, self._seed = self._seed, None

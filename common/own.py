@@ -117,6 +117,7 @@ def try_out(env: envs.Async, seed: int):
   try:
     env.reset()()
     env.step({'action': value})()
+    wrappers.success(env)
     env.seed(seed)()
   except (ImportError, ValueError):
     raise

@@ -1,5 +1,7 @@
 """Wrappers that need no other: forwarding, repeated actions, and checks."""
 
+import inspect
+
 import gymnasium
 import numpy as np
 
@@ -38,9 +40,25 @@ class Wrapper:
 
 
 def success(env):
-  """Returns what `success()` of an environment says, None if it has none."""
-  value = getattr(env, 'success', lambda: None)()
+  """Returns what `success()` of an environment says, None if it has none.
+
+  A `success` of others that wants arguments is no such method.
+  """
+  own = getattr(env, 'success', None)
+  if not callable(own) or not _takes_nothing(own):
+    return None
+  value = own()
   return as_mark(value() if callable(value) else value)
+
+
+def _takes_nothing(function):
+  try:
+    inspect.signature(function).bind()
+  except TypeError:
+    return False
+  except ValueError:  # It tells no signature.
+    pass
+  return True
 
 
 def as_mark(value):

@@ -425,6 +425,8 @@ def interval(samples, statistic, level=0.95):
 def of_success(curves):
   """Returns the curves of success rates of those runs that have logged any.
 
+  Their `of` says what `ys` are; without it, they are returns.
+
   Raises:
     ValueError: There is none.
   """

@@ -10,10 +10,10 @@ episode of an evaluation), `successes` (the share of these that solved the
 task, where it says so), `command`, `commit`, `machine`, `updates`, `seconds`
 (wall time), `cpu_seconds` (with the environments' processes), `budget` (steps
 wanted), `at` (steps done) and `settings` (the config keys that can change a
-result). The random steps before training become
-a second curve, with the method 'random'. Runs of DreamerV2 and DreamerV3 are
-read as well, see formats.py; their curves have a `format`, and their methods
-end in '(upstream)'.
+result). The random steps before training become a second curve, with the
+method 'random'. Runs of DreamerV2 and DreamerV3 are read as well, see
+formats.py; their curves have a `format`, and their methods end in
+'(upstream)'. Curves of others may name their `source`.
 """
 
 import collections
@@ -236,8 +236,8 @@ def table(curves):
       + ' success |' * solved, '|---|---|---|---|---|---|' + '---|' * solved]
   budgets = shortest(curves)
   for (task, method), group in grouped(curves).items():
-    steps = '' if method == 'random' else budgets[task]
     random = method == 'random'
+    steps = '' if random else budgets[task]
     ends = [
         mean(c['ys']) if random else _last(c, 'ys', steps) for c in group]
     rates = [

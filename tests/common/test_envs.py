@@ -155,7 +155,20 @@ def test_success_between_two_repeats_of_an_action_counts():
 def test_success_is_what_is_clearly_true_or_false(value, expected):
   env = types.SimpleNamespace(success=lambda: value)
   assert wrappers.success(env) is expected
-  assert wrappers.success(types.SimpleNamespace()) is None
+
+
+@pytest.mark.parametrize('members', [
+    {}, {'success': 0.7}, {'success': lambda goal: True}])
+def test_what_is_no_method_without_arguments_tells_no_success(members):
+  """Environments of others use this name for other things."""
+  env = Fake(VECTOR, ACTION)
+  for name, value in members.items():
+    setattr(env, name, value)
+  assert wrappers.success(env) is None
+  wrapped = envs.GymWrapper(env, 'x')
+  assert wrapped.success() is None
+  wrapped._info = {'is_success': True}
+  assert wrapped.success() is True
 
 
 @pytest.mark.parametrize('marks, expected', [

@@ -1,5 +1,7 @@
 """Adapts users' environments, also in processes of their own."""
 
+import types
+
 import gymnasium
 import numpy as np
 import pytest
@@ -135,3 +137,14 @@ def test_episode_that_never_ends_is_cut_and_the_next_one_begins():
   with pytest.warns(UserWarning, match='not ended after 7 .*--time_limit'):
     assert play(env, 16, longest=7) == [7, 7]
   assert inner.resets == 3
+
+
+def test_success_that_raises_is_told_before_anything_expensive():
+  def fail():
+    raise RuntimeError('no goal yet')
+  done = lambda *args: lambda: None
+  env = types.SimpleNamespace(
+      act_space={'action': gymnasium.spaces.Box(-1, 1, (2,), np.float32)},
+      reset=done, step=done, seed=done, success=lambda: fail)
+  with pytest.raises(ValueError, match='does not work: no goal yet'):
+    own.try_out(env, 0)
