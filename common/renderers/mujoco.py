@@ -162,7 +162,7 @@ class Renderer(base.Renderer):
   def __call__(self, model, data, camera):
     if self._renderer is None or self._renderer.model is not model:
       self._build(model)
-    self._renderer.update_scene(data, camera, self._option)
+    self._update(data, camera)
     return self._renderer.render()
 
   def background(self, model, data, camera):
@@ -173,7 +173,7 @@ class Renderer(base.Renderer):
     self._option.sitegroup[:] = 0  # Even invisible ones would be seen.
     self._renderer.enable_segmentation_rendering()
     try:
-      self._renderer.update_scene(data, camera, self._option)
+      self._update(data, camera)
       number, kind = np.moveaxis(self._renderer.render(), -1, 0)
     finally:
       self._renderer.disable_segmentation_rendering()
@@ -187,6 +187,24 @@ class Renderer(base.Renderer):
       self._renderer.close()
       self._renderer = None
 
+  def _update(self, data, camera):
+    """Fills the scene with what can be seen.
+
+    OpenGL also computes every vertex of a mesh that is out of sight, which is
+    half of the time on robosuite's Lift, so such geoms are left out. They stay
+    where they can be seen nevertheless: by a shadow or in a mirror.
+    """
+    model, scene = self._renderer.model, self._renderer.scene
+    number = camera if isinstance(camera, int) else model.camera(camera).id
+    groups = model.geom_group.copy()
+    if number >= 0 and not _has_indirect(model):
+      outside = _outside(model, data, number, scene, self.size)
+      model.geom_group[outside] = np.argmin(self._option.geomgroup)  # Hidden.
+    try:
+      self._renderer.update_scene(data, camera, self._option)
+    finally:
+      model.geom_group[:] = groups
+
   def _build(self, model):
     import mujoco
     self.close()
@@ -197,3 +215,48 @@ class Renderer(base.Renderer):
     for group in self._hide:
       self._option.geomgroup[group] = 0
     self._renderer = mujoco.Renderer(model, *self.size)
+
+
+def _has_indirect(model):
+  """Says whether shadows are cast, or anything is mirrored."""
+  return bool(
+      np.any(model.light_castshadow & model.light_active)
+      or np.any(model.mat_reflectance > 0))
+
+
+def _outside(model, data, number, scene, size):
+  """Returns which geoms have their bounding box out of a camera's sight.
+
+  Args:
+    number: Number of a camera of the model.
+    scene: Scene of the model; its cameras are overwritten.
+    size: Height and width of the image in pixels.
+
+  Returns:
+    bool [N], for each geom of the model.
+  """
+  import mujoco
+  view = mujoco.MjvCamera()
+  view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, number
+  mujoco.mjv_updateCamera(model, data, view, scene)
+  eye = mujoco.mjv_averageCamera(*scene.camera)
+  if eye.orthographic:
+    return np.zeros(model.ngeom, bool)
+  near, top = eye.frustum_near, eye.frustum_top
+  bottom, middle = eye.frustum_bottom, eye.frustum_center
+  half = eye.frustum_width or (top - bottom) / 2 * size[1] / size[0]
+  right = np.cross(eye.forward, eye.up)
+  # Outward normals of the four sides, which meet in the eye, and of the front.
+  normals = np.stack([
+      near * right - (middle + half) * eye.forward,
+      (middle - half) * eye.forward - near * right,
+      near * eye.up - top * eye.forward,
+      bottom * eye.forward - near * eye.up,
+      -eye.forward])
+  turn = data.geom_xmat.reshape(-1, 3, 3)
+  center, extent = np.split(model.geom_aabb, 2, -1)
+  place = data.geom_xpos + np.einsum('nij,nj->ni', turn, center) - eye.pos
+  reach = np.einsum('kni,ni->kn', np.abs(np.einsum(
+      'kj,nji->kni', normals, turn)), extent)
+  out = (normals @ place.T > reach).any(0)
+  return out & (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE)

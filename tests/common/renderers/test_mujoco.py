@@ -1,11 +1,14 @@
 import subprocess
 import sys
 import types
+from unittest import mock
 
+import numpy as np
 import pytest
 
 from dreamingv2.common import envs
 from dreamingv2.common.renderers import mujoco
+from tests.helpers import in_worker
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +133,85 @@ def test_renderer_draws_upright_and_hides_groups():
     assert red[:24].sum() > 20 and not red[24:].any(), quality
   hidden = images['hidden'].astype(int)
   assert not (hidden[..., 0] - hidden[..., 1] > 60).any()
+
+
+CULLED = """
+<mujoco>
+  <asset><material name="mirror" reflectance="{mirror}"/>
+    <mesh name="wedge" vertex="0 0 0 1 0 0 0 .3 0 0 0 .2"/></asset>
+  <worldbody>
+    <light pos="0 8 6" dir="0 -.6 -1" castshadow="{shadow}"/>
+    <camera name="eye" pos="0 -2 .5" xyaxes="1 0 0 0 .15 1" fovy="{fovy}"/>
+    <geom type="plane" size="9 9 1" material="mirror"/>
+    {geoms}
+  </worldbody>
+</mujoco>
+"""
+
+
+def crowd(random):
+  """Returns bodies of all shapes around a camera, many across its edges."""
+  shapes = ('sphere', 'box', 'capsule', 'ellipsoid', 'cylinder', 'mesh')
+  lines = []
+  for index in range(60):
+    numbers = lambda low, high: ' '.join(
+        map(str, random.uniform(low, high, 3)))  # noqa: E731
+    shape = shapes[index % len(shapes)]
+    mesh = 'mesh="wedge"' * (shape == 'mesh')
+    lines.append(
+        f'<geom type="{shape}" {mesh} size="{numbers(.02, .4)}" '
+        f'pos="{numbers(-4, 4)}" euler="{numbers(0, 360)}" '
+        f'rgba="{numbers(0, 1)} {1 - .5 * (index % 2)}"/>')
+  return '\n'.join(lines)
+
+
+def culled(size, seed=0, indirect=None, **settings):
+  """Draws with and without what is out of sight.
+
+  Returns:
+    Both pictures with their background marked, and the numbers of geoms drawn.
+  """
+  import mujoco as simulator
+  random = np.random.default_rng(seed)
+  text = {
+      'mirror': 0, 'shadow': 'false', 'fovy': random.uniform(20, 90),
+      'geoms': crowd(random), **settings}
+  model = simulator.MjModel.from_xml_string(CULLED.format(**text))
+  data = simulator.MjData(model)
+  simulator.mj_forward(model, data)
+  groups, images, counts = model.geom_group.copy(), [], []
+  for rule in (indirect or mujoco._has_indirect, lambda model: True):
+    with mock.patch.object(mujoco, '_has_indirect', rule):
+      draw = mujoco.Renderer(size, 'full')
+      images.append(draw(model, data, 'eye').astype(int))
+      images[-1][draw.background(model, data, 0)] += 300
+      counts.append(draw._renderer.scene.ngeom)
+      draw.close()
+    assert (model.geom_group == groups).all()
+  return images, counts
+
+
+@pytest.mark.parametrize('size', [(48, 64), (64, 40)])
+def test_what_is_out_of_sight_is_left_out_and_nothing_else(size):
+  drawn = set()
+  for (one, two), (few, every) in in_worker(
+      lambda: [culled(size, seed) for seed in range(20)]):
+    assert (one == two).all() and one.std() > 5
+    assert few < every == 61
+    drawn.add(few)
+  assert len(drawn) > 5
+
+
+@pytest.mark.parametrize('settings', [{'shadow': 'true'}, {'mirror': 0.5}])
+def test_shadows_and_mirror_images_of_what_is_out_of_sight_stay(settings):
+  ball = '<geom type="sphere" size=".5" pos="0 6 3.2"/>'
+  draw = lambda **options: in_worker(  # noqa: E731
+      lambda: culled((48, 64), geoms=ball, fovy=40, **options))
+  (one, two), counts = draw(**settings)
+  assert (one == two).all() and counts == [2, 2]
+  (one, two), counts = draw(indirect=lambda model: False, **settings)
+  assert (one != two).any() and counts == [1, 2]
+  assert draw()[1] == [1, 2]
 
 
 def test_importing_the_renderer_needs_no_simulator():
