@@ -5,12 +5,13 @@ import pathlib
 import signal
 import sys
 
+import dreamingv2  # noqa: F401  # It chooses the kernels of TensorFlow.
+
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # Tests run side by side and start environments; more threads only get in the
 # way of each other.
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 os.environ.setdefault('TF_NUM_INTEROP_THREADS', '1')
-os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 # A job in the background of a script ignores Ctrl-C, and one under nohup the
 # end of its terminal; so would the programs that the tests start and stop.
 for number, usual in (
