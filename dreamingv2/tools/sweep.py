@@ -16,10 +16,8 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
-import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,8 +27,8 @@ import rich.console
 import rich.live
 import rich.table
 
+from .. import ranges
 from .. import settings
-from ..common import checkpoint as checkpoints
 from ..common import command
 from ..common import config as configs
 from ..common import files
@@ -39,6 +37,7 @@ from ..common import guards
 from ..common import logdir as logdirs
 from ..common import suites
 from . import engines
+from . import progress
 
 OURS = {  # Flag to the reason why it cannot follow `--`.
     '--help': 'must stand before the --',
@@ -48,9 +47,6 @@ OURS = {  # Flag to the reason why it cannot follow `--`.
     '--task': 'is set by the sweep; use --tasks instead'}
 TO_MEND = 2  # Exit code of train.py for errors that a retry cannot change.
 PATIENCE = 120  # Seconds that a run may take to save after its worker is lost.
-TAIL = 2 ** 16  # Bytes read from the end of a log.
-GIB = 2 ** 30
-MOST = 2.0 ** 53  # Of a number in a log.
 
 
 @command.entry()
@@ -61,9 +57,9 @@ def main(argv=None):
     _check(args)
     jobs = plan(
         args.methods, args.tasks, args.seeds, args.indir, args.flags,
-        args.cpus)
+        args.cpus, args.first_seed)
     if args.dry:
-      return show_plan(jobs, args.fps)
+      return progress.show_plan(jobs, args.fps)
     args.indir.expanduser().mkdir(parents=True, exist_ok=True)
     sweep = Sweep(jobs, args.retries)
     engine = engines.make(args) if sweep.missing else None
@@ -90,7 +86,9 @@ def make_parser():
   add('--tasks', nargs='+', required=True, metavar='TASK',
       help='tasks, as in dreamingv2 train --task')
   add('--seeds', type=int, default=1, metavar='N',
-      help='seeds of each method and task, from 0 to N - 1')
+      help='seeds of each method and task')
+  add('--first_seed', type=int, default=0, metavar='N',
+      help='the first of these seeds; the others follow it')
   add('--indir', type=pathlib.Path, default='logdir', metavar='FOLDER',
       help='folder that holds all runs')
   add('--cpus', type=float, default=1, metavar='N',
@@ -117,10 +115,16 @@ def _check(args):
   if args.indir.exists() and not args.indir.is_dir():
     raise ValueError(f'--indir {args.indir} is not a folder')
   for name, least in {
-      'seeds': 1, 'cpus': 1e-3, 'gpus': 0, 'retries': 0, 'fps': 0}.items():
+      'seeds': 1, 'first_seed': 0, 'cpus': 1e-3, 'gpus': 0, 'retries': 0,
+      'fps': 0}.items():
     value = getattr(args, name)
     if value is not None and not value >= least:
       raise ValueError(f'--{name} is {value}; it must be >= {least}')
+  last, most = args.first_seed + args.seeds - 1, ranges.RANGES['seed'][1]
+  if last > most:
+    raise ValueError(
+        f'the last seed is {last} (--first_seed and --seeds); it must be <= '
+        f'{most}')
 
 
 @dataclasses.dataclass(eq=False)
@@ -173,7 +177,7 @@ class Job:
       self._process.terminate()
       self._process.wait()
       raise
-    return code, (_tail(path) or [''])[-1]
+    return code, (progress.tail(path) or [''])[-1]
 
   def checkpoint(self):
     """Saves the run before Slurm ends the job; submitit queues it again."""
@@ -204,11 +208,13 @@ def _wait_for_lock(logdir):
     time.sleep(1)
 
 
-def plan(methods, tasks, seeds, indir, extra=(), cpus=1):
-  """Returns the jobs in the order of their seeds, seed 0 of all runs first.
+def plan(methods, tasks, seeds, indir, extra=(), cpus=1, first=0):
+  """Returns the jobs in the order of their seeds, the first of all runs first.
 
   Args:
+    seeds: Number of seeds.
     extra: Flags of train.py for every run.
+    first: The first seed.
 
   Raises:
     ValueError: A method, task or flag is unknown or has a bad value, or the
@@ -223,7 +229,7 @@ def plan(methods, tasks, seeds, indir, extra=(), cpus=1):
       argv = ['--configs', *blocks, method, '--task', task, *extra]
       groups.append((argv, *_load(argv)))
   jobs = []
-  for seed in range(seeds):
+  for seed in range(first, first + seeds):
     for argv, config, suite, task in groups:
       config = config.update({'seed': seed})
       logdir = indir.expanduser().absolute() / logdirs.name(
@@ -267,115 +273,6 @@ def _check_folders(jobs):
           settings.defaults())
 
 
-@dataclasses.dataclass
-class Progress:
-  """How far a run is: its environment step, and seconds up to `timed`."""
-
-  step: int = 0
-  finished: bool = False
-  seconds: float = 0.0
-  timed: int = 0
-  fps: float = 0.0
-  result: float = float('nan')
-
-
-def read(job, logdir=None):
-  """Returns the Progress of a job, or of another seed of it in `logdir`."""
-  logdir = logdir or job.logdir
-  state = Progress()
-  step, meta = checkpoints.peek(logdir / 'checkpoints') or (0, {})
-  state.finished = step >= int(job.config.steps) and not meta.get('due')
-  for line in _tail(logdir / 'metrics.jsonl'):
-    try:
-      values = json.loads(line)
-      values = {
-          k: v for k, v in values.items() if type(v) in (int, float)
-          and abs(v) < MOST}
-      state.step = int(values['step'])
-    except (AttributeError, KeyError, RecursionError, ValueError):
-      continue  # The first line may be cut off; others may be damaged.
-    if values.get('seconds', 0) > 0:
-      state.seconds, state.timed = values['seconds'], state.step
-    state.fps = values.get('fps', state.fps)
-    state.result = values.get('eval_return_mean', state.result)
-  state.step = max(state.step, step)
-  return state
-
-
-def _tail(path):
-  """Returns the last lines of a file that are not empty."""
-  with contextlib.suppress(OSError, ValueError):
-    with files.open_regular(path, sys.maxsize, path.parent) as file:
-      file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-      lines = file.read(TAIL).decode(errors='replace').splitlines()
-    return [x for x in lines if x.strip()]
-  return []
-
-
-def show_plan(jobs, fps=0):
-  """Prints the steps left, the hours they take and the disk they need."""
-  table = rich.table.Table(box=None)
-  for name in ('run', 'done', 'steps left', 'steps/s', 'hours', 'GiB', 'from'):
-    table.add_column(
-        name, justify='left' if name in ('run', 'from') else 'right',
-        no_wrap=True)
-  hours, gib, unknown = 0, 0, 0
-  groups = collections.defaultdict(list)
-  for job in jobs:
-    groups[job.logdir.parent].append(job)
-  for folder, group in groups.items():
-    states = [read(job) for job in group]
-    left = sum(
-        max(0, int(j.config.steps) - s.step) * (not s.finished)
-        for j, s in zip(group, states, strict=True))
-    speed, size, source = _measured(group[0], fps)
-    hours += left / speed / 3600 if speed else 0
-    gib += left * size / GIB
-    unknown += bool(left and not speed)
-    table.add_row(
-        '/'.join(folder.parts[-2:]),
-        f'{sum(s.finished for s in states)} of {len(group)}', f'{left:,}',
-        f'{speed:.1f}' if speed else '?',
-        f'{left / speed / 3600:.2f}' if speed else '?',
-        f'{left * size / GIB:.2f}', source)
-  _print(table)
-  least = 'at least ' * bool(unknown)
-  free = shutil.disk_usage(_existing(jobs[0].logdir)).free / GIB
-  _print(f'{least}{hours:.2f} hours if the runs go one after another; '
-         f'{gib:.2f} GiB of disk space, {free:.1f} GiB are free')
-  if unknown:
-    _print('?: not measured yet; give --fps, or let a run finish')
-
-
-def _measured(job, fps):
-  """Returns steps per second, bytes per step, and the source of both."""
-  runs = {x: read(job, x) for x in job.logdir.parent.glob('*')}
-  best = max(runs, key=lambda x: runs[x].timed, default=None)
-  H, W = job.config.render_size
-  raw = H * W * 3 / job.config.action_repeat
-  if not best or not runs[best].timed:
-    return fps, raw, '--fps, raw images' if fps else 'raw images'
-  state, size = runs[best], 0
-  for path in best.rglob('*'):
-    with contextlib.suppress(OSError):  # A live run may delete files.
-      size += path.stat().st_size
-  share = min(1, state.timed / job.config.steps)
-  return (
-      state.timed / state.seconds, size / state.step,
-      f'seed {best.name} at {share:.0%}')
-
-
-def _existing(path):
-  return path if path.exists() else _existing(path.parent)
-
-
-def _print(text):
-  console = rich.console.Console(soft_wrap=True, highlight=False)
-  # Wrap long lines instead of truncating them.
-  console.width = max(console.width, 120)
-  console.print(text)
-
-
 class Sweep:
   """Runs all jobs to their end, and tries those that fail again.
 
@@ -392,7 +289,7 @@ class Sweep:
     self._interval = interval
     self._attempts = collections.Counter()
     self._handles = {}
-    self._states = {job: read(job) for job in jobs}
+    self._states = {job: progress.read(job) for job in jobs}
     self.failed = {}
     self._console = rich.console.Console(stderr=True, highlight=False)
 
@@ -460,7 +357,7 @@ class Sweep:
       ended = handle.done()
       # Read only running or ended jobs: most are waiting.
       if ended or (job.logdir / 'lock').exists():
-        self._states[job] = read(job)
+        self._states[job] = progress.read(job)
       if ended:
         del self._handles[job]
         self._judge(engine, job, *_outcome(handle))

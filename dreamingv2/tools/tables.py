@@ -2,6 +2,7 @@
 
 dreamingv2 tables --indir logdir
 dreamingv2 tables scores/small.json --steps common --format latex
+dreamingv2 tables scores/cpu.json --steps common --tasks Lift --success
 
 Reads logdirs, and score files of this project, DreamerV2, DreamerPro and
 others. Notes below the tables list the runs that are missing, unfinished,
@@ -61,7 +62,9 @@ def main(argv=None):
     if args.out:
       files.check(args.out)
     curves, notes = results.read(args.indir, args.scores)
-    curves = results.choose(curves, args.methods)
+    curves = results.choose(curves, args.methods, args.tasks)
+    if args.success:
+      curves = results.of_success(curves)
     text = FORMATS[args.format](*build(curves, args.steps, notes))
     if args.out:
       files.write_text(args.out, text)
@@ -80,6 +83,13 @@ def make_parser():
   parser.add_argument(
       '--methods', nargs='*', default=[], metavar='METHOD',
       help='methods to show, as the runs name them (default: all)')
+  parser.add_argument(
+      '--tasks', nargs='*', default=[], metavar='TASK',
+      help='tasks to show, as the tables name them (default: all)')
+  parser.add_argument(
+      '--success', action='store_true',
+      help='compare the success rates of the evaluations, not the returns; '
+      'the published numbers, which are returns, are left out')
   parser.add_argument(
       '--steps', default=str(results.PAPER_STEPS), type=parse_steps,
       help='environment step at which runs are compared, or "common": the '
@@ -121,7 +131,8 @@ def build(curves, steps, notes=()):
   """Makes all tables.
 
   Args:
-    curves: Curves that `results.read` returned.
+    curves: Curves that `results.read` returned, or those of success rates
+      that `results.of_success` made of them.
     steps: Environment step; None: the last that all runs of a task reached.
     notes: Warnings about the runs, as text.
 
@@ -131,7 +142,7 @@ def build(curves, steps, notes=()):
   cells, footnotes, notes = {}, [], list(notes)
   common = scores.shortest(curves)
   at = lambda task: common.get(task, 0) if steps is None else steps
-  tables = []
+  tables, success = [], any('of' in c for c in curves)
   for name, spec in results.published()['tables'].items():
     columns = dict(spec['columns'])
     if name == 'I':
@@ -140,11 +151,12 @@ def build(curves, steps, notes=()):
         (task, label): results.cell(group, task, label, at(task))
         for label, column in columns.items()
         for task, group in _by_task(curves, column).items()}
-    tables.append(_table(name, spec, columns, cells[name], footnotes, steps))
+    tables.append(_table(
+        name, spec, columns, cells[name], footnotes, steps, success))
     notes += _missing(name, spec, cells[name])
   samples, left_out = results.shares(cells['I'], curves)
   notes += [*left_out, *_unplaced(curves)]
-  tables.append(_aggregates(samples, steps))
+  tables.append(_aggregates(samples, steps, success))
   return tables, footnotes, notes + _commands(curves)
 
 
@@ -171,9 +183,12 @@ def _by_task(curves, column):
   return groups
 
 
-def _table(name, spec, columns, cells, footnotes, steps):
-  rows = []
-  others = results.published()['others'].items() if name == 'I' else ()
+def _table(name, spec, columns, cells, footnotes, steps, success):
+  rows, sources = [], {}
+  if not success:  # The published numbers are returns.
+    sources['paper'] = spec
+    if name == 'I':
+      sources.update(results.published()['others'])
   # Tables II and III have no other tasks than the paper's, but may have
   # labelled rows of these, such as 'Lift (200 steps)'.
   tasks = [*spec['rows'], *sorted({
@@ -186,18 +201,17 @@ def _table(name, spec, columns, cells, footnotes, steps):
       _rank(entries, [x != 'random' for x in columns])
       reached = next(x.steps for x in mine if x)
       rows.append((task, 'these runs', reached, entries))
-    numbers = {'paper': spec['rows'].get(task), **{
-        source: other['rows'].get(task) for source, other in others}}
-    for source, values in numbers.items():
-      if values:
+    for source, other in sources.items():
+      if values := other['rows'].get(task):
         entries = [Entry(*(x or ())) for x in values]
         if source == 'paper':
           _rank(entries)
         entries += [Entry()] * (len(columns) - len(entries))
         rows.append((task, source, results.PAPER_STEPS, entries))
+  title = f"{spec['title']}, as success rates" if success else spec['title']
   return Table(
-      f'Table {name}', spec['title'], list(columns), rows,
-      _caption(spec, others, steps))
+      f'Table {name}', title, list(columns), rows,
+      _caption(sources, steps, success))
 
 
 def _entry(cell, footnotes):
@@ -228,20 +242,23 @@ def _rank(entries, allowed=None):
       entry.mark = mark
 
 
-def _caption(spec, others, steps):
+def _caption(sources, steps, success):
   where = 'the last step that all runs of the task have reached' if (
       steps is None) else f'{steps:,} environment steps'
+  what = 'share of its episodes that solve the task at any step' if (
+      success) else 'mean return of its episodes'
   lines = [
       f'These runs: the score of a run is the mean of its evaluations within '
       f'{results.WINDOW:.1%} of {where}, never a maximum over training. Each '
-      f'evaluation is the mean return of its episodes, which use the mode of '
-      f'the policy. An entry is the mean ± standard deviation (n - 1) over '
-      f'runs, with the number of runs in parentheses; random actions count '
-      f'all episodes before training. The best and the second-best mean of a '
-      f'row are marked, whether the difference is significant or not.',
-      f"paper: {spec['from']}, mean ± standard deviation at "
-      f'{results.PAPER_STEPS:,} steps.']
-  lines += [f"{source}: {other['from']}." for source, other in others]
+      f'evaluation is the {what}; the policy acts by its mode. An entry is '
+      f'the mean ± standard deviation (n - 1) over runs, with the number of '
+      f'runs in parentheses; random actions count all episodes before '
+      f'training. The best and the second-best mean of a row are marked, '
+      f'whether the difference is significant or not.']
+  for source, other in sources.items():
+    lines.append(f"{source}: {other['from']}." if source != 'paper' else (
+        f"paper: {other['from']}, mean ± standard deviation at "
+        f'{results.PAPER_STEPS:,} steps.'))
   return ' '.join(lines)
 
 
@@ -299,7 +316,7 @@ def _commands(curves):
       for (command, commit), ends in sorted(lines.items())]
 
 
-def _aggregates(samples, steps):
+def _aggregates(samples, steps, success):
   """Makes the table of statistics of normalised scores over all tasks."""
   own = [
       x for x in results.published()['tables']['I']['columns'] if x in samples]
@@ -317,17 +334,20 @@ def _aggregates(samples, steps):
   for column in zip(*(row[-1] for row in rows), strict=True):
     _rank(column)
   where = 'their common steps' if steps is None else f'{steps:,} steps'
+  title = 'Success rates over tasks' if success else (
+      'Scores over tasks, as shares of the upper limit')
+  unit = '' if success else (
+      'A score is divided by the maximum return of its task. ')
   return Table(
-      'Aggregates', 'Scores over tasks, as shares of the upper limit',
-      list(STATISTICS), rows,
+      'Aggregates', title, list(STATISTICS), rows,
       f"Tasks that all of the paper's methods with runs share: "
-      f"{', '.join(tasks) or 'none'}; at {where}. A score is divided by the "
-      f'maximum return of its task. The columns are the mean and median of '
-      f'the tasks\' means and the interquartile mean (IQM) of all runs, with '
-      f'the number of runs in parentheses. The 95% intervals come from '
-      f'{results.RESAMPLES} stratified bootstrap resamples (runs within each '
-      f'task); there is none if a task has only one run. Published numbers '
-      f'are not per-run and cannot be aggregated like this.')
+      f"{', '.join(tasks) or 'none'}; at {where}. {unit}The columns "
+      f"are the mean and median of the tasks' means and the interquartile "
+      f'mean (IQM) of all runs, with the number of runs in parentheses. The '
+      f'95% intervals come from {results.RESAMPLES} stratified bootstrap '
+      f'resamples (runs within each task); there is none if a task has only '
+      f'one run. Published numbers are not per-run and cannot be aggregated '
+      f'like this.')
 
 
 def _number(value, mean=None):

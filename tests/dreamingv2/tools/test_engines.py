@@ -11,6 +11,7 @@ import types
 import pytest
 
 from dreamingv2.tools import engines
+from dreamingv2.tools import progress
 from dreamingv2.tools import sweep
 from tests.dreamingv2.tools.test_sweep import QUICK
 from tests.dreamingv2.tools.test_sweep import ROOT
@@ -134,5 +135,5 @@ def test_submitit_runs_jobs_and_queues_them_again_when_preempted(
     made.run(engine)
   thread.join()
   assert preempted and not made.failed, made.failed
-  assert all(sweep.read(job).finished for job in jobs)
+  assert all(progress.read(job).finished for job in jobs)
   assert 'Resumed at step' in (jobs[0].logdir / 'train.log').read_text()

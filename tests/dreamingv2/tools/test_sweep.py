@@ -16,6 +16,7 @@ import pytest
 from dreamingv2.common import checkpoint as checkpoints
 from dreamingv2.common import guards
 from dreamingv2.tools import engines
+from dreamingv2.tools import progress
 from dreamingv2.tools import sweep
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -103,6 +104,9 @@ def test_plan_begins_with_the_first_seed_of_everything(tmp_path):
     (['--methods', 'tpc', '--tasks', 'toy_reech'], 'known: reach'),
     ([*GRID, '--seeds', '0'], '--seeds is 0; it must be >= 1'),
     ([*GRID, '--retries', '-1'], '--retries is -1'),
+    ([*GRID, '--first_seed', '-1'], '--first_seed is -1; it must be >= 0'),
+    ([*GRID, '--first_seed', '2147483647', '--seeds', '2'],
+     'the last seed is 2147483648'),
     ([*GRID, '--cpus', 'nan'], '--cpus is nan'),
     ([*GRID, '--', '--seed', '3'], 'use --seeds'),
     ([*GRID, '--', '--logdir=x'], 'use --indir'),
@@ -125,6 +129,16 @@ def test_mistakes_are_said_in_one_line_before_anything_starts(
   assert not [x for x in tmp_path.rglob('*') if x.is_file()]
 
 
+def test_plan_begins_with_the_seed_that_is_named(tmp_path):
+  jobs = sweep.plan(
+      ['tpc', 'dreamer'], ['toy_reach'], 2, tmp_path, DEBUG, first=3)
+  assert [job.name for job in jobs] == [
+      'toy_reach/tpc/3', 'toy_reach/dreamer/3', 'toy_reach/tpc/4',
+      'toy_reach/dreamer/4']
+  assert [job.config.seed for job in jobs] == [3, 3, 4, 4]
+  assert jobs[0].words[jobs[0].words.index('--seed') + 1] == '3'
+
+
 def test_folder_with_runs_of_another_config_is_refused(tmp_path):
   other = plan(tmp_path, seeds=6, extra=[*DEBUG, '--rssm.deter', '9'])[5]
   pretend(other, 100)
@@ -134,44 +148,12 @@ def test_folder_with_runs_of_another_config_is_refused(tmp_path):
   assert plan(tmp_path, extra=more)  # More steps are allowed.
 
 
-def test_run_is_finished_at_its_last_step_with_nothing_due(tmp_path):
-  job, = plan(tmp_path)
-  assert sweep.read(job) == sweep.Progress()
-  pretend(job, 399)
-  assert not sweep.read(job).finished
-  pretend(job, 400, due=['eval'])
-  assert not sweep.read(job).finished
-  pretend(job, 400)
-  state = sweep.read(job)
-  assert state.finished
-  assert (state.step, state.timed, state.seconds, state.result) == (
-      400, 400, 10, 7)
-
-
 def test_damaged_newest_checkpoint_leaves_the_one_before(tmp_path):
   job, = plan(tmp_path)
   pretend(job, 400)
   pretend(job, 500)
   (job.logdir / 'checkpoints' / f'{500:012d}.npz').write_bytes(b'no zip')
   assert checkpoints.peek(job.logdir / 'checkpoints') == (400, {'due': []})
-
-
-@pytest.mark.parametrize('make', [
-    os.mkfifo, os.mkdir, lambda path: path.symlink_to('/dev/zero'),
-    lambda path: path.write_text('[' * 60_000),
-    lambda path: path.write_text('\n'.join([
-        '[]', '3', '{}', '{"step": "x"}', '{"step": 1e400}',
-        '{"step": 50, "seconds": "x", "fps": [], "eval_return_mean": {}}',
-        '{"step": null, "seconds": 3}']))])
-def test_progress_of_an_odd_log_is_what_its_good_lines_say(make, tmp_path):
-  job, = plan(tmp_path)
-  job.logdir.mkdir(parents=True)
-  path = job.logdir / 'metrics.jsonl'
-  make(path)
-  state = sweep.read(job)
-  assert state.step == (50 if path.is_file() and '50' in path.read_text(
-      ) else 0)
-  assert (state.timed, state.seconds, state.fps) == (0, 0, 0)
 
 
 def test_log_of_a_job_follows_no_link(tmp_path):
@@ -222,22 +204,6 @@ def test_signal_stops_all_runs_and_the_sweep(tmp_path):
   with pytest.raises(guards.Stopped):
     made.run(engine)
   assert engine.stopped.is_set() and not made.failed
-
-
-def test_dry_run_prices_by_what_was_measured(tmp_path, capsys):
-  jobs = plan(tmp_path, ['dreamingv2', 'dreamerv2'], seeds=2)
-  pretend(jobs[0], 400, seconds=40.0, size=400 * 2 ** 20)
-  sweep.show_plan(jobs)
-  out = capsys.readouterr().out
-  row, other = [x.split() for x in out.splitlines() if 'toy_reach/' in x]
-  # 400 steps left at 10 steps per second and 1 MiB per step.
-  assert row[1:] == '1 of 2 400 10.0 0.01 0.39 seed 0 at 100%'.split()
-  assert other[1:6] == '0 of 2 800 ?'.split()
-  assert 'at least 0.01 hours' in out and 'give --fps' in out
-  sweep.show_plan(jobs, fps=0.1)
-  out = capsys.readouterr().out
-  # 0.01 + 800 / 0.1 / 3600
-  assert '--fps, raw images' in out and '2.23 hours' in out
 
 
 def test_job_returns_exit_code_and_last_line(tmp_path, monkeypatch):
@@ -299,7 +265,7 @@ def test_job_trains_and_is_stopped_with_its_parent(tmp_path):
   wait_for(lambda: 'Stopped by SIGTERM; saved' in log.read_text())
   wait_for(lambda: not (job.logdir / 'lock').exists())
   job, = plan(tmp_path, extra=[*QUICK, '--steps', '100'])
-  assert job()[0] == 0 and sweep.read(job).finished
+  assert job()[0] == 0 and progress.read(job).finished
   assert 'Resumed at step' in log.read_text()
 
 

@@ -52,6 +52,30 @@ def test_tables_hold_means_deviations_and_ranks_beside_the_paper():
   assert not footnotes
 
 
+def test_success_rates_stand_without_the_published_returns(tmp_path, capsys):
+  curves = [
+      {**c, 'successes': [0., rate]} for c, rate in zip(
+          CURVES[:4], (0.5, 1., 0.25, 0.), strict=True)]
+  others = [{**c, 'task': 'dmc_walker_walk'} for c in curves]
+  path = tmp_path / 'curves.json'
+  path.write_text(json.dumps([*curves, *CURVES[4:], *others]))
+  tables.main([
+      str(path), '--steps', '1000', '--success', '--tasks', 'Lift',
+      '--format', 'csv'])
+  out = capsys.readouterr().out
+  lines = [x for x in csv.reader(io.StringIO(out)) if 'Lift' in x]
+  found = {x[4]: tuple(map(float, x[5:7])) for x in lines if x[0] == 'Table I'}
+  assert found == {
+      'DreamingV2': (0.75, pytest.approx(0.3536, abs=1e-4)),
+      'DreamerV2': (0.125, pytest.approx(0.1768, abs=1e-4))}
+  assert ',paper,' not in out and 'Walker-walk,these' not in out
+  (table, *_, shares), _, notes = tables.build(
+      results.of_success(curves), 1000)
+  assert 'solve the task' in table.caption and 'paper:' not in table.caption
+  assert shares.title == 'Success rates over tasks'
+  assert [entries[0].mean for *_, entries in shares.rows] == [0.75, 0.125]
+
+
 def test_aggregates_are_shares_of_the_limit_with_intervals():
   curves = [
       {**c, 'task': task} for c in runs('dreamingv2', 100., 200., 300.)
