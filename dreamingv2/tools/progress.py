@@ -96,9 +96,10 @@ def show_plan(jobs, fps=0):
         f'{left / speed / 3600:.2f}' if speed else '?',
         f'{left * size / GIB:.2f}', source)
   _print(table)
-  least = 'at least ' * bool(unknown)
+  least = 'at least ' * bool(unknown and hours)
+  time = f'{least}{hours:.2f}' if hours or not unknown else 'unknown'
   free = shutil.disk_usage(_existing(jobs[0].logdir)).free / GIB
-  _print(f'{least}{hours:.2f} hours if the runs go one after another; '
+  _print(f'{time} hours if the runs go one after another; '
          f'{gib:.2f} GiB of disk space, {free:.1f} GiB are free')
   if unknown:
     _print('?: not measured yet; give --fps, or let a run finish')

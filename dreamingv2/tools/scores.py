@@ -243,7 +243,7 @@ def table(curves):
     rates = [
         f'{x:.0%}' for c in group if 'successes' in c and not random
         if np.isfinite(x := _last(c, 'successes', steps))]
-    spread = f' +- {np.std(ends):.1f}' if len(ends) > 1 else ''
+    spread = f' +- {np.std(ends, ddof=1):.1f}' if len(ends) > 1 else ''
     rows.append(
         f'| {texts.markdown(task)} | {texts.markdown(method)} | '
         f'{len(group)} | {steps} | '

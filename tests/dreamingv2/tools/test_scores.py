@@ -170,7 +170,7 @@ def test_table_compares_after_the_steps_of_the_shortest_run():
       curve('random', 0, [10, 20], [0.0, 1.0])])
   assert text.splitlines()[2:] == [
       '| toy_reach | dreamerv2 | 1 | 200 | 5.0 | 5.0 |',
-      '| toy_reach | dreamingv2 | 2 | 200 | 3.0 +- 1.0 | 2.0 4.0 |',
+      '| toy_reach | dreamingv2 | 2 | 200 | 3.0 +- 1.4 | 2.0 4.0 |',
       '| toy_reach | random | 1 |  | 0.5 | 0.5 |']
 
 
@@ -240,7 +240,7 @@ def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
   first, second = tmp_path / 'new' / 'first.json', tmp_path / 'second.json'
   scores.main(['--indir', str(tmp_path / 'runs'), '--out', str(first)])
   out = capsys.readouterr().out
-  assert '| toy_reach | dreamingv2 | 2 | 300 | 6.5 +- 1.5 | 5.0 8.0 |' in out
+  assert '| toy_reach | dreamingv2 | 2 | 300 | 6.5 +- 2.1 | 5.0 8.0 |' in out
   assert '| toy_reach | random | 1 |  | 4.0 | 4.0 |' in out
   curves = scores.load(first, [])
   other = first.with_name('other.json')
