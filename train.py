@@ -108,6 +108,25 @@ def train(config, logdir, train_envs, eval_envs, spaces=None):
     sys.exit(3)
 
 
+def _shared_spaces(envs_):
+  """Returns the spaces of observations and actions of all environments.
+
+  Asking also waits until each of them has started.
+
+  Raises:
+    ValueError: One has other spaces than the first.
+  """
+  first, *others = [
+      {**env.obs_space, 'action': env.act_space['action']} for env in envs_]
+  for other in others:
+    for key in [x for x in {**first, **other} if first.get(x) != other.get(x)]:
+      raise ValueError(
+          f'The environments of a run must be alike, those for evaluation '
+          f'too; {key!r} has the space {first.get(key)} in one and '
+          f'{other.get(key)} in another')
+  return envs_[0].obs_space, envs_[0].act_space
+
+
 class Run:
   """Decides when to act, train, log, evaluate and save.
 
@@ -148,7 +167,7 @@ class Run:
     random.seed(config.seed)
     np.random.seed(config.seed)
     scope = self._load_libraries()
-    spaces = spaces or (train_envs[0].obs_space, train_envs[0].act_space)
+    spaces = spaces or _shared_spaces(train_envs + eval_envs)
     settings.check_spaces(config, spaces[0])
     self._console.spaces(*spaces)
     for env in train_envs[:1]:

@@ -170,7 +170,7 @@ class GymWrapper(Wrapper):
     Gymnasium-Robotics calls it is_success, Meta-World success.
     """
     told = self._info if isinstance(self._info, dict) else {}
-    marks = [success(self.env), *(
+    marks = [success(_owner(self.env, 'success')), *(
         as_mark(told.get(key)) for key in ('is_success', 'success'))]
     return next((x for x in marks if x is not None), None)
 
@@ -357,7 +357,7 @@ class RenderImage(Wrapper):
   """Adds the output of `env.render()` as an image of `size` (H, W).
 
   Raises:
-    ValueError: `env.render()` returns no image.
+    BadReturn: `env.render()` returns no image.
   """
 
   def __init__(self, env, key='image', size=(64, 64)):
@@ -377,11 +377,25 @@ class RenderImage(Wrapper):
 
   def _render(self, obs):
     image = self.env.render()
-    if not isinstance(image, np.ndarray) or image.ndim != 3:
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8
+            and image.ndim == 3 and image.shape[2] in (3, 4)):
+      given = f'{image.dtype} {list(image.shape)}' if isinstance(
+          image, np.ndarray) else type(image).__name__
       raise spaces.BadReturn(
-          f'env.render() gave {type(image).__name__}, not an image [H, W, 3]; '
-          f"make the environment with render_mode='rgb_array'")
-    return {**obs, self._key: resize(image, self._size)}
+          f'env.render() gave {given}, not an image uint8 [H, W, 3]; make the '
+          f"environment with render_mode='rgb_array'")
+    # A fourth channel is the opacity.
+    return {**obs, self._key: resize(image[..., :3], self._size)}
+
+
+def _owner(env, name):
+  """Returns the environment that has a method, below Gymnasium's wrappers.
+
+  Since Gymnasium 1.0, these do not forward what they do not know.
+  """
+  while isinstance(env, gymnasium.Wrapper) and not hasattr(env, name):
+    env = env.env
+  return env
 
 
 def resize(image, size):

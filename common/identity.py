@@ -23,9 +23,13 @@ PREFIX = 'gym_'
 
 def innermost(env):
   """Returns an environment without its wrappers."""
-  while 'env' in getattr(env, '__dict__', ()):
+  while _is_environment(getattr(env, '__dict__', {}).get('env')):
     env = env.env
   return env
+
+
+def _is_environment(thing):
+  return hasattr(thing, 'observation_space') or hasattr(thing, 'obs_space')
 
 
 def class_name(thing) -> str:
@@ -115,10 +119,12 @@ def _is_plain(value):
 
 def settings(made: dict) -> dict:
   """Returns the config keys that select the environment that 'make' names."""
-  name = made['make'].removeprefix(PREFIX)
-  suite = 'module' if name == made['make'] else 'gym'
+  name = made['make']
+  # The module of the user's own function may begin like this, too.
+  suite = 'gym' if name.startswith(PREFIX) and ':' not in name else 'module'
   if suite == 'gym':
-    name = PREFIX + ':'.join(x for x in (made['imports'], name) if x)
+    name = PREFIX + ':'.join(
+        x for x in (made['imports'], name.removeprefix(PREFIX)) if x)
   args = json.dumps(made['arguments']) if made['arguments'] else ''
   return {'suite': suite, 'task': name, 'env_args': args}
 

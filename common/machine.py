@@ -22,14 +22,14 @@ def versions(version, root):
     version: Version of this package.
     root: Folder of the checkout, if there is one.
   """
-  try:
-    commit = subprocess.run(
-        # A tag would stand in place of the commit.
-        ['git', 'describe', '--always', '--dirty', '--abbrev=40',
-         '--exclude=*'],
-        cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-  except (OSError, subprocess.CalledProcessError):
-    commit = 'unknown'
+  commit = 'unknown'
+  if (root / '.git').exists():  # Not that of a repository around an install.
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+      commit = subprocess.run(
+          # A tag would stand in place of the commit.
+          ['git', 'describe', '--always', '--dirty', '--abbrev=40',
+           '--exclude=*'], cwd=root, capture_output=True, text=True,
+          check=True).stdout.strip()
   parts = [
       f'dreamingv2 {version}', f'commit {commit}',
       f'{len(os.sched_getaffinity(0))} x {processor()}',

@@ -71,7 +71,9 @@ def to_data(space):
   elif name == 'Discrete':
     data.update(n=int(space.n), start=int(getattr(space, 'start', 0)))
   elif name == 'MultiDiscrete':
-    data.update(nvec=np.asarray(space.nvec).tolist())
+    data.update(
+        nvec=np.asarray(space.nvec).tolist(),
+        start=np.asarray(getattr(space, 'start', 0)).tolist())
   elif name == 'MultiBinary':
     data.update(shape=list(space.shape))
   elif name == 'Dict':
@@ -124,7 +126,9 @@ _LOADERS = {
     'Discrete': lambda x: gymnasium.spaces.Discrete(x['n'], start=x['start']),
     'MultiBinary': lambda x: gymnasium.spaces.MultiBinary(
         x['shape'] if len(x['shape']) > 1 else x['shape'][0]),
-    'MultiDiscrete': lambda x: gymnasium.spaces.MultiDiscrete(x['nvec']),
+    'MultiDiscrete': lambda x: gymnasium.spaces.MultiDiscrete(
+        x['nvec'], start=np.broadcast_to(
+            x.get('start', 0), np.shape(x['nvec']))),
     'Text': lambda x: gymnasium.spaces.Text(2 ** 20),
 }
 
@@ -282,7 +286,8 @@ def _limits(space):
     return start, start + int(space.n) - 1, (), np.dtype(int)
   if name == 'MultiDiscrete':
     nvec = np.asarray(space.nvec)
-    return 0, nvec - 1, nvec.shape, np.dtype(int)
+    start = np.asarray(getattr(space, 'start', 0))
+    return start, start + nvec - 1, nvec.shape, np.dtype(int)
   return 0, 1, tuple(space.shape), np.dtype(np.int8)
 
 
@@ -311,7 +316,8 @@ def observation(key, space) -> Codec:
     NotSupported: The space cannot be used.
   """
   name = kind(space)
-  if key.startswith('log_') and name in NUMBERS:
+  picture = is_image(space) and space.dtype == np.uint8
+  if key.startswith('log_') and name in NUMBERS and not picture:
     return Codec(key, space, Box(-np.inf, np.inf, space.shape, np.float32),
                  lambda x: x.astype(np.float32))
   if is_image(space):

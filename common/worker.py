@@ -26,6 +26,7 @@ from . import loading
 from .spaces import BadReturn
 
 HOUR = 60 * 60  # seconds
+STDERR_BYTES = 2 ** 20  # Most that is kept of what a process prints.
 
 
 class BadAction(ValueError):
@@ -115,8 +116,6 @@ class Restarting:
     now = time.monotonic()
     while self._times and now - self._times[0] > HOUR:
       self._times.popleft()
-    if not self._restarts:
-      raise error
     if len(self._times) >= self._restarts:
       raise GaveUp(
           f'an environment failed after {self._restarts} restarts within an '
@@ -240,6 +239,7 @@ class Process:
         raise self._death() from None
       self._received += 1
       self._asked.popleft()
+    self._shorten()
     kind, value, trace = self._replies.pop(number)
     if not kind:
       return value
@@ -247,6 +247,13 @@ class Process:
     if kind in ERRORS:
       raise ERRORS[kind](value) from cause
     raise cause
+
+  def _shorten(self):
+    """Empties the file of warnings before it fills the disk."""
+    if os.fstat(self._stderr.fileno()).st_size > STDERR_BYTES:
+      os.ftruncate(self._stderr.fileno(), 0)
+      # Both processes write at one position.
+      os.lseek(self._stderr.fileno(), 0, os.SEEK_SET)
 
   def _hang(self):
     waiting = self.waiting

@@ -77,10 +77,7 @@ class Agent(Module):
     """
     if state is None:
       state = self.initial_state(len(obs['is_first']))
-    # TensorFlow keeps a tensor of every Python number that it has seen.
-    self.tfstep.assign(np.int64(int(self.step)))
-    obs = {k: tf.convert_to_tensor(v) for k, v in obs.items()}
-    outputs, state = self.policies[mode](obs, state)
+    outputs, state = self.policies[mode](self._tensors(obs), state)
     return {k: v.numpy() for k, v in outputs.items()}, state
 
   def initial_state(self, batch_size):
@@ -100,13 +97,16 @@ class Agent(Module):
     """
     if state is None:
       state = self.wm.rssm.initial(len(data['is_first']))
-    data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
-    return self.functions['train'](data, state)
+    return self.functions['train'](self._tensors(data), state)
+
+  def _tensors(self, arrays):
+    # For schedules. TensorFlow keeps a tensor of each Python number it sees.
+    self.tfstep.assign(np.int64(int(self.step)))
+    return {k: tf.convert_to_tensor(v) for k, v in arrays.items()}
 
   def report(self, data):
     """Returns images and videos of the model's predictions, in NumPy."""
-    data = {k: tf.convert_to_tensor(v) for k, v in data.items()}
-    return {k: v.numpy() for k, v in self.functions['report'](data).items()}
+    return tfutils.to_arrays(self.functions['report'](self._tensors(data)))
 
   def save(self):
     """Returns {path: NumPy array} of all variables."""

@@ -125,6 +125,11 @@ def train(
   """
   if not config.logdir:
     raise ValueError("logdir is ''; set it: config.update({'logdir': ...})")
+  if config.offline:
+    raise ValueError(
+        f'offline is {config.offline!r}, but there is an environment; use '
+        f'dreamingv2 train --offline {config.offline}')
+  settings.check(config)
   makes = _makes(env)
   if eval_env is env and not makes:
     raise ValueError(

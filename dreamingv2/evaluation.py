@@ -30,10 +30,14 @@ def totals(episode, config, mode):
   """
   result = {}
   for key, values in episode.items():
+    kinds = [
+        x for x in TOTALS if re.fullmatch(config[f'log_keys_{x}'], key)]
+    if not kinds:  # Images would become eight times as large.
+      continue
     values = np.asarray(values, np.float64)
-    for kind, total in TOTALS.items():
-      if re.fullmatch(config[f'log_keys_{kind}'], key) and (
-          np.isfinite(values).any()):
+    for kind in kinds:
+      total = TOTALS[kind]
+      if np.isfinite(values).any():
         result[f'{kind}_{mode}_{key}'] = float(total(values))
   return result
 

@@ -5,10 +5,14 @@ from tensorflow_probability import distributions as tfd
 
 from . import agent
 from .common import dists
+from .common import losses
 from .common import nets
 from .common import other
 from .common import tfutils
 from .common.config import check_known
+from .objectives import overshooting
+
+TINY = 1e-12  # Added to variances.
 
 
 class Random(tfutils.Module):
@@ -42,6 +46,10 @@ class Plan2Explore(tfutils.Module):
 
   def __init__(self, config, act_space, wm, tfstep, reward):
     check_known('disag_target', config.disag_target, self.TARGETS)
+    if config.disag_offset >= config.dataset.length:
+      raise ValueError(
+          f'disag_offset is {config.disag_offset}; it must be less than '
+          f'dataset.length, {config.dataset.length}')
     self.config = config
     self.wm = wm
     self._reward = reward
@@ -77,11 +85,13 @@ class Plan2Explore(tfutils.Module):
     target = tf.stop_gradient(tf.cast(self._target(context), tf.float32))
     inputs = self._inputs(
         tf.stop_gradient(context['feat']), data['action'])
+    mask = overshooting.valid(data['is_first'], offset)[offset]
     if offset:
       inputs, target = inputs[:, :-offset], target[:, offset:]
+      mask = mask[:, :-offset]
     with tf.GradientTape() as tape:
       loss = -tf.add_n([
-          tf.reduce_mean(dist.log_prob(target))
+          losses.masked_mean(dist.log_prob(target), mask)
           for dist in self._predict(inputs)])
     metrics = self._opt(tape, loss, self._heads)
     metrics.update(self._behavior.train(
@@ -118,8 +128,11 @@ class Plan2Explore(tfutils.Module):
     unknown: reward[0] repeats reward[1], and no action is credited with it.
     """
     inputs = self._inputs(seq['feat'], seq['action'], axis=0)
-    means = tf.stack([dist.mode() for dist in self._predict(inputs)])
-    disag = tf.reduce_mean(tf.math.reduce_std(means, 0), -1)
+    means = tf.stack([
+        tf.cast(dist.mode(), tf.float32) for dist in self._predict(inputs)])
+    # The gradient of a standard deviation of 0 would not be finite.
+    spread = tf.sqrt(tf.math.reduce_variance(means, 0) + TINY)
+    disag = tf.reduce_mean(spread, -1)
     if self.config.disag_action_cond:
       disag = tf.concat([disag[:1], disag[:-1]], 0)
     if self.config.disag_log:

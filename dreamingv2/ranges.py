@@ -41,7 +41,7 @@ RANGES = {
     'contrastive.temperature': (1e-6, 1e6),
     'dataset.batch': (1, 1e6),
     'dataset.length': (2, 1e6),
-    'disag_models': (1, 1000),
+    'disag_models': (2, 1000),
     'disag_offset': (0, 1000),
     'discount': SHARE,
     'discount_lambda': SHARE,

@@ -53,10 +53,14 @@ def prepare():
 @functools.lru_cache(None)
 def _probe():
   """Returns the name of the Vulkan device that Filament uses."""
-  result = subprocess.run(
-      [sys.executable, '-W', 'ignore', '-c', _PROBE], timeout=300,
-      stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT, text=True)
+  try:
+    result = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', _PROBE], timeout=300,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+  except subprocess.TimeoutExpired:
+    raise RuntimeError(
+        'Filament gave no answer within 300 seconds') from None
   device = re.search("Selected physical device '(.*?)'", result.stdout)
   if result.returncode or not device:
     raise RuntimeError(

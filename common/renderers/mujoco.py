@@ -255,8 +255,13 @@ def _outside(model, data, number, scene, size):
       -eye.forward])
   turn = data.geom_xmat.reshape(-1, 3, 3)
   center, extent = np.split(model.geom_aabb, 2, -1)
+  # What is no mesh may have been resized after the model was compiled.
+  mesh = model.geom_type == mujoco.mjtGeom.mjGEOM_MESH
+  extent = np.where(mesh[:, None], extent, np.maximum(
+      extent, model.geom_size.sum(-1, keepdims=True)))
   place = data.geom_xpos + np.einsum('nij,nj->ni', turn, center) - eye.pos
   reach = np.einsum('kni,ni->kn', np.abs(np.einsum(
       'kj,nji->kni', normals, turn)), extent)
   out = (normals @ place.T > reach).any(0)
-  return out & (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE)
+  return out & ~np.isin(model.geom_type, (
+      mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD))

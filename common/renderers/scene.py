@@ -4,6 +4,7 @@ Renderers other than MuJoCo's own use it. Height fields, skins, tendons and
 shadows of light sources are left to these renderers.
 """
 
+import contextlib
 import copy
 import hashlib
 import os
@@ -284,7 +285,8 @@ def simplify(vertices, faces, most):
   area = lambda points: np.linalg.norm(_cross(points), axis=-1).sum()
   # Meshes made of many loose pieces would get holes.
   points = small if area(small) > KEPT * area(points) else points
-  write_atomic(path, lambda file: np.savez_compressed(file, points=points))
+  with contextlib.suppress(OSError):  # The folder may be read-only or full.
+    write_atomic(path, lambda file: np.savez_compressed(file, points=points))
   return points
 
 

@@ -167,7 +167,8 @@ def start(
   if factory or has_foreign_code(config):
     try:
       # Raises what the user's code does wrong.
-      own.try_out(made[0], seeds[0])
+      for env, seed in zip(made, seeds, strict=True):
+        own.try_out(env, seed)
     except BaseException:
       for env in made:
         env.close()

@@ -57,7 +57,8 @@ class Atari:
     noops: An episode begins with 0 to so many frames without action.
     sticky: Whether the game repeats the action before with probability 0.25.
     all_actions: Whether to offer all 18 actions instead of the game's own.
-    life_done: Whether losing a life is terminal; the game goes on.
+    life_done: Whether losing a life is terminal. Each episode is a new game,
+      as with Gymnasium's AtariPreprocessing.
   """
 
   def __init__(
@@ -95,12 +96,11 @@ class Atari:
     self._ale.loadROM(self._rom)  # Only this applies the seed.
 
   def reset(self):
-    if not self._life_done or self._ale.game_over() or not self._lives:
-      self._ale.reset_game()
-      for _ in range(self._random.integers(self._noops + 1)):
-        self._ale.act(0)
-        if self._ale.game_over():
-          self._ale.reset_game()
+    self._ale.reset_game()
+    for _ in range(self._random.integers(self._noops + 1)):
+      self._ale.act(0)
+      if self._ale.game_over():
+        self._ale.reset_game()
     self._lives = self._ale.lives()
     return self._obs([self._frame()], envs.flags(is_first=True))
 

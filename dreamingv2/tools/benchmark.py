@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import re
 import resource
 import statistics
 import sys
@@ -36,6 +37,7 @@ from ..common import machine
 from ..common import suites
 
 ACTIONS = 6
+VECTOR = 24  # Size of the observation where there is no image.
 COLUMNS = ('CPU-s', 'ratio', 'floors', 'updates/s', 'first call, CPU-s',
            'peak GB', 'parameters')
 PARTS = ('augment', 'encoder', 'rssm', 'objective', 'actor', 'critic',
@@ -421,15 +423,22 @@ def make_batch(config):
   box = gymnasium.spaces.Box
   cameras = ['image'] + ['image_2'] * (config.objective == 'cross_modal')
   size = (*config.render_size, 3)
+  vectors = []
+  if not re.fullmatch(config.encoder.cnn_keys, 'image'):
+    cameras, vectors = [], ['vector']
   obs = {
       **{key: box(0, 255, size, np.uint8) for key in cameras},
-      **envs.ENDLESS}
+      **{key: box(-9, 9, (VECTOR,), np.float32) for key in vectors},
+      # Only a task that can terminate has a discount to learn.
+      **(envs.ENDLESS if config.loss_scales.discount == 1 else envs.FLAGS)}
   act = box(-1, 1, (ACTIONS,), np.float32)
   rng = np.random.default_rng(0)
   shape = (config.dataset.batch, config.dataset.length)
   data = {
       **{key: rng.integers(0, 256, (*shape, *size), np.uint8)
          for key in cameras},
+      **{key: rng.normal(size=(*shape, VECTOR)).astype(np.float32)
+         for key in vectors},
       'reward': rng.normal(size=shape).astype(np.float32),
       'action': rng.uniform(-1, 1, (*shape, ACTIONS)).astype(np.float32),
       **{key: np.zeros(shape, bool)

@@ -138,8 +138,12 @@ def _row(link, names, end, steps, last):
 
 
 def _end(curve):
-  """Formats the last evaluation, or the mean of the last ten episodes."""
-  single = all(len(x) == 1 for x in curve.get('returns', ((), )))
+  """Formats the last evaluation.
+
+  Where others log single episodes, it is the mean of the last ten.
+  """
+  single = 'format' in curve and all(
+      len(x) == 1 for x in curve.get('returns', ((), )))
   return f"{np.mean(curve['ys'][-10 if single else -1:]):.1f}"
 
 

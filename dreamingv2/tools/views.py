@@ -56,7 +56,12 @@ def reconstructions(logdirs, path, frames=6, updates=0, best=False):
       agent = load(logdir, episode, best)
       decoder = _decoder(agent, logdir, updates)
       feat = observer(agent)(episode)[1]
-      image = decoder(tf.gather(feat, index))['image']
+      drawn = decoder(tf.gather(feat, index))
+      if 'image' not in drawn:
+        raise ValueError(
+            f"{logdir}: its decoder does not draw 'image'; decoder.cnn_keys "
+            f"is '{agent.config.decoder.cnn_keys}'")
+      image = drawn['image']
       image = np.clip(tfutils.to_arrays(image.mode()) + 0.5, 0, 1)
       name = _name(agent, logdir, rows)
       rows[name] = image

@@ -285,9 +285,29 @@ def test_render_image_adds_what_render_gives():
   env = envs.RenderImage(envs.GymWrapper(Fake(VECTOR, ACTION), 'x'))
   assert (env.reset()['image'] == 7).all()
   assert env.reset()['image'].shape == env.obs_space['image'].shape
-  env.env.env.render = lambda: None
-  with pytest.raises(ValueError, match='rgb_array'):
+  env.env.env.render = lambda: np.dstack([
+      np.full((9, 9, 3), 50, np.uint8), np.zeros((9, 9), np.uint8)])
+  assert (env.reset()['image'] == 50).all()  # Without the opacity.
+  assert env.reset()['image'].shape == env.obs_space['image'].shape
+
+
+@pytest.mark.parametrize('picture, words', [
+    (None, 'NoneType'), (np.zeros((9, 9, 3)), r'float64 \[9, 9, 3\]'),
+    (np.zeros((9, 9), np.uint8), r'uint8 \[9, 9\]'),
+    (np.zeros((9, 9, 2), np.uint8), r'uint8 \[9, 9, 2\]')])
+def test_render_that_gives_no_picture_is_named(picture, words):
+  env = envs.RenderImage(envs.GymWrapper(Fake(VECTOR, ACTION), 'x'))
+  env.env.env.render = lambda: picture
+  with pytest.raises(ValueError, match=f'gave {words}.*rgb_array'):
     env.reset()
+
+
+def test_success_is_found_below_wrappers_of_gymnasium():
+  inner = Fake(VECTOR, ACTION)
+  inner.success = lambda: True
+  wrapped = gymnasium.wrappers.TimeLimit(
+      gymnasium.wrappers.OrderEnforcing(inner), 9)
+  assert envs.GymWrapper(wrapped, 'x').success() is True
 
 
 @pytest.fixture(params=['process', 'none'])

@@ -112,3 +112,17 @@ def test_file_holds_the_spaces_of_the_agent(tmp_path):
   (tmp_path / identity.FILE).write_text('[')
   with pytest.raises(ValueError, match='damaged'):
     identity.read(tmp_path)
+
+
+def test_own_module_whose_name_begins_like_gymnasiums_ids_is_made_again():
+  made = {
+      'make': 'gym_pusht.envs:make_env', 'imports': '', 'arguments': {'n': 1}}
+  assert identity.settings(made) == {
+      'suite': 'module', 'task': 'gym_pusht.envs:make_env',
+      'env_args': '{"n": 1}'}
+
+
+def test_attribute_that_is_no_environment_does_not_name_one():
+  env = gymnasium.make('Pendulum-v1').unwrapped
+  env.env = 'a queue of events'
+  assert identity.innermost(env) is env

@@ -72,3 +72,10 @@ print(os.environ['TF_CPP_MIN_LOG_LEVEL'])
       [sys.executable, '-c', program], capture_output=True, text=True,
       cwd=ROOT, env=env, check=True)
   assert done.stderr == 'before\nafter\n' and done.stdout == '3\n'
+
+
+def test_repository_around_an_installed_package_is_not_its_commit(tmp_path):
+  subprocess.run(['git', 'init', tmp_path], check=True, capture_output=True)
+  inner = tmp_path / 'site-packages'
+  inner.mkdir()
+  assert 'commit unknown,' in machine.versions('1', inner)

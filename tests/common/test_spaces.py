@@ -20,6 +20,7 @@ class Mine(Box):
     Box(np.float32([-1, -np.inf]), np.float32([1, 2])), Box(0, 1, (0,)),
     Box(0, 1, (2,), np.int64), gymnasium.spaces.Discrete(3, start=5),
     gymnasium.spaces.MultiBinary(4), gymnasium.spaces.MultiDiscrete([6, 2]),
+    gymnasium.spaces.MultiDiscrete([3, 2], start=[1, 5]),
     gymnasium.spaces.Dict(
         a=Box(0, 1, (2,)), b=gymnasium.spaces.Dict(
             c=gymnasium.spaces.Discrete(2)))], ids=str)
@@ -184,3 +185,24 @@ def test_reader_is_thorough_at_the_first_reset_and_in_first_steps():
   for obs in (None, np.zeros(3), {}, {'y': np.zeros(3)}):
     with pytest.raises(spaces.BadReturn, match='not a dict with x'):
       read(obs, 'step')
+
+
+def test_choices_that_do_not_begin_at_zero_stay_where_they_are():
+  space = gymnasium.spaces.MultiDiscrete([3, 2], start=[1, 5])
+  joint, convert = spaces.action('action', space)
+  made = [convert(i) for i in range(joint.n)]
+  assert joint.n == 6 and all(space.contains(x) for x in made)
+  assert len({tuple(x) for x in made}) == 6
+  assert [spaces.index(space, x) for x in made] == list(range(6))
+  codec = spaces.observation('state', space)
+  codec(np.array([3, 6]), True)
+  with pytest.raises(spaces.BadReturn):
+    codec(np.array([0, 5]), True)
+
+
+def test_logged_picture_stays_one_and_other_logs_become_numbers():
+  image = np.full((8, 8, 3), 40, np.uint8)
+  codec = spaces.observation('log_view', Box(0, 255, (8, 8, 3), np.uint8))
+  assert codec(image).dtype == np.uint8 and (codec(image) == 40).all()
+  values = spaces.observation('log_map', Box(0, 1, (20, 20)))
+  assert values(np.full((20, 20), 0.5, np.float32)).max() == 0.5

@@ -153,3 +153,32 @@ def test_worker_ignores_signals_that_are_meant_for_the_run(start, number):
   os.kill(env._host._host._process.pid, number)
   time.sleep(0.05)
   assert not env.step(act(0))()['is_first']
+
+
+class Chatty(envs.Dummy):
+  """Prints much in each step, and dies when it is told to."""
+
+  def step(self, action):
+    os.write(2, b'x' * 2 ** 18 + b'\nnewest words\n')
+    if action['action'][0]:
+      os._exit(3)
+    return super().step(action)
+
+
+def test_what_a_process_prints_does_not_fill_the_disk(start):
+  env = start(Chatty, restarts=1)
+  env.reset()()
+  for _ in range(20):
+    env.step(act(0))()
+    file = env._host._host._stderr
+    assert os.fstat(file.fileno()).st_size < worker.STDERR_BYTES + 2 ** 19
+  with pytest.warns(UserWarning, match='(?s)exit code 3.*newest words'):
+    with pytest.raises(worker.Lost):
+      env.step(act(1))()
+
+
+def test_environment_that_may_not_restart_gives_up(start):
+  env = start(Bad, restarts=0)
+  env.reset()()
+  with pytest.raises(worker.GaveUp, match='after 0 restarts.*env_restarts'):
+    env.step(act(3))()

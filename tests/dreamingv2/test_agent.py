@@ -475,3 +475,16 @@ def test_update_compiled_by_xla_gives_the_same_losses(
   assert plain.keys() == xla.keys()
   for key in plain:
     assert xla[key] == pytest.approx(plain[key], rel=2e-3, abs=2e-4), key
+
+
+def test_schedules_go_on_where_the_policy_is_never_called(
+    make_config, make_agent, make_batch):
+  config = make_config(
+      'dreamingv2', vector=False, updates={'actor_ent': 'linear(1,0,1000)'})
+  agent = make_agent(config)
+  scales = []
+  for step in (0, 750):
+    agent.step.restore(step)
+    _, metrics = agent.train(make_batch(config))
+    scales.append(float(metrics['actor_ent_scale']))
+  assert scales == [1, 0.25]

@@ -1,4 +1,7 @@
-"""Trains through dreamingv2.api on all kinds of observations and actions."""
+"""Trains through dreamingv2.api on all kinds of observations and actions.
+
+Also what is refused before a training begins.
+"""
 
 import pathlib
 
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 
 from dreamingv2 import api
+from dreamingv2.common import envs
 from tests.dreamingv2 import test_api
 
 Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
@@ -94,3 +98,39 @@ def test_check_reports_on_an_environment_as_it_would_be_trained(config):
 def test_vector_of_bytes_is_a_vector(config):
   env = test_api.Env(Box(0, 255, (12,), np.uint8), Discrete(2))
   assert api.wrap(env, config).obs_space['vector'].shape == (12,)
+
+
+def test_every_environment_is_tried_before_the_training(config, tmp_path):
+  before = test_api.children()
+
+  def make(seed):
+    if seed != config.seed:
+      raise ValueError(f'port 5555 is in use, says seed {seed}')
+    return envs.Dummy(length=15)
+
+  with pytest.raises(ValueError, match='port 5555 is in use, says seed 1007'):
+    api.train(make, config.update({**test_api.VECTOR, 'envs': 2}))
+  with pytest.raises(ValueError, match='says seed 1006'):
+    api.train(
+        lambda: envs.Dummy(length=15), config.update(test_api.VECTOR),
+        eval_env=make)
+  assert not (tmp_path / 'run').exists() and test_api.children() <= before
+
+
+def test_environments_of_one_run_must_be_alike(config, tmp_path):
+  with pytest.raises(ValueError, match="must be alike.*'action' has the sp"):
+    api.train(
+        test_api.vector_env(), config.update(test_api.VECTOR),
+        eval_env=test_api.OldEnv())
+
+
+@pytest.mark.parametrize('update, words', [
+    ({'imag_horizon': 1}, 'imag_horizon is 1'),
+    ({'discount': 1.5}, 'discount is 1.5'),
+    ({'offline': 'demos'}, 'dreamingv2 train --offline demos')])
+def test_config_is_checked_before_an_environment_is_touched(
+    update, words, config, tmp_path):
+  env = test_api.vector_env()
+  with pytest.raises(ValueError, match=words):
+    api.train(env, config.update({**test_api.VECTOR, **update}))
+  assert not env.seeds and not (tmp_path / 'run').exists()

@@ -150,3 +150,16 @@ def test_observations_for_the_log_are_summed_up_over_an_episode():
       'sum_train_log_reward': 9, 'mean_train_log_reward': 3,
       'mean_train_log_hit': 0.5, 'max_train_log_hit': 1,
       'mean_train_log_pair': pytest.approx(13 / 6), 'max_train_log_pair': 4}
+
+
+def test_totals_touch_only_what_they_are_asked_for():
+  class Untouched:
+    def __array__(self, *args, **kwargs):
+      raise AssertionError('converted')
+
+  config = settings.load_config([
+      '--configs', 'debug', '--task', 'toy_reach', '--log_keys_max', 'log_x',
+      '--log_keys_mean', '$^'])
+  assert evaluation.totals(
+      {'image': Untouched(), 'log_x': [1, 4, 2]}, config, 'train') == {
+          'max_train_log_x': 4}

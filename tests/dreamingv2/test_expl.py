@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from dreamingv2 import expl
+from dreamingv2.common import tfutils
 from tests.helpers import copy
 from tests.helpers import to_tensors
 
@@ -209,3 +210,50 @@ def test_bad_settings_are_named(name, key, value, text, make_explorer):
   with pytest.raises(ValueError, match=text) as error:
     make_explorer(name, **{key: value})
   assert key in str(error.value) and '\n' not in str(error.value)
+
+
+def weights(module):
+  return list(tfutils.named_variables(module, '').values())
+
+
+def test_models_that_agree_leave_a_finite_gradient(make_explorer):
+  agent, _, outputs = make_explorer('Plan2Explore')
+  behavior = agent.parts['expl_behavior']
+  first, *others = behavior._heads
+  for head in others:
+    for old, new in zip(weights(head), weights(first), strict=True):
+      old.assign(new)
+  metrics = behavior.train(outputs['post'], outputs, outputs['data'])
+  assert float(metrics['actor_skipped']) == 0
+  assert np.isfinite(float(metrics['actor_grad_norm']))
+
+
+def test_plan2explore_predicts_nothing_beyond_an_episode(
+    make_explorer, make_batch):
+  agent, data, outputs = make_explorer('Plan2Explore', disag_offset=2)
+  first = data['is_first'].numpy()
+  first[:, 3] = True  # The starts 1 and 2 do not see their target.
+  outputs['data']['is_first'] = tf.constant(first)
+  behavior = agent.parts['expl_behavior']
+
+  def loss(**changes):
+    variables = [x for head in behavior._heads for x in weights(head)]
+    before = [x.numpy() for x in variables]
+    context = {**outputs, 'post': {**outputs['post'], **changes}}
+    value = behavior.train(outputs['post'], context, outputs['data'])
+    for variable, old in zip(variables, before, strict=True):
+      variable.assign(old)
+    return float(value['disag_loss'])
+
+  target = outputs['post']['stoch'].numpy()
+  hidden, seen = target.copy(), target.copy()
+  hidden[:, 3:5] += 1
+  seen[:, 5] += 1
+  assert loss(stoch=tf.constant(hidden)) == pytest.approx(loss(), rel=1e-5)
+  assert loss(stoch=tf.constant(seen)) > loss() + 0.01
+
+
+def test_models_must_not_look_beyond_the_batch(make_explorer, make_config):
+  length = make_config().dataset.length
+  with pytest.raises(ValueError, match='disag_offset is .* less than data'):
+    make_explorer('Plan2Explore', disag_offset=length)

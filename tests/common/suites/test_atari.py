@@ -91,9 +91,9 @@ def test_losing_a_life_ends_an_episode_only_if_told():
     ends.append(len(rows))
     assert rows[-1]['is_terminal']
   assert ends[0] < ends[1]
-  # The next episode goes on with the next life.
+  # The next episode is a new game.
   assert lives.reset()['is_first']
-  assert identity.innermost(lives)._ale.lives() == 4
+  assert identity.innermost(lives)._ale.lives() == 5
 
 
 def test_missing_package_is_named(monkeypatch):

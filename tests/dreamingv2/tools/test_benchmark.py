@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from dreamingv2.common import envs
 from dreamingv2.tools import benchmark
 
 
@@ -76,3 +77,14 @@ def test_bad_input_is_named(argv, text, capsys):
     benchmark.main(argv)
   line, = capsys.readouterr().err.splitlines()
   assert error.value.code == 2 and re.search(text, line)
+
+
+@pytest.mark.parametrize('block, ends, keys', [
+    ('dmc_vision', 0, {'image'}), ('atari', 1, {'image'}),
+    ('dmc_proprio', 0, {'vector'})])
+def test_batches_are_like_those_of_the_suite(block, ends, keys):
+  config = benchmark.load('dreamingv2', ['debug', block], 'auto')
+  obs, _, data = benchmark.make_batch(config)
+  assert obs['is_terminal'].high == ends
+  assert set(obs) - set(envs.FLAGS) == keys
+  assert all(data[k].shape[2:] == v.shape for k, v in obs.items())

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from dreamingv2.tools import dashboard
 from dreamingv2.tools import figures
 from tests.dreamingv2.tools import test_scores
 
@@ -37,3 +38,12 @@ def test_bad_input_ends_in_one_line(
     figures.main(['dashboard', *argv])
   line, = capsys.readouterr().err.splitlines()
   assert error.value.code == 2 and words in line
+
+
+@pytest.mark.parametrize('given, shown', [
+    ({}, '200.0'), ({'format': 'DreamerV2'}, '155.0')])
+def test_last_evaluation_of_one_episode_is_an_evaluation(given, shown):
+  """Others log single episodes; ours are evaluations, be they of one."""
+  ys = [10.0 * i for i in range(1, 21)]
+  curve = {'ys': ys, 'returns': [[y] for y in ys], **given}
+  assert dashboard._end(curve) == shown
