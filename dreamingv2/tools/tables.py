@@ -65,7 +65,8 @@ def main(argv=None):
     curves = results.choose(curves, args.methods, args.tasks)
     if args.success:
       curves = results.of_success(curves)
-    text = FORMATS[args.format](*build(curves, args.steps, notes))
+    text = FORMATS[args.format](*build(
+        curves, args.steps, notes, args.tasks))
     if args.out:
       files.write_text(args.out, text)
   print(text, end='')
@@ -127,7 +128,7 @@ def parse_number(text):
   return int(steps)
 
 
-def build(curves, steps, notes=()):
+def build(curves, steps, notes=(), tasks=()):
   """Makes all tables.
 
   Args:
@@ -135,6 +136,7 @@ def build(curves, steps, notes=()):
       that `results.of_success` made of them.
     steps: Environment step; None: the last that all runs of a task reached.
     notes: Warnings about the runs, as text.
+    tasks: Tasks whose published numbers are shown; all by default.
 
   Returns:
     Tables, footnotes to their entries, and general notes.
@@ -143,7 +145,10 @@ def build(curves, steps, notes=()):
   common = scores.shortest(curves)
   at = lambda task: common.get(task, 0) if steps is None else steps
   tables, success = [], any('of' in c for c in curves)
+  shown = {results.base(x) for x in tasks}
   for name, spec in results.published()['tables'].items():
+    spec = {**spec, 'rows': {
+        k: v for k, v in spec['rows'].items() if not shown or k in shown}}
     columns = dict(spec['columns'])
     if name == 'I':
       columns.update(_others(curves, notes))
@@ -267,7 +272,7 @@ def _missing(name, spec, cells):
   own = list(spec['columns'])
   tasks = sorted({task for task, _ in cells})
   none = [x for x in spec['rows'] if x not in tasks]
-  if len(none) == len(spec['rows']):
+  if len(none) == len(spec['rows']) > 1:
     yield f'Table {name}: no run on any of its tasks.'
   elif none:
     yield f'Table {name}: no run on {", ".join(none)}.'

@@ -144,8 +144,9 @@ def fit(agent, logdir, updates):
   The newest episode is left out, because it is the one that is drawn.
   """
   count = len(list((logdir / 'train_episodes').glob('*.npz'))) - 1
+  count = max(1, min(LIBRARY, count))
   observe, feats, data = observer(agent), [], []
-  for episode in evaluate.read_episodes(logdir, min(LIBRARY, count), skip=1):
+  for episode in evaluate.read_episodes(logdir, count, skip=1):
     feats.append(observe(episode)[1])
     data.append(episode['image'])
   feats, images = tf.concat(feats, 0), tf.constant(np.concatenate(data))

@@ -69,6 +69,12 @@ def test_success_rates_stand_without_the_published_returns(tmp_path, capsys):
       'DreamingV2': (0.75, pytest.approx(0.3536, abs=1e-4)),
       'DreamerV2': (0.125, pytest.approx(0.1768, abs=1e-4))}
   assert ',paper,' not in out and 'Walker-walk,these' not in out
+  tables.main([
+      str(path), '--steps', '1000', '--tasks', 'Lift', '--format', 'csv'])
+  out = capsys.readouterr().out
+  assert {x.split(',')[1] for x in out.splitlines() if ',paper,' in x} == {
+      'Lift'}
+  assert 'no run on' not in out
   (table, *_, shares), _, notes = tables.build(
       results.of_success(curves), 1000)
   assert 'solve the task' in table.caption and 'paper:' not in table.caption
