@@ -22,26 +22,20 @@ STEPS = {'dreamingv2': 3250, 'dreamerv2': 3500}
 
 
 @pytest.mark.slow
-def test_policies_earn_what_only_sight_can(tmp_path):
-  baselines = toy.baselines(TASK)
-  runs = {
-      method: subprocess.Popen([
-          sys.executable, str(ROOT / 'train.py'), '--logdir',
-          str(tmp_path / method), '--configs', 'small', method,
-          '--task', f'toy_{TASK}', '--train_every', '1', '--steps', str(steps),
-          '--log_every', '500', '--eval_every', str(steps), '--eval_eps',
-          str(EPISODES), '--deterministic', 'True'])
-      for method, steps in STEPS.items()}
-  codes = {method: run.wait() for method, run in runs.items()}
-  assert not any(codes.values()), codes
-  scores = {method: read(tmp_path / method) for method in STEPS}
-  text = '; '.join(
-      f'{k} {np.mean(x):.1f} +- {error(x):.1f}' for k, x in scores.items())
-  print(f'{text}; baselines: {baselines}')
-  for method, returns in scores.items():
-    assert len(returns) == EPISODES
-    assert np.mean(returns) > threshold(baselines, error(returns)), (
-        f'{method} must earn more than blind policies: {text}; {baselines}')
+@pytest.mark.parametrize('method', STEPS)
+def test_policy_earns_what_only_sight_can(method, tmp_path):
+  baselines, steps = toy.baselines(TASK), str(STEPS[method])
+  subprocess.run([
+      sys.executable, str(ROOT / 'train.py'), '--logdir', str(tmp_path),
+      '--configs', 'small', method, '--task', f'toy_{TASK}', '--train_every',
+      '1', '--steps', steps, '--log_every', '500', '--eval_every', steps,
+      '--eval_eps', str(EPISODES), '--deterministic', 'True'], check=True)
+  returns = read(tmp_path)
+  text = f'{np.mean(returns):.1f} +- {error(returns):.1f}'
+  print(f'{method}: {text}; baselines: {baselines}')
+  assert len(returns) == EPISODES
+  assert np.mean(returns) > threshold(baselines, error(returns)), (
+      f'{method} must earn more than blind policies: {text}; {baselines}')
 
 
 def threshold(baselines, spread):
