@@ -27,6 +27,11 @@ def entry():
     if not _is_deserted(sys.stdout):
       raise  # Another pipe was closed.
     sys.exit(0)
+  except Exception as error:
+    if not is_interrupt(error):
+      raise
+    print('Stopped by SIGINT.', file=sys.stderr)
+    sys.exit(130)
   finally:
     try:
       sys.stdout.flush()
@@ -42,6 +47,13 @@ def excepthook(kind, error, trace):
     print('Stopped by SIGINT.', file=sys.stderr)
   else:
     sys.__excepthook__(kind, error, trace)
+
+
+def is_interrupt(error):
+  """Says whether an error came from SIGINT, as inside of a lock's release."""
+  while error and not isinstance(error, KeyboardInterrupt):
+    error = error.__context__
+  return bool(error)
 
 
 def _is_deserted(file):

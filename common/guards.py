@@ -92,6 +92,8 @@ def user_errors(kinds=(ImportError, OSError, RuntimeError, ValueError)):
   except BrokenPipeError:
     raise  # The reader of our output may go, see command.entry.
   except kinds as error:
+    if command.is_interrupt(error):
+      raise KeyboardInterrupt from error
     text = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.filename and error.strerror:
       text = f'{error.filename}: {error.strerror}'

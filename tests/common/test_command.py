@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from dreamingv2.common import command
+from dreamingv2.common import guards
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXT = """Does a thing.
@@ -22,6 +23,7 @@ tool make
 PROGRAM = '''
 import os, sys, time
 from dreamingv2.common import command
+from dreamingv2.common import guards
 @command.entry()
 def main():
   {}
@@ -123,3 +125,20 @@ def test_sigint_ends_a_program_with_one_line():
   process.send_signal(signal.SIGINT)
   _, err = process.communicate(timeout=60)
   assert (process.returncode, err) == (130, 'Stopped by SIGINT.\n')
+
+
+@pytest.mark.parametrize('kind', [RuntimeError, KeyError])
+def test_interrupt_that_becomes_another_error_stays_one(kind, capsys):
+  """SIGINT inside of a lock's release ends in a RuntimeError."""
+  @command.entry()
+  def main():
+    with guards.user_errors():
+      try:
+        raise KeyboardInterrupt
+      finally:
+        raise kind('cannot release un-acquired lock')
+
+  with pytest.raises(SystemExit) as ending:
+    main()
+  assert ending.value.code == 130
+  assert capsys.readouterr().err == 'Stopped by SIGINT.\n'
