@@ -20,14 +20,11 @@ def entry():
   """
   try:
     yield
-  except KeyboardInterrupt:
-    print('Stopped by SIGINT.', file=sys.stderr)
-    sys.exit(130)
   except BrokenPipeError:
     if not _is_deserted(sys.stdout):
       raise  # Another pipe was closed.
     sys.exit(0)
-  except Exception as error:
+  except (Exception, KeyboardInterrupt) as error:
     if not is_interrupt(error):
       raise
     print('Stopped by SIGINT.', file=sys.stderr)
