@@ -183,10 +183,27 @@ def test_clouds_move_slowly_and_return():
   assert inside.max() < 25  # Neighbours look alike.
 
 
-def test_clouds_of_no_size_are_an_error(tmp_path, capsys):
+def test_faint_clouds_are_the_same_but_darker():
+  bright, faint = (
+      clouds.clouds(np.random.default_rng(0), 5, 64, x).astype(float)
+      for x in (1, 0.3))
+  assert 10 < faint.std() < 20
+  whole = (0 < bright) & (bright < 255)
+  assert whole.mean() > 0.9
+  np.testing.assert_allclose(faint[whole], 0.3 * bright[whole], atol=1)
+
+
+@pytest.mark.parametrize('flag, value, told', [
+    ('--size', '0', 'at least 8'),
+    ('--strength', '0', 'above 0 and at most 1'),
+    ('--strength', 'nan', 'above 0 and at most 1')])
+def test_clouds_that_cannot_be_are_an_error(
+    flag, value, told, tmp_path, capsys):
   with pytest.raises(SystemExit):
-    clouds.main(['--out', str(tmp_path / 'a'), '--size', '0'])
-  assert '--size is 0; it must be at least 8' in capsys.readouterr().err
+    clouds.main(['--out', str(tmp_path / 'a'), flag, value])
+  error = capsys.readouterr().err
+  assert f'{flag} is {value}' in error
+  assert f'it must be {told}' in error
   assert not (tmp_path / 'a').exists()
 
 
