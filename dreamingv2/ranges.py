@@ -62,7 +62,7 @@ RANGES = {
     r'(eval|log|save)_every': (0, 1e12),
     'max_skipped': COUNT_OR_NONE,
     'predictive.consistency': (0, 1e6),
-    'predictive.noise': (0, 1e6),
+    'predictive.noise': (1e-6, 1e6),  # Of 0, there is no density.
     'prefill': COUNT_OR_NONE,
     'pretrain': COUNT_OR_NONE,
     'prototypes.count': SIZE,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dreamingv2 import ranges
 from dreamingv2.common import latents
 from dreamingv2.objectives import predictive
 from tests.helpers import normal
@@ -69,6 +70,18 @@ def test_terms_equal_a_loop(make_case):
   np.testing.assert_allclose(terms['static'], np.mean(static), rtol=1e-4)
   np.testing.assert_allclose(
       terms['consistency'], 0.1 * np.mean(consistency), rtol=1e-4)
+
+
+def test_smallest_noise_leaves_losses_and_gradients_finite(make_case):
+  noise, _ = ranges.find('predictive.noise')
+  objective, args, _ = make_case(noise=noise)
+  code = args[3]['mean']
+  with tf.GradientTape() as tape:
+    tape.watch(code)
+    terms, _, _ = objective.terms(*args)
+    total = tf.add_n(list(terms.values()))
+  assert np.isfinite(total)
+  assert np.isfinite(tape.gradient(total, code)).all()
 
 
 def test_one_sequence_has_nothing_to_choose(make_case):
