@@ -258,8 +258,8 @@ class Optimizer(Module):
     self.updates = tf.Variable(0, dtype=tf.int64, trainable=False)
     self.skipped = tf.Variable(0, dtype=tf.int64, trainable=False)
     self.good = tf.Variable(0, dtype=tf.int64, trainable=False)
-    self.scale = tf.Variable(
-        2.0 ** 15 if self._scaled else 1.0, trainable=False)
+    # In other precisions it is unused, but float16 may take a run over.
+    self.scale = tf.Variable(2.0 ** 15, trainable=False)
     self.slots = {}
 
   def build(self, modules):

@@ -289,6 +289,15 @@ def test_optimizer_scales_the_loss_so_that_float16_does_not_underflow():
   assert norm == pytest.approx(1e-9, rel=0.01)
 
 
+def test_float16_takes_over_with_a_loss_scale_of_its_own():
+  """With `precision auto`, a run may move from a CPU to a GPU."""
+  scales = []
+  for precision in ('32', '16'):
+    tfutils.setup(precision)
+    scales.append(tfutils.Optimizer('model', 0.1).scale.numpy())
+  assert scales[0] == scales[1] > 1
+
+
 def test_optimizer_names_variables_that_no_gradient_reaches():
   variables = make_vars(1.0, 2.0)
   opt = tfutils.Optimizer('critic', 0.1)
