@@ -180,7 +180,8 @@ def actor_dist(name, discrete):
   """
   if name == 'auto':
     return 'onehot' if discrete else 'trunc_normal'
-  if discrete != (name == 'onehot') or name in ('symlog', 'twohot'):
+  if discrete != (name == 'onehot') or name in (
+      'binary', 'symlog', 'twohot'):
     raise ValueError(
         f"actor.dist '{name}' does not fit "
         f"{'discrete' if discrete else 'continuous'} actions; use auto")

@@ -26,6 +26,14 @@ CHOICES = {
     'distribute': ('mirrored', 'multiworker', 'none'),
     'precision': ('16', '32', 'auto', 'bf16', 'tf32'),
 }
+# Distributions of the heads that predict numbers.
+NUMBERS = ('mse', 'normal', 'symlog', 'twohot')
+HEADS = {
+    'critic.dist': NUMBERS,
+    'discount_head.dist': ('binary', *NUMBERS),
+    'expl_head.dist': NUMBERS,
+    'reward_head.dist': NUMBERS,
+}
 # Blocks that override methods, suites and sizes wherever they stand.
 RECIPES = ('robust',)
 # Keys whose allowed values are those that the blocks of configs.yaml set.
@@ -228,7 +236,7 @@ def check(config):
       name is unknown, render_size does not have two entries, or a batch does
       not fit into the replay.
   """
-  for key, names in CHOICES.items():
+  for key, names in {**CHOICES, **HEADS}.items():
     check_known(key, config[key], names)
   for key in NAMED_BY_BLOCKS:
     check_known(key, config[key], values(key))

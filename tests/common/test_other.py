@@ -290,7 +290,7 @@ def test_draw_takes_the_same_states_of_every_entry_once():
     assert other.draw(states, most) is states
 
 
-@pytest.mark.parametrize('name', ['onehot', 'symlog', 'twohot'])
+@pytest.mark.parametrize('name', ['binary', 'onehot', 'symlog', 'twohot'])
 def test_actor_dist_must_give_actions(name):
   assert other.actor_dist('auto', True) == 'onehot'
   assert other.actor_dist('auto', False) == 'trunc_normal'

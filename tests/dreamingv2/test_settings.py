@@ -158,7 +158,12 @@ def test_examples_of_the_help_are_understood():
 @pytest.mark.parametrize('key, value, near', [
     ('distribute', 'mirorred', 'mirrored'),
     ('objective', 'contrastve', 'contrastive'),
-    ('precision', '61', '16'), ('rssm.latent', 'gausian', 'gaussian')])
+    ('precision', '61', '16'), ('rssm.latent', 'gausian', 'gaussian'),
+    # These give no number, or one that is no float.
+    ('critic.dist', 'onehot', 'twohot'),
+    ('discount_head.dist', 'onehot', 'twohot'),
+    ('expl_head.dist', 'trunc_normal', 'normal'),
+    ('reward_head.dist', 'binary', 'mse')])
 def test_unknown_name_is_refused_with_the_flags(key, value, near):
   with pytest.raises(ValueError, match=f"{key} '{value}'; known: {near}"):
     settings.load_config([f'--{key}', value])
