@@ -168,7 +168,7 @@ class Run:
     np.random.seed(config.seed)
     scope = self._load_libraries()
     spaces = spaces or _shared_spaces(train_envs + eval_envs)
-    settings.check_spaces(config, spaces[0])
+    settings.check_spaces(config, *spaces)
     self._console.spaces(*spaces)
     for env in train_envs[:1]:
       self._console.left_out(identity.of(env).get('left_out', {}))

@@ -255,14 +255,20 @@ def check(config):
         f'limit, or --dataset.batch')
 
 
-def check_spaces(config, obs_space):
-  """Checks the observations named by log_keys_video.
+def check_spaces(config, obs_space, act_space):
+  """Checks the observations named by log_keys_video, and noise on actions.
 
   The names in the defaults may be missing.
 
   Raises:
-    ValueError: The environment has no such observation, or it is no image.
+    ValueError: The environment has no such observation, or it is no image;
+      the probability of a random discrete action is above 1.
   """
+  for key in ('eval_noise', 'expl_noise'):
+    if config[key] > 1 and getattr(act_space['action'], 'discrete', False):
+      raise ValueError(
+          f'{key} is {config[key]}, but for discrete actions it is the '
+          f'probability of a random one, at most 1; set --{key}')
   for key in config.log_keys_video:
     if key not in defaults().log_keys_video:
       check_known('entry of log_keys_video', key, obs_space)

@@ -173,13 +173,26 @@ def test_videos_are_of_what_is_observed():
   box = lambda *shape: gymnasium.spaces.Box(0, 255, shape, np.uint8)
   space = {'image': box(8, 8, 3), 'image_side': box(8, 8, 1), 'n': box(2)}
   config = settings.load_config(['--log_keys_video', 'image', 'image_side'])
-  settings.check_spaces(config, space)
+  act = {'action': box(2)}
+  settings.check_spaces(config, space, act)
   with pytest.raises(ValueError, match="log_keys_video 'image_side'; known"):
-    settings.check_spaces(config, {'image': space['image']})
-  settings.check_spaces(settings.defaults(), {'vector': box(2)})
+    settings.check_spaces(config, {'image': space['image']}, act)
+  settings.check_spaces(settings.defaults(), {'vector': box(2)}, act)
   vector = settings.load_config(['--log_keys_video', 'image', 'n'])
   with pytest.raises(ValueError, match=r'has n of shape \(2,\); only images'):
-    settings.check_spaces(vector, space)
+    settings.check_spaces(vector, space, act)
+
+
+@pytest.mark.parametrize('key', ['eval_noise', 'expl_noise'])
+def test_noise_on_discrete_actions_is_a_probability(key):
+  act = {'action': gymnasium.spaces.Box(0, 1, (4,), np.float32)}
+  config = settings.load_config([f'--{key}', '1.5'])
+  settings.check_spaces(config, {'image': act['action']}, act)
+  act['action'].discrete = True
+  with pytest.raises(ValueError, match=f'{key} is 1.5.*at most 1; set'):
+    settings.check_spaces(config, {'image': act['action']}, act)
+  config = settings.load_config([f'--{key}', '1'])
+  settings.check_spaces(config, {'image': act['action']}, act)
 
 
 @pytest.mark.parametrize('key, value, words', [
