@@ -21,6 +21,9 @@ class Bootstrap(Objective):
   source does not give the rate of the slow copy; see `bootstrap.momentum`.
   """
 
+  # With 'embed', the slow posterior would have the width of a slow prior.
+  posterior = 'filter'
+
   def __init__(self, config, latent, shapes):
     momentum = config.bootstrap.momentum
     self._slow_encoder = multistep.SlowEncoder(config, shapes, momentum)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from dreamingv2.common import tfutils
 
@@ -69,3 +70,9 @@ def test_nothing_slow_is_optimised(make_model):
   wm, _ = make_model('blast_kl')
   assert wm.objective.modules == ()
   assert not [k for k in tfutils.named_variables(wm.modules) if 'slow' in k]
+
+
+def test_posterior_with_the_width_of_a_prior_is_refused(make_model):
+  """The slow copy has no prior that learns."""
+  with pytest.raises(ValueError, match="rssm.posterior of objective 'bootst"):
+    make_model('blast_kl', rssm__latent='gaussian', rssm__posterior='embed')
