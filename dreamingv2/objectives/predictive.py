@@ -25,7 +25,7 @@ class Predictive(Objective):
   Source: Nguyen et al. 2021 (TPC), as built by the authors of DreamerPro,
   which Okada & Taniguchi 2022 compare with. Left out of the original:
   centring the codes, a growing consistency weight, and updates before acting.
-  Batches have the size of all our systems' here (theirs: 150 and 250).
+  The block `tpc` has DreamerPro's 150 sequences; the original has 250.
   """
 
   latents = ('gaussian',)
