@@ -125,7 +125,7 @@ class GymWrapper(Wrapper):
       raise ValueError(f'No observation of {space} is supported')
     self._read = spaces.Reader(self._codecs, always)
     self._act_space, self._decode = spaces.action(act_key, env.action_space)
-    self._info = None
+    self._info = {}
 
   @property
   def identity(self):
@@ -160,7 +160,7 @@ class GymWrapper(Wrapper):
         reward, False, terminated or truncated, terminated))
 
   def reset(self):
-    result, self._info = self._seeded_reset(), None
+    result, self._info = self._seeded_reset(), {}
     obs = result[0] if isinstance(result, tuple) else result
     return self._obs(obs, 'reset', flags(is_first=True))
 
@@ -169,9 +169,8 @@ class GymWrapper(Wrapper):
 
     Gymnasium-Robotics calls it is_success, Meta-World success.
     """
-    told = self._info if isinstance(self._info, dict) else {}
     marks = [success(_owner(self.env, 'success')), *(
-        as_mark(told.get(key)) for key in ('is_success', 'success'))]
+        as_mark(self._info.get(key)) for key in ('is_success', 'success'))]
     return next((x for x in marks if x is not None), None)
 
   def _seeded_reset(self):

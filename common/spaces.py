@@ -207,7 +207,8 @@ def step_values(result):
   """Checks what the step of an environment of Gymnasium or gym returned.
 
   Returns:
-    Observation, reward, terminated, truncated (not in gym before 0.26), info.
+    Observation, reward, terminated, truncated (not in gym before 0.26), and
+    info, which is {} where it is no dict.
 
   Raises:
     BadReturn: It is something else.
@@ -225,7 +226,7 @@ def step_values(result):
       raise BadReturn(
           f'step() returned as {names[index]} {_shown(value)}, not one number')
     values[index] = array.item()
-  return obs, *values, info
+  return obs, *values, info if isinstance(info, dict) else {}
 
 
 def _shown(value):

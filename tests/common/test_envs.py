@@ -103,7 +103,7 @@ def test_gym_wrapper_tells_truncation_from_termination(terminated, truncated):
 
 
 @pytest.mark.parametrize('info,terminal', [
-    ({}, True), ({'TimeLimit.truncated': True}, False),
+    ({}, True), (None, True), ({'TimeLimit.truncated': True}, False),
     ({'is_terminal': False}, False)])
 def test_gym_wrapper_takes_old_gym(info, terminal):
   env = envs.GymWrapper(OldFake(info), seed=3)
