@@ -116,7 +116,11 @@ def try_out(env: envs.Async, seed: int):
     value[0] = 1
   try:
     env.reset()()
-    env.step({'action': value})()
+    reward = env.step({'action': value})()['reward']
+    if not np.isfinite(reward):
+      raise ValueError(
+          f'The first step() returned the reward {reward}, which is not '
+          f'finite in float32; correct it in the environment')
     wrappers.success(env)
     env.seed(seed)()
   except (ImportError, ValueError):

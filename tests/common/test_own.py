@@ -142,9 +142,19 @@ def test_episode_that_never_ends_is_cut_and_the_next_one_begins():
 def test_success_that_raises_is_told_before_anything_expensive():
   def fail():
     raise RuntimeError('no goal yet')
-  done = lambda *args: lambda: None
+  done = lambda *args: envs.flags
   env = types.SimpleNamespace(
       act_space={'action': gymnasium.spaces.Box(-1, 1, (2,), np.float32)},
       reset=done, step=done, seed=done, success=lambda: fail)
   with pytest.raises(ValueError, match='does not work: no goal yet'):
+    own.try_out(env, 0)
+
+
+@pytest.mark.parametrize('reward', [np.nan, -np.inf, 1e39])
+def test_reward_that_is_not_finite_is_told_before_anything_expensive(reward):
+  config = settings.defaults()
+  value = np.zeros(2, np.float32), reward, False, False, {}
+  env = own.keep(
+      own.adapt(Env(Box(-1, 1, (2,)), (1,), value), config), config)
+  with pytest.raises(ValueError, match='first step.. returned the reward'):
     own.try_out(env, 0)
