@@ -267,8 +267,9 @@ def _misfit(key, array, low, high):
   """Says in words why an array is out of range, '' if it is not."""
   if key.startswith('log_'):  # NaN means 'none' there.
     return ''
-  if not np.isfinite(array).all():
-    return ', which is not finite'
+  with np.errstate(over='ignore'):
+    if not np.isfinite(array.astype(np.float32, copy=False)).all():
+      return ', which is not finite in float32'
   width = np.where(np.isfinite(high - low), high - low, 1) * SLACK
   if ((array < low - width) | (array > high + width)).any():
     return f' from {array.min():g} to {array.max():g}'

@@ -116,6 +116,7 @@ VECTOR = Box(-1, 1, (3,), np.float32)
     (VECTOR, 'abc', 'came str'), (VECTOR, [[1], [1, 2]], 'came list'),
     (VECTOR, np.zeros(4), r'came float64 \[4\]'),
     (VECTOR, [0, np.nan, 0], 'which is not finite'),
+    (Box(-np.inf, np.inf, (3,)), [0, 1e39, 0], 'not finite in float32'),
     (VECTOR, [0, -1.1, 0], 'in -1..1, came .* from -1.1 to 0'),
     (gymnasium.spaces.Discrete(3), 3, 'in 0..2, came .* from 3 to 3'),
     (gymnasium.spaces.Discrete(3), 1.5, 'came float64'),
