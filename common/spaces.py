@@ -15,6 +15,9 @@ import numpy as np
 Box = gymnasium.spaces.Box
 SIDE = 16  # Least height and width of an image of floats without channels.
 MOST_CHOICES = 4096  # Joint choices of a MultiDiscrete action.
+# What is as large is no bound. It is MuJoCo's largest value, and dm_control's
+# for actuators without limits; other environments declare the largest float.
+UNBOUNDED = 1e10
 SLACK = 1e-3  # By this share of its width a value may leave its range.
 FLAGS = ('reward', 'is_first', 'is_last', 'is_terminal')
 HELP = 'correct one of them; dreamingv2.api.check(env) lists all faults'
@@ -356,12 +359,19 @@ def is_image(space) -> bool:
 
 def _range(space):
   """Returns the bounds of all pixels, None if there are no such."""
-  low, high = (np.asarray(x, np.float64) for x in (space.low, space.high))
+  low, high = _ends(space)
   if space.dtype == bool:
     return 0.0, 1.0
   same = (low == low.flat[0]).all() and (high == high.flat[0]).all()
   low, high = float(low.flat[0]), float(high.flat[0])
   return (low, high) if same and -np.inf < low < high < np.inf else None
+
+
+def _ends(space):
+  """Returns least and greatest values, infinite where there is no bound."""
+  low, high = (np.asarray(x, np.float64) for x in (space.low, space.high))
+  return (np.where(low <= -UNBOUNDED, -np.inf, low),
+          np.where(high >= UNBOUNDED, np.inf, high))
 
 
 def _image(key, space):
@@ -395,7 +405,7 @@ def bounds(key, space, bound=0.0):
   Raises:
     ValueError: An entry lacks a bound, and `bound` is 0.
   """
-  low, high = (np.asarray(x, np.float32) for x in (space.low, space.high))
+  low, high = _ends(space)
   if not bound and not (np.isfinite(low) & np.isfinite(high)).all():
     raise ValueError(
         f'Action {key!r} has the space {space}, and the agent needs bounds; '

@@ -207,3 +207,16 @@ def test_logged_picture_stays_one_and_other_logs_become_numbers():
   assert codec(image).dtype == np.uint8 and (codec(image) == 40).all()
   values = spaces.observation('log_map', Box(0, 1, (20, 20)))
   assert values(np.full((20, 20), 0.5, np.float32)).max() == 0.5
+
+
+@pytest.mark.parametrize('most', [
+    np.finfo(np.float32).max, np.finfo(np.float64).max, 1e10, np.inf])
+def test_largest_numbers_are_no_bounds(most):
+  """Half of the range was inf: each action was the largest, or NaN."""
+  one_side = Box(np.float64([-1, -most]), np.float64([most, 5]), dtype='f8')
+  with pytest.raises(ValueError, match='needs bounds.*--action_bound'):
+    spaces.bounds('action', one_side)
+  low, high = spaces.bounds('action', one_side, 2.0)
+  assert low.tolist() == [-1, 1] and high.tolist() == [3, 5]
+  assert not spaces.is_image(Box(0, most, (8, 8, 1), np.float64))
+  assert spaces.is_image(Box(0, 1e9, (8, 8, 1), np.float64))
