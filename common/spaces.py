@@ -384,6 +384,10 @@ def _image(key, space):
   low, high = _range(space) or (0.0, 255.0)
 
   def convert(x):
+    if x.dtype.kind == 'f' and not np.isfinite(x).all():
+      raise BadReturn(
+          f'Observation {key!r} is an image with a pixel that is not finite, '
+          f'such as NaN; replace these in the environment')
     if (low, high) != (0, 255):
       x = (x.astype(np.float64) - low) * (255 / (high - low))
     if x.dtype != np.uint8:

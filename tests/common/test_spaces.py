@@ -220,3 +220,14 @@ def test_largest_numbers_are_no_bounds(most):
   assert low.tolist() == [-1, 1] and high.tolist() == [3, 5]
   assert not spaces.is_image(Box(0, most, (8, 8, 1), np.float64))
   assert spaces.is_image(Box(0, 1e9, (8, 8, 1), np.float64))
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_pixel_that_is_not_finite_is_told_in_every_step(value):
+  """Later ones became 0 in silence."""
+  codec = spaces.observation('depth', Box(0, 9, (8, 8, 1), np.float32))
+  image = np.ones((8, 8, 1), np.float32)
+  codec(image)
+  image[3, 4] = value
+  with pytest.raises(spaces.BadReturn, match="'depth'.*pixel.*not finite"):
+    codec(image)
