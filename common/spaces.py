@@ -195,11 +195,16 @@ class Reader:
 
 
 def check_reserved(names):
-  """Refuses observations with names that mean something else.
+  """Refuses names of observations that are no text or mean something else.
 
   Raises:
     ValueError: There is one.
   """
+  for name in names:
+    if not isinstance(name, str):
+      raise ValueError(
+          f'The name of observation {name!r} is {type(name).__name__}, not '
+          f'text; rename it in the environment')
   for name in sorted({*names} & {*FLAGS, 'action', 'discount'}):
     raise ValueError(
         f'Observation {name!r} has a reserved name; rename it in the '

@@ -231,3 +231,8 @@ def test_pixel_that_is_not_finite_is_told_in_every_step(value):
   image[3, 4] = value
   with pytest.raises(spaces.BadReturn, match="'depth'.*pixel.*not finite"):
     codec(image)
+
+
+def test_name_that_is_no_text_is_told():
+  with pytest.raises(ValueError, match='observation 0 is int, not text'):
+    spaces.check_reserved({'image': 1, 0: 2})
