@@ -446,7 +446,10 @@ def index(space, value):
   """
   low, _, shape, _ = _limits(space)
   entries = (np.reshape(value, shape) - low).astype(int).ravel()
-  return int(np.ravel_multi_index(entries, choices(space)))
+  counts = choices(space)
+  if ((entries < 0) | (entries >= counts)).any():
+    raise ValueError(f'{space} has no choice {np.asarray(value).tolist()}')
+  return int(np.ravel_multi_index(entries, counts))
 
 
 def action(key, space):

@@ -79,7 +79,7 @@ def read_robosuite(path):
     ValueError: A group or dataset is missing; the message names it.
   """
   with open_hdf5(path) as file:
-    data = _get(path, file, 'data')
+    data = _get(path, file, 'data', True)
     names = sorted(
         (x for x in data if x.startswith('demo')),
         key=lambda x: int(re.sub(r'\D', '', x) or 0))
@@ -87,14 +87,15 @@ def read_robosuite(path):
       raise ValueError(f"{path} has no group 'data/demo_1' or similar")
     task, controllers = _describe(data.attrs)
     for name in names:
-      group = data[name]
-      actions = _get(path, group, 'actions')[()]
+      group = _get(path, data, name, True)
       has_states = 'states' in group and 'model_file' in group.attrs
       yield Demo(
-          f'{path}: {name}', actions, _observations(group),
-          _read(group, 'rewards'), False, None,
-          str(group.attrs['model_file']) if has_states else '',
-          _read(group, 'states') if has_states else None, task, controllers)
+          f'{path}: {name}', _get(path, group, 'actions'),
+          _observations(path, group),
+          _get(path, group, 'rewards') if 'rewards' in group else None,
+          False, None, str(group.attrs['model_file']) if has_states else '',
+          _get(path, group, 'states') if has_states else None, task,
+          controllers)
 
 
 def read_minari(folder):
@@ -113,20 +114,49 @@ def read_minari(folder):
   if meta.get('data_format', 'hdf5') != 'hdf5':
     raise ValueError(
         f'{folder} is stored as {meta["data_format"]}; only hdf5 is read')
-  spaces = []
+  declared = []
   for key in ('observation_space', 'action_space'):
     if key not in meta:
       raise ValueError(f'{folder}/metadata.json has no {key!r}')
-    spaces.append(_to_space(json.loads(meta[key])))
+    declared.append(_to_space(json.loads(meta[key])))
   path, jpeg = folder / 'main_data.hdf5', meta.get('jpeg_encoding', True)
   with open_hdf5(path) as file:
     for index in range(len(file)):
-      group = _get(path, file, f'episode_{index}')
-      ends = _get(path, group, 'terminations')[()]
+      group = _get(path, file, f'episode_{index}', True)
+      ends = _get(path, group, 'terminations')
       yield Demo(
-          f'{path}: episode_{index}', _get(path, group, 'actions')[()],
-          _decode(_get(path, group, 'observations'), spaces[0], jpeg),
-          _get(path, group, 'rewards')[()], bool(ends[-1]), tuple(spaces))
+          f'{path}: episode_{index}', _get(path, group, 'actions'),
+          _decode(path, group, 'observations', declared[0], jpeg),
+          _get(path, group, 'rewards'), bool(ends[-1:].any()),
+          tuple(declared))
+
+
+def whole(demos):
+  """Yields the demonstrations with a step, after checking them.
+
+  Raises:
+    ValueError: Actions or rewards are no finite numbers, or something has
+      another number of rows than there are actions.
+  """
+  for demo in demos:
+    lists = {'actions': demo.actions, 'rewards': demo.rewards}
+    for key, values in lists.items():
+      if values is not None and not (
+          values.ndim and values.dtype.kind in 'biuf'
+          and np.isfinite(values).all()):
+        raise ValueError(f'{demo.name}: its {key} are no finite numbers')
+    steps = len(demo.actions)
+    obs = demo.obs if isinstance(demo.obs, dict) else {'': demo.obs}
+    lists.update({f'observations {k}'.strip(): v for k, v in obs.items()})
+    for key, values in {**lists, 'states': demo.states}.items():
+      more = key.startswith('observations')  # The one after the last action.
+      if values is not None and not (
+          values.ndim and steps <= len(values) <= steps + more):
+        raise ValueError(
+            f'{demo.name}: its {key} have the shape {values.shape}, but there '
+            f'are {steps} actions')
+    if steps:
+      yield demo
 
 
 class Tape(gymnasium.Env):
@@ -194,7 +224,8 @@ def encode(space, actions, bound=0.0):
     return np.eye(math.prod(counts), dtype=np.float32)[
         spaces.index(space, actions[0])]
   low, high = spaces.bounds('action', space, bound)
-  value = 2 * (np.mean(actions, 0) - low) / (high - low) - 1
+  half = (high - low) / 2  # It is 0 where only one value is allowed.
+  value = (np.mean(actions, 0) - low - half) / np.where(half, half, 1)
   if (abs(value) > 1.001).any():
     raise ValueError(
         f'An action {np.mean(actions, 0)} lies outside of {low}..{high}')
@@ -231,15 +262,19 @@ def check_same(demo, known):
 
 def _describe(attrs):
   """Returns task and controllers that the attributes of a file state."""
-  text = attrs.get('env_args') or attrs.get('env_info') or '{}'
   try:
-    info = json.loads(text)
-  except ValueError:
+    info = dict(json.loads(
+        attrs.get('env_args') or attrs.get('env_info') or '{}'))
+  except (TypeError, ValueError):
     info = {}
-  configs = {**info, **info.get('env_kwargs', {})}.get('controller_configs')
-  configs = configs if isinstance(configs, list) else [configs]
-  kinds = tuple(_arms(x) for x in configs if x)
   task = info.get('env_name') or str(attrs.get('env', ''))
+  try:
+    configs = {**info, **(info.get('env_kwargs') or {})}.get(
+        'controller_configs')
+    configs = configs if isinstance(configs, list) else [configs]
+    kinds = tuple(_arms(x) for x in configs if x)
+  except (AttributeError, KeyError, TypeError):  # Of a form that we know not.
+    kinds = ()
   return task, kinds if all(kinds) else ()
 
 
@@ -256,27 +291,32 @@ def _words(controllers):
       '/'.join(sorted(set(x.values()))) for x in controllers)
 
 
-def _get(path, group, key):
+def _get(path, group, key, is_group=False):
+  """Returns the array of a dataset, or a group."""
   if key not in group:
     raise ValueError(f'{path}: {group.name} has no {key!r}')
-  return group[key]
+  found, kinds = group[key], ('dataset', 'group')
+  if hasattr(found, 'keys') != is_group:
+    raise ValueError(
+        f'{path}: {found.name} must be a {kinds[is_group]}, but is a '
+        f'{kinds[not is_group]}')
+  return found if is_group else found[()]
 
 
-def _read(group, key):
-  return group[key][()] if key in group else None
-
-
-def _observations(group):
+def _observations(path, group):
   """Returns arrays [T + 1, ...] if the last observation was recorded."""
   if 'obs' not in group:
     return None
-  after = group.get('next_obs', {})
+  obs, after = _get(path, group, 'obs', True), group.get('next_obs', {})
+  obs = {k: _get(path, obs, k) for k in obs}
   return {
-      k: np.concatenate([v[()], after[k][-1:]]) if k in after else v[()]
-      for k, v in group['obs'].items()}
+      k: np.concatenate([v, after[k][-1:]]) if k in after else v
+      for k, v in obs.items()}
 
 
 def _guess_space(values):
+  if values.dtype.kind not in 'biuf':
+    return gymnasium.spaces.Text(2 ** 20)
   if values.dtype == np.uint8 and values.ndim == 4:
     return gymnasium.spaces.Box(0, 255, values.shape[1:], np.uint8)
   return gymnasium.spaces.Box(-np.inf, np.inf, values.shape[1:], np.float32)
@@ -301,13 +341,17 @@ def _to_space(data):
   return makers[kind]()
 
 
-def _decode(stored, space, jpeg):
-  """Returns observations as arrays; Minari may store images as JPEG."""
+def _decode(path, group, key, space, jpeg):
+  """Returns observations as arrays; Minari may store images as JPEG.
+
+  Of a Dict, the parts that a run cannot observe either are left out.
+  """
   if isinstance(space, gymnasium.spaces.Dict):
+    inner = _get(path, group, key, True)
     return {
-        k: _decode(stored[k], v, jpeg) for k, v in space.spaces.items()
-        if not isinstance(v, gymnasium.spaces.Text)}
-  values = stored[()]
+        k: _decode(path, inner, k, v, jpeg) for k, v in space.spaces.items()
+        if spaces.kind(v) in spaces.NUMBERS}
+  values = _get(path, group, key)
   if jpeg and space.dtype == np.uint8 and values.shape[1:] != space.shape:
     from PIL import Image
     values = np.stack([

@@ -16,6 +16,7 @@ Train with them by --replay.seed_from FOLDER, or on them alone by
 import argparse
 import functools
 import pathlib
+import warnings
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from ..common import guards
 from ..common import own
 from ..common import renderers
 from ..common import replay as replays
+from ..common import spaces
 from ..common import suites
 from . import demonstrations
 
@@ -40,7 +42,7 @@ def main(argv=None):
       raise ValueError(f'--out {args.out} exists; name a new folder')
     config = settings.load_config(args.flags)
     drawn = any(x.partition('=')[0] == '--task' for x in args.flags)
-    demos = demonstrations.read(args.data)
+    demos = demonstrations.whole(demonstrations.read(args.data))
     if drawn:
       episodes = draw(demos, config)
     else:
@@ -119,18 +121,28 @@ def play(demo, config):
   environment of Gymnasium.
 
   Raises:
-    ValueError: There are no observations, or a space is not supported.
+    ValueError: There are no observations, or a space is not supported, or a
+      value is not of its space; the message names the demonstration.
   """
-  if not demo.obs:
+  if demo.obs is None or isinstance(demo.obs, dict) and not demo.obs:
     raise ValueError(
         f'{demo.name} has no observations, only states; name the task to draw '
         f'them: dreamingv2 import ... -- --configs small --task '
         f'{demo.task or "TASK"}')
+  try:
+    return stack(_rows(demo, config))
+  except ValueError as error:
+    text = str(error).removesuffix(f'; {spaces.HELP}')
+    raise ValueError(f'{demo.name}: {text}') from None
+
+
+def _rows(demo, config):
   repeat = config.action_repeat
   tape = demonstrations.Tape(demo, _image_names(demo, config))
-  env = envs.ready(
-      own.convert(tape, config.render_size, repeat),
-      bound=config.action_bound)
+  env = own.convert(tape, config.render_size, repeat)
+  for key, reason in env.left_out.items():  # Python shows each line once.
+    warnings.warn(f'Observation {key} is left out: {reason}', stacklevel=2)
+  env = envs.ready(env, bound=config.action_bound)
   encode = functools.partial(
       demonstrations.encode, tape.action_space, bound=config.action_bound)
   actions = [
@@ -139,7 +151,7 @@ def play(demo, config):
   rows = [{**env.reset(), 'action': np.zeros_like(actions[0])}]
   rows += [{**env.step({'action': x}), 'action': x} for x in actions]
   rows[-1]['is_last'] = True
-  return stack(rows)
+  return rows
 
 
 def stack(rows):

@@ -111,6 +111,46 @@ def test_dataset_of_minari_is_read_with_its_spaces(jpeg, tmp_path):
   assert (two.obs['speed'] == 1).all()
 
 
+def test_parts_of_a_dataset_that_a_run_cannot_observe_are_left_out(tmp_path):
+  """A Dict in the Dict, as in the data of the kitchen, was a KeyError."""
+  folder = write_minari(tmp_path / 'kitchen', observation_space=json.dumps({
+      'type': 'Dict', 'subspaces': {
+          'speed': {'type': 'Discrete', 'n': 2, 'start': 0},
+          'goal': {'type': 'Dict', 'subspaces': {}}}}))
+  demo, _ = demonstrations.read(folder)
+  assert demo.obs.keys() == {'speed'}
+
+
+@pytest.mark.parametrize('text', [
+    '[1]', 'no JSON', '{"env_kwargs": null}',
+    '{"controller_configs": "OSC"}',
+    '{"controller_configs": {"body_parts": {"right": {}}}}'])
+def test_description_of_another_form_is_no_hindrance(text, tmp_path):
+  path = write_robomimic(tmp_path / 'a.hdf5', env_args=text, env='Door')
+  demo, _ = demonstrations.read(path)
+  assert demo.task == 'Door' and demo.controllers == ()
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'rewards': np.ones(STEPS - 1)}, r'rewards have the shape \(5,\), but'),
+    ({'rewards': np.full(STEPS, np.nan)}, 'rewards are no finite numbers'),
+    ({'actions': np.array([b'left'] * STEPS)}, 'actions are no finite numb'),
+    ({'obs': {'x': np.ones((STEPS - 1, 2))}}, r'observations x .*\(5, 2\)'),
+    ({'obs': np.ones((STEPS + 2, 2))}, r'observations have .*\(8, 2\)'),
+    ({'states': np.ones((STEPS + 1, 2))}, r'states have .*\(7, 2\)')])
+def test_demonstration_that_is_not_whole_is_told(changes, words):
+  """Observations that ended early were repeated, and NaN was imported."""
+  parts = {
+      'obs': np.ones((STEPS + 1, 2)), 'rewards': np.ones(STEPS),
+      'actions': np.ones((STEPS, 2))}
+  good = demonstrations.Demo('a: 1', **parts)
+  bad = demonstrations.Demo('a: 2', **{**parts, **changes})
+  empty = demonstrations.Demo('a: 0', np.ones((0, 2)))
+  assert list(demonstrations.whole([empty, good, empty])) == [good]
+  with pytest.raises(ValueError, match=f'a: 2: its {words}'):
+    list(demonstrations.whole([good, bad]))
+
+
 def damage(path, change):
   with h5py.File(path, 'r+') as file:
     change(file)
@@ -123,7 +163,13 @@ def damage(path, change):
     (lambda x: damage(x, lambda f: [f.pop('data'), f.create_group('data')]),
      "no group 'data/demo_1'"),
     (lambda x: damage(x, lambda f: f['data/demo_2'].pop('actions')),
-     "/data/demo_2 has no 'actions'")])
+     "/data/demo_2 has no 'actions'"),
+    (lambda x: damage(x, lambda f: [
+        f['data/demo_2'].pop('actions'), f.create_group('data/demo_2/actions')
+    ]), '/data/demo_2/actions must be a dataset, but is a group'),
+    (lambda x: damage(x, lambda f: [
+        f['data/demo_2'].pop('obs'), f['data/demo_2'].update({'obs': 1})]),
+     '/data/demo_2/obs must be a group, but is a dataset')])
 def test_file_without_what_is_needed_is_named(change, words, tmp_path):
   path = write_robomimic(tmp_path / 'a.hdf5')
   change(path)
@@ -140,7 +186,9 @@ def test_file_without_what_is_needed_is_named(change, words, tmp_path):
     (lambda x: (x / 'main_data.hdf5').unlink(), 'is not an HDF5 file'),
     (lambda x: damage(
         x / 'main_data.hdf5', lambda f: f['episode_0'].pop('rewards')),
-     "/episode_0 has no 'rewards'")])
+     "/episode_0 has no 'rewards'"),
+    (lambda x: damage(x / 'main_data.hdf5', lambda f: f[
+        'episode_0/observations'].pop('speed')), "observations has no 'sp")])
 def test_dataset_without_what_is_needed_is_named(change, words, tmp_path):
   folder = write_minari(tmp_path / 'door')
   change(folder / 'data')
@@ -152,6 +200,8 @@ def test_dataset_without_what_is_needed_is_named(change, words, tmp_path):
 @pytest.mark.parametrize('space, actions, expected', [
     (gymnasium.spaces.Discrete(3, start=1), [2], [0, 1, 0]),
     (gymnasium.spaces.Box(-2, 6, (2,)), [[-2, 6]], [-1, 1]),
+    (gymnasium.spaces.Box(np.float32([3, -1]), np.float32([3, 1])),
+     [[3, 0.5]], [0, 0.5]),
     (gymnasium.spaces.Box(-2, 6, (2,)), [[-2, 2], [2, 2]], [-0.5, 0]),
     (gymnasium.spaces.Box(-np.inf, np.inf, (1,)), [[3.0]], [0.75]),
     (gymnasium.spaces.MultiDiscrete([2, 3]), [[1, 0], [1, 0]],
@@ -163,6 +213,7 @@ def test_actions_become_those_of_the_agent(space, actions, expected):
 
 @pytest.mark.parametrize('space, actions, words', [
     (gymnasium.spaces.Discrete(3), [0, 1], 'set --action_repeat 1'),
+    (gymnasium.spaces.Discrete(3), [-1], 'Discrete.3. has no choice -1'),
     (gymnasium.spaces.Box(-1, 1, (1,)), [[3.0]], 'lies outside')])
 def test_actions_that_cannot_be_encoded_are_refused(space, actions, words):
   with pytest.raises(ValueError, match=words):

@@ -13,6 +13,7 @@ from dreamingv2 import settings
 from dreamingv2.common import envs
 from dreamingv2.common import episodes
 from dreamingv2.common import suites
+from dreamingv2.tools import demonstrations
 from dreamingv2.tools import importer
 from tests.dreamingv2.tools import test_demonstrations as samples
 
@@ -53,6 +54,37 @@ def test_stored_observations_of_minari(tmp_path):
   assert not first['is_terminal'].any() and second['is_terminal'][-1]
   _, act_space = episodes.spaces([first, second])
   assert act_space['action'].discrete
+
+
+def test_dataset_of_minari_with_one_observation(tmp_path):
+  """`if not demo.obs` is an error of NumPy for an array."""
+  data = samples.write_minari(
+      tmp_path / 'hopper', observation_space=json.dumps({
+          'type': 'Box', 'shape': [2], 'dtype': 'float64', 'low': [0, 0],
+          'high': [9, 9]}))
+  with h5py.File(data / 'data/main_data.hdf5', 'r+') as file:
+    for group in file.values():
+      del group['observations']
+      group['observations'] = np.full((STEPS + 1, 2), np.arange(2))
+  first, second = run(data, tmp_path / 'out')
+  assert first['vector'].tolist() == [[0, 1]] * (STEPS + 1)
+  assert len(second['reward']) == STEPS + 1
+
+
+def test_what_is_left_out_and_what_does_not_fit_is_named(tmp_path, capsys):
+  data = samples.write_robomimic(tmp_path / 'a.hdf5')
+  with h5py.File(data, 'r+') as file:
+    obs = file['data/demo_10/obs']
+    obs['depth'], obs['task'] = np.ones((STEPS, 8, 8, 1)), [b'lift'] * STEPS
+    file['data/demo_2/actions'][4] = 7
+  _, demo = demonstrations.read(data)
+  with pytest.warns(UserWarning, match='(depth|task) is left out: ') as found:
+    episode = importer.play(demo, settings.defaults())
+  assert len(found) == 2 and not episode.keys() & {'depth', 'task'}
+  with pytest.raises(SystemExit):
+    run(data, tmp_path / 'out')
+  line, = capsys.readouterr().err.splitlines()
+  assert 'a.hdf5: demo_2: An action [7. 7.] lies outside of' in line
 
 
 @pytest.mark.parametrize('flags, words', [
