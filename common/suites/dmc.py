@@ -82,7 +82,8 @@ class DMC:
     points: Names of the geoms whose positions `truth` tells.
 
   Raises:
-    ValueError: The task does not have the camera.
+    ValueError: The task does not have the camera, or observes something of
+      the same name.
   """
 
   def __init__(
@@ -110,8 +111,12 @@ class DMC:
           Box(0, 255, shape, np.uint8) if len(shape) == 3
           else Box(-np.inf, np.inf, shape, np.float32))
     image = Box(0, 255, (*self._size, 3), np.uint8)
-    images = {key: image for key in self._cameras}
-    return {**own, **images, **self._ends}
+    ours = {**{key: image for key in self._cameras}, **self._ends}
+    for key in own.keys() & ours.keys():
+      raise ValueError(
+          f'Observation {key!r} of the task has the name of another one; '
+          f'rename it in the task')
+    return {**own, **ours}
 
   @property
   def act_space(self):
@@ -122,9 +127,12 @@ class DMC:
     return {'action': gymnasium.spaces.Box(low, high)}
 
   def seed(self, number):
-    # Tasks of the suite hold their generator; those of composer do not.
-    (self._env.random_state if self._composer
-     else self._env.task.random).seed(number)
+    # Tasks of the suite hold their generator; those of composer do not, and
+    # others may have none.
+    random = self._env.random_state if self._composer else getattr(
+        self._env.task, 'random', None)
+    if hasattr(random, 'seed'):
+      random.seed(number)
     self._render.seed(number)
 
   def reset(self):
@@ -181,6 +189,9 @@ class DMC:
     model = self._env.physics.model
     names = [
         model.id2name(i, 'camera') or str(i) for i in range(model.ncam)]
+    if not names:
+      raise ValueError(
+          'The model has no camera to observe with; add one to its XML')
     if str(camera) == '-1':
       return usual
     if str(camera).isdigit() and int(camera) < len(names):

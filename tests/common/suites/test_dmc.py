@@ -103,3 +103,43 @@ def test_episode_ends_at_the_time_limit_and_is_not_terminal():
   assert not any(x['is_terminal'] for x in obs)
   assert 150 < obs[1]['reward'] <= 300  # At most 1 per control step.
   assert 10 < obs[4]['reward'] <= 100
+
+
+def own_task(cameras=1, **observed):
+  """Returns an environment of dm_control whose task has no generator."""
+  from dm_control import mujoco
+  from dm_control.rl import control
+
+  class Task(control.Task):
+    initialize_episode = before_step = lambda self, *args: None
+    action_spec = lambda self, physics: mujoco.action_spec(physics)
+    get_reward = lambda self, physics: 1.0
+    get_observation = lambda self, physics: {
+        'qpos': physics.data.qpos.copy(), **observed}
+
+  physics = mujoco.Physics.from_xml_string(
+      '<mujoco><worldbody>' + '<camera pos="0 0 2"/>' * cameras + '<body>'
+      '<joint name="j"/><geom size="1"/></body></worldbody><actuator>'
+      '<motor joint="j" ctrlrange="-1 1"/></actuator></mujoco>')
+  env = control.Environment(physics, Task())
+  return dmc.DMC(env, 0, (16, 16), 1, **dmc.OPTIONS)
+
+
+def test_task_without_a_generator_is_seeded_in_silence():
+  def play():
+    env = own_task()
+    env.seed(3)
+    return env.obs_space, env.reset()
+  space, obs = in_worker(play)
+  assert space.keys() == obs.keys() and obs['qpos'].tolist() == [0]
+
+
+@pytest.mark.parametrize('given, words', [
+    ({'cameras': 0}, 'no camera to observe with'),
+    ({'image': np.zeros((9, 9, 3), np.uint8)}, "'image' of the task has the"),
+    ({'reward': np.zeros(2)}, "'reward' of the task has the name")])
+def test_model_without_a_camera_and_names_that_are_taken_are_told(
+    given, words):
+  """The camera's image took the place of the task's in silence."""
+  with pytest.raises(ValueError, match=words):
+    in_worker(lambda: own_task(**given).obs_space)
