@@ -11,6 +11,19 @@ from . import distribute
 SHARED = ('byol', 'overshooting')
 
 
+def merge(likelihoods, others):
+  """Joins {observation: loss} of what is predicted and {name: loss}.
+
+  Raises:
+    ValueError: An observation has the name of another loss.
+  """
+  for key in sorted(likelihoods.keys() & others.keys()):
+    raise ValueError(
+        f'Observation {key!r} has the name of a loss; rename it in the '
+        f'environment, or leave it out of decoder.mlp_keys')
+  return {**likelihoods, **others}
+
+
 def weighted_sum(terms, scales, names, objective):
   """Adds up losses, each weighted by its entry of `loss_scales`.
 

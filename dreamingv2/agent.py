@@ -251,11 +251,9 @@ class WorldModel(Module):
         embed, data['action'], data['is_first'], state)
     feat = self.rssm.get_feat(post)
     terms, scales = self.likelihoods(feat, data)
-    terms['kl'], kl = self.objective.kl_loss(self, data, post, prior)
+    kl_loss, kl = self.objective.kl_loss(self, data, post, prior)
     extra, metrics = self.objective.loss(self, data, embed, post, prior)
-    clash = terms.keys() & extra.keys()
-    assert not clash, f'losses produced twice: {clash}'
-    terms.update(extra)
+    terms = losses.merge(terms, {'kl': kl_loss, **extra})
     loss = losses.weighted_sum(
         terms, self.config.loss_scales, scales, self.config.objective)
     entropy = lambda state: self.rssm.get_dist(state).entropy()

@@ -281,3 +281,10 @@ def test_shape_assertions_add_nothing_to_a_graph():
   fn = tf.function(losses.masked_mean).get_concrete_function(
       tf.TensorSpec([None, 4]), tf.TensorSpec([None, 4], tf.bool))
   assert not [x for x in fn.graph.get_operations() if 'Assert' in x.type]
+
+
+def test_observation_with_the_name_of_a_loss_is_told():
+  """The divergence took its place, and the decoder got no gradient."""
+  assert losses.merge({'pose': 1}, {'kl': 2}) == {'pose': 1, 'kl': 2}
+  with pytest.raises(ValueError, match="'kl' has the name of a loss; rename"):
+    losses.merge({'pose': 1, 'kl': 3}, {'kl': 2})
