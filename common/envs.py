@@ -118,9 +118,10 @@ class GymWrapper(Wrapper):
       except spaces.NotSupported:
         if not is_dict or key.startswith('image'):
           raise
-        self.left_out[key] = (
-            'Box without finite bounds' if spaces.kind(part) == 'Box'
-            else f'{spaces.kind(part)}, which is not supported')
+        self.left_out[key] = {
+            'Box': 'Box without finite bounds',
+            'Discrete': f'more than {spaces.MOST_CHOICES} values',
+        }.get(kind := spaces.kind(part), f'{kind}, which is not supported')
     if not self._codecs:
       raise ValueError(f'No observation of {space} is supported')
     self._read = spaces.Reader(self._codecs, always)

@@ -14,7 +14,7 @@ import numpy as np
 
 Box = gymnasium.spaces.Box
 SIDE = 16  # Least height and width of an image of floats without channels.
-MOST_CHOICES = 4096  # Joint choices of a MultiDiscrete action.
+MOST_CHOICES = 4096  # Of a joint action, and of a Discrete observation.
 # What is as large is no bound. It is MuJoCo's largest value, and dm_control's
 # for actuators without limits; other environments declare the largest float.
 UNBOUNDED = 1e10
@@ -332,12 +332,12 @@ def observation(key, space) -> Codec:
                  lambda x: x.astype(np.float32))
   if is_image(space):
     return _image(key, space)
-  if name == 'Discrete':
+  if name == 'Discrete' and space.n <= MOST_CHOICES:
     start = int(getattr(space, 'start', 0))
     eye = np.eye(int(space.n), dtype=np.float32)
     return Codec(key, space, Box(0, 1, (len(eye),), np.float32), (
         lambda x: eye[int(x) - start]))
-  if name in NUMBERS and len(space.shape) < 3:
+  if name in NUMBERS and name != 'Discrete' and len(space.shape) < 3:
     shape = space.shape
     low = np.broadcast_to(getattr(space, 'low', -np.inf), shape).ravel()
     high = np.broadcast_to(getattr(space, 'high', np.inf), shape).ravel()
@@ -346,8 +346,8 @@ def observation(key, space) -> Codec:
   raise NotSupported(
       f'Observation {key!r} has the space {space}, which is not supported; '
       f'supported are Box (images of uint8 or with one finite lowest and one '
-      f'highest value, or vectors), Discrete, MultiDiscrete, MultiBinary and '
-      f'one Dict of these')
+      f'highest value, or vectors), Discrete of at most {MOST_CHOICES} '
+      f'values, MultiDiscrete, MultiBinary and one Dict of these')
 
 
 def is_image(space) -> bool:

@@ -134,3 +134,12 @@ def test_our_interface_is_checked_as_well(changes, words):
   assert report.ok == (not words)
   assert 'observation vector is left out: not matched by' in str(report)
   assert not words or re.search(words, report.faults[0])
+
+
+def test_discrete_observation_of_too_many_values_is_left_out():
+  """A table of one-hot vectors of 2**31 values was tried to be made."""
+  many = gymnasium.spaces.Discrete(2 ** 31)
+  report = check(Env(Dict(image=Box(0, 255, (8, 8, 3), np.uint8), id=many)))
+  assert report.ok
+  assert 'observation id is left out: more than 4096 values' in str(report)
+  assert 'Discrete of at most 4096 values' in check(Env(many)).faults[0]
