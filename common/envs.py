@@ -84,7 +84,8 @@ class GymWrapper(Wrapper):
   """Adapts an environment of Gymnasium or of the older `gym`.
 
   What it returns is compared with its spaces: range and type at the first
-  reset and in the first step of every episode, the shape always.
+  reset and in the first step of every episode, the shape always. A part of a
+  Dict within a Dict has both names, as in pixels/top.
 
   Args:
     obs_key: Name of the observation if the space is not a Dict.
@@ -108,13 +109,13 @@ class GymWrapper(Wrapper):
     self._seed = seed
     space = env.observation_space
     is_dict = spaces.kind(space) == 'Dict'
-    self._key = None if is_dict else obs_key
-    parts = dict(space.spaces) if is_dict else {obs_key: space}
+    parts = spaces.leaves(space) if is_dict else {obs_key: ((), space)}
     spaces.check_reserved(parts)
-    self._codecs, self.left_out = {}, {}
-    for key, part in parts.items():
+    self._codecs, self._paths, self.left_out = {}, {}, {}
+    for key, (path, part) in parts.items():
       try:
         self._codecs[key] = spaces.observation(key, part)
+        self._paths[key] = path
       except spaces.NotSupported:
         if not is_dict or key.startswith('image'):
           raise
@@ -143,7 +144,7 @@ class GymWrapper(Wrapper):
   def leave_out(self, reasons):
     """Drops the observations {key: reason} from now on."""
     for key, reason in reasons.items():
-      self._codecs.pop(key)
+      self._codecs.pop(key), self._paths.pop(key)
       self.left_out[key] = reason
 
   def seed(self, number):
@@ -187,7 +188,7 @@ class GymWrapper(Wrapper):
     return self.env.reset(seed=seed)
 
   def _obs(self, obs, method, ends):
-    obs = obs if self._key is None else {self._key: obs}
+    obs = spaces.pick(obs, self._paths)
     return {**self._read(obs, method), **ends}
 
 

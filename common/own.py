@@ -12,9 +12,9 @@ from . import envs
 from . import spaces
 from . import wrappers
 
-# Patterns of observations as configs.yaml sets them.
-USUAL = 'image.*', '$^'
-NONE, ALL = '$^', '.*'
+# Patterns of observations as configs.yaml sets them, and those of all.
+USUAL = {'cnn_keys': 'image.*', 'mlp_keys': '$^'}
+ALL = '.*'
 
 
 def fit(config, obs_space):
@@ -26,18 +26,32 @@ def fit(config, obs_space):
   Returns:
     A config whose encoder and decoder have something to read.
   """
-  shapes = [
-      (k, len(v.shape)) for k, v in obs_space.items()
-      if not k.startswith('log_')]
-  images = [k for k, axes in shapes if axes == 3]
-  if any(re.fullmatch(USUAL[0], k) for k in images):
+  found = images(obs_space)
+  if any(re.fullmatch(USUAL['cnn_keys'], k) for k in found):
     return config
-  chosen = (ALL, NONE) if images else (NONE, ALL)
+  pattern = 'cnn_keys' if found else 'mlp_keys'
   for part in ('encoder', 'decoder'):
-    if (config[part].cnn_keys, config[part].mlp_keys) == USUAL:
-      config = config.update({
-          f'{part}.cnn_keys': chosen[0], f'{part}.mlp_keys': chosen[1]})
+    if config[part][pattern] == USUAL[pattern]:
+      config = config.update({f'{part}.{pattern}': ALL})
   return config
+
+
+def images(obs_space):
+  """Returns the names of the images, without those for the log alone."""
+  return [
+      k for k, v in obs_space.items()
+      if len(v.shape) == 3 and not k.startswith('log_')]
+
+
+def videos(config, obs_space):
+  """Returns the images that are shown as videos.
+
+  They are those of log_keys_video, or all if its default names none.
+  """
+  chosen = [
+      k for k in config.log_keys_video
+      if k in obs_space and len(obs_space[k].shape) == 3]
+  return chosen or (images(obs_space) if config.log_keys_video else [])
 
 
 def unread(config, obs_space):

@@ -5,7 +5,9 @@ uint8 images [H, W, C] and float32 vectors.
 """
 
 import dataclasses
+import functools
 import math
+import operator
 import re
 from collections.abc import Callable
 
@@ -42,6 +44,36 @@ def kind(space) -> str:
   """
   names = [x.__name__ for x in type(space).__mro__]
   return next((x for x in names if x in KINDS), names[0])
+
+
+def leaves(space):
+  """Returns {name: (path, space)} of the parts of a Dict, however deep.
+
+  The names of a path are joined by '/', as in pixels/top.
+  """
+  parts = {}
+  for key, part in space.spaces.items():
+    if kind(part) == 'Dict':
+      parts.update({
+          f'{key}/{name}': ((key, *path), leaf)
+          for name, (path, leaf) in leaves(part).items()})
+    else:
+      parts[key] = (key,), part
+  return parts
+
+
+def pick(obs, paths):
+  """Returns {name: part} of an observation, or what it is if one is missing.
+
+  Args:
+    obs: What an environment observed.
+    paths: {name: path}, see `leaves`; an empty path is the whole observation.
+  """
+  try:
+    return {k: functools.reduce(operator.getitem, path, obs)
+            for k, path in paths.items()}
+  except (IndexError, KeyError, TypeError):
+    return obs
 
 
 def match(part, shapes, cnn_keys, mlp_keys):
@@ -347,7 +379,7 @@ def observation(key, space) -> Codec:
       f'Observation {key!r} has the space {space}, which is not supported; '
       f'supported are Box (images of uint8 or with one finite lowest and one '
       f'highest value, or vectors), Discrete of at most {MOST_CHOICES} '
-      f'values, MultiDiscrete, MultiBinary and one Dict of these')
+      f'values, MultiDiscrete, MultiBinary and Dicts of these')
 
 
 def is_image(space) -> bool:

@@ -3,8 +3,10 @@
 import os
 import statistics
 
+from .common import envs
 from .common import episodes
 from .common import logger
+from .common import own
 from .common.forecast import Forecast
 from .common.forecast import in_words
 
@@ -41,13 +43,16 @@ class Console:
   def spaces(self, obs_space, act_space):
     """Prints the observations, the actions and the memory that they need."""
     config = self._config
-    images = [
-        f'{k} {"x".join(map(str, v.shape))}' for k, v in obs_space.items()
-        if len(v.shape) == 3]
+    hidden = {*envs.FLAGS, *own.unread(config, obs_space)}
+    seen = sorted(
+        (k for k in obs_space if k not in hidden and k[:4] != 'log_'),
+        key=lambda k: len(obs_space[k].shape) < 3)  # Images first.
+    seen = [
+        f'{k} {"x".join(map(str, obs_space[k].shape)) or 1}' for k in seen]
     head = (
         'The episodes have' if config.offline else 'The environment is ready:')
     self.say(
-        f'{head} {", ".join(images) or "no images"}, '
+        f'{head} {", ".join(seen) or "no observations"}, '
         f'{act_space["action"].shape[0]} action values.')
     capacity = min(
         config.replay.capacity or config.steps,

@@ -6,6 +6,7 @@ import numpy as np
 
 from .common import driver as drivers
 from .common import guards
+from .common import own
 from .common import wrappers
 from .common.worker import Lost
 
@@ -93,6 +94,7 @@ class Evaluation:
     self.episodes = []
     self.driver, self._successes = None, None
     if envs:
+      self._videos = own.videos(config, envs[0].obs_space)
       self.driver = drivers.Driver(
           envs, seed=(config.seed, 1), longest=config.endless_after)
       self._successes = Successes(self.driver, envs)
@@ -155,9 +157,7 @@ class Evaluation:
         **({'eval_success_rate': np.mean(known)} if known else {})})
     logger.add(dict(metrics), prefix='eval')
     logger.add(report, prefix='train')  # Shows replayed episodes.
-    for key in self._config.log_keys_video:
-      frames = self.episodes[0].get(key, np.empty(0))
-      if frames.ndim == 4:
-        logger.video(f'eval_policy_{key}', frames)
+    for key in self._videos:
+      logger.video(f'eval_policy_{key}', self.episodes[0][key])
     logger.write()
     return float(np.mean(returns))

@@ -1,6 +1,7 @@
 """Reads demonstrations from files of robosuite, robomimic and Minari."""
 
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -119,6 +120,11 @@ def read_minari(folder):
     if key not in meta:
       raise ValueError(f'{folder}/metadata.json has no {key!r}')
     declared.append(_to_space(json.loads(meta[key])))
+  observed, action = declared
+  names = observed
+  if isinstance(observed, gymnasium.spaces.Dict):
+    names = gymnasium.spaces.Dict({
+        k: v for k, (_, v) in spaces.leaves(observed).items()})
   path, jpeg = folder / 'main_data.hdf5', meta.get('jpeg_encoding', True)
   with open_hdf5(path) as file:
     for index in range(len(file)):
@@ -126,9 +132,9 @@ def read_minari(folder):
       ends = _get(path, group, 'terminations')
       yield Demo(
           f'{path}: episode_{index}', _get(path, group, 'actions'),
-          _decode(path, group, 'observations', declared[0], jpeg),
+          _decode(path, group, 'observations', observed, jpeg),
           _get(path, group, 'rewards'), bool(ends[-1:].any()),
-          tuple(declared))
+          (names, action))
 
 
 def whole(demos):
@@ -344,13 +350,17 @@ def _to_space(data):
 def _decode(path, group, key, space, jpeg):
   """Returns observations as arrays; Minari may store images as JPEG.
 
-  Of a Dict, the parts that a run cannot observe either are left out.
+  Those of a Dict have names as in `spaces.leaves`; the parts that a run cannot
+  observe are left out.
   """
   if isinstance(space, gymnasium.spaces.Dict):
     inner = _get(path, group, key, True)
+    enter = lambda group, key: _get(path, group, key, True)
     return {
-        k: _decode(path, inner, k, v, jpeg) for k, v in space.spaces.items()
-        if spaces.kind(v) in spaces.NUMBERS}
+        name: _decode(
+            path, functools.reduce(enter, way[:-1], inner), way[-1], x, jpeg)
+        for name, (way, x) in spaces.leaves(space).items()
+        if spaces.kind(x) in spaces.NUMBERS}
   values = _get(path, group, key)
   if jpeg and space.dtype == np.uint8 and values.shape[1:] != space.shape:
     from PIL import Image

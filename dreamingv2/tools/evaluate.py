@@ -32,6 +32,7 @@ from ..common import identity
 from ..common import logdir as logdirs
 from ..common import logger as loggers
 from ..common import machine
+from ..common import own
 from ..common import spaces as spacelib
 from ..common import suites
 from ..common import worker
@@ -57,10 +58,12 @@ def main(argv=None):
     env = start_env(config, folder)
   try:
     with guards.user_errors():
-      if args.video and 'image' not in env.obs_space:
+      cameras = own.videos(config, env.obs_space)
+      if args.video and not cameras:
         raise ValueError(
-            f'--video needs an observation called image; this run has '
-            f'{", ".join(sorted(set(env.obs_space) - set(envs.FLAGS)))}')
+            f'--video needs an image; this run has '
+            f'{", ".join(sorted(set(env.obs_space) - set(envs.FLAGS)))}, and '
+            f'log_keys_video is {list(config.log_keys_video)}')
       spaces = check_spaces(folder, env)
       agent = restore(config, snapshot, *spaces, args.seed) if (
           snapshot) else load_policy(folder, *spaces)
@@ -76,7 +79,7 @@ def main(argv=None):
   print(f'{origin}.')
   print(table(played))
   if args.video:
-    write_video(played, args.video)
+    write_video(played, cameras, args.video)
   if args.out:
     data = results(played, folder, snapshot, args.best, args.seed)
     files.write_text(args.out, json.dumps(data, indent=1) + '\n')
@@ -111,7 +114,8 @@ def make_parser():
       help='seed of environment and agent; an exported policy has its own')
   parser.add_argument(
       '--video', type=pathlib.Path, metavar='FILE',
-      help=f'GIF file to write, with the first {COLUMNS} episodes')
+      help=f'GIF file to write, with the first {COLUMNS} episodes and the '
+      'cameras that log_keys_video names')
   parser.add_argument(
       '--export', type=pathlib.Path, metavar='FOLDER',
       help='new folder to write, with the policy as a SavedModel')
@@ -424,9 +428,16 @@ def table(played):
   return '\n'.join(lines)
 
 
-def write_video(played, path):
-  """Writes the first episodes side by side; short ones end in a still."""
-  videos = [x['episode']['image'] for x in played[:COLUMNS]]
+def write_video(played, cameras, path):
+  """Writes the first episodes side by side, the cameras below each other.
+
+  Short episodes end in a still.
+  """
+  videos = []
+  for x in played[:COLUMNS]:
+    images = [loggers.to_picture(x['episode'][k]) for k in cameras]
+    videos.append(np.concatenate([
+        np.broadcast_to(y, (*y.shape[:3], 3)) for y in images], 1))
   length = max(map(len, videos))
   padded = [
       np.concatenate([x, np.repeat(x[-1:], length - len(x), 0)])

@@ -12,6 +12,7 @@ import pytest
 
 from dreamingv2.common import envs
 from dreamingv2.common import wrappers
+from dreamingv2.common.spaces import BadReturn
 
 
 class Fake(gymnasium.Env):
@@ -69,6 +70,35 @@ def test_gym_wrapper_leaves_text_out_and_says_so():
       'mission': 'Text, which is not supported'}
   for obs in (env.obs_space, env.reset()):
     assert set(obs) == {'image', *envs.FLAGS}
+
+
+def test_parts_of_a_dict_within_a_dict_are_observed():
+  """Robots of LeRobot observe such; the cameras were left out."""
+  picture = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+  spaces = gymnasium.spaces
+  space = spaces.Dict({
+      'pixels': spaces.Dict({'top': picture, 'side': picture}),
+      'agent_pos': VECTOR,
+      'extra': spaces.Dict({'a': spaces.Dict({'b': VECTOR}),
+                            'text': spaces.Text(3)})})
+  fake = Fake(space, ACTION)
+  env = envs.GymWrapper(fake)
+  names = {'pixels/top', 'pixels/side', 'agent_pos', 'extra/a/b'}
+  assert env.left_out.keys() == {'extra/text'}
+  env.leave_out({'pixels/side': 'not read'})
+  obs = env.reset()
+  assert set(obs) == set(env.obs_space) == {
+      *names - {'pixels/side'}, *envs.FLAGS}
+  given = space.sample()
+  fake.reset = lambda seed=None: (given, {})
+  obs = env.reset()
+  np.testing.assert_array_equal(obs['pixels/top'], given['pixels']['top'])
+  np.testing.assert_allclose(
+      obs['extra/a/b'], given['extra']['a']['b'], rtol=1e-6)
+  for broken in ({}, {'top': None}, 3):
+    given['pixels'] = broken
+    with pytest.raises(BadReturn, match='pixels/top'):
+      env.reset()
 
 
 def test_gym_wrapper_gives_declared_types():

@@ -97,6 +97,32 @@ def test_usual_patterns_stay_where_they_match_and_where_they_were_changed():
   assert fitted.decoder.mlp_keys == '.*'
 
 
+def test_cameras_of_any_name_are_read_beside_chosen_vectors():
+  """Where mlp_keys was set, cameras not called image... were not read."""
+  obs = {
+      'pixels/top': IMAGE, 'pixels/wrist': IMAGE, 'arm': Box(-1, 1, (7,)),
+      **envs.FLAGS}
+  config = settings.defaults().update({'encoder.mlp_keys': 'arm'})
+  fitted = own.fit(config, obs)
+  assert fitted.encoder.cnn_keys == '.*'
+  assert fitted.encoder.mlp_keys == 'arm'
+  blind = config.update({'encoder.cnn_keys': '$^'})
+  assert own.fit(blind, obs).encoder == blind.encoder
+
+
+@pytest.mark.parametrize('space, flags, shown', [
+    ({'image': IMAGE, 'image_side': IMAGE}, {}, ['image']),
+    ({'top': IMAGE, 'wrist': IMAGE, 'x': Box(0, 1, (2,))}, {},
+     ['top', 'wrist']),
+    ({'image': Box(0, 1, (2,)), 'top': IMAGE}, {}, ['top']),
+    ({'top': IMAGE, 'wrist': IMAGE}, {'log_keys_video': ['wrist']}, ['wrist']),
+    ({'top': IMAGE}, {'log_keys_video': []}, []),
+    ({'x': Box(0, 1, (2,)), 'log_image': IMAGE}, {}, [])])
+def test_videos_show_the_usual_camera_or_else_all(space, flags, shown):
+  config = settings.defaults().update(flags)
+  assert own.videos(config, space) == shown
+
+
 def play(env, steps, **kwargs):
   """Steps an environment with a driver; returns the lengths of episodes."""
   driver, lengths = drivers.Driver([env], **kwargs), []

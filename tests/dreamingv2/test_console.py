@@ -9,6 +9,7 @@ import pytest
 
 from dreamingv2 import console
 from dreamingv2 import settings
+from dreamingv2.common import envs
 
 
 def make(monkeypatch, *flags, **values):
@@ -69,12 +70,24 @@ def test_devices_are_said_as_one_would(monkeypatch, gpus, line):
 def test_spaces_and_memory_are_said(monkeypatch):
   made, lines = make(monkeypatch, '--steps', '1000')
   box = gymnasium.spaces.Box
-  made.spaces(
-      {'image': box(0, 255, (64, 64, 3), np.uint8)},
-      {'action': box(-1, 1, (4,), np.float32)})
+  image, action = box(0, 255, (64, 64, 3), np.uint8), box(-1, 1, (4,))
+  made.spaces({'image': image, 'unread': action}, {'action': action})
   assert lines[0] == (
       'The environment is ready: image 64x64x3, 4 action values.')
   assert 'up to 12 MiB of RAM and of disk' in lines[1]
+
+
+def test_vectors_that_are_read_are_said(monkeypatch):
+  made, lines = make(monkeypatch, '--encoder.mlp_keys', 'arm|height')
+  box = gymnasium.spaces.Box
+  action = box(-1, 1, (4,))
+  made.spaces({
+      'arm': action, 'camera': box(0, 255, (64, 64, 3), np.uint8),
+      'height': box(0, 1, ()), 'log_x': action, 'rest': action,
+      **envs.FLAGS}, {'action': action})
+  assert lines[0] == (
+      'The environment is ready: camera 64x64x3, arm 4, height 1, '
+      '4 action values.')
 
 
 @pytest.mark.parametrize('measured, note', [

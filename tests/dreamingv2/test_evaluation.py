@@ -64,20 +64,6 @@ def play_marked(marks):
   return logs
 
 
-def test_vector_among_the_videos_is_left_out():
-  """The defaults name `image`, which need not be one."""
-  evaluated = make()
-  evaluated.play(still, lambda text: None)
-  for episode in evaluated.episodes:
-    episode['image'] = np.zeros((51, 3), np.float32)
-  logs = []
-  logger = loggers.Logger(
-      counter.Counter(5), [lambda step, entries: logs.append(dict(entries))])
-  evaluated.log(logger, {})
-  assert 'eval_return_mean' in logs[-1]
-  assert 'eval_policy_image' not in logs[-1]
-
-
 def test_success_of_each_episode_is_logged_and_their_rate():
   """It counts at any of the 50 steps."""
   *lines, last = play_marked([True] + [False] * 99 + [None] * 50)

@@ -111,14 +111,25 @@ def test_dataset_of_minari_is_read_with_its_spaces(jpeg, tmp_path):
   assert (two.obs['speed'] == 1).all()
 
 
-def test_parts_of_a_dataset_that_a_run_cannot_observe_are_left_out(tmp_path):
-  """A Dict in the Dict, as in the data of the kitchen, was a KeyError."""
+def test_parts_of_a_dict_within_a_dict_have_joined_names(tmp_path):
+  """As in the data of the kitchen; the rest cannot be observed."""
+  box = {'type': 'Box', 'shape': [2], 'dtype': 'float64', 'low': [0, 0],
+         'high': [9, 9]}
   folder = write_minari(tmp_path / 'kitchen', observation_space=json.dumps({
       'type': 'Dict', 'subspaces': {
-          'speed': {'type': 'Discrete', 'n': 2, 'start': 0},
-          'goal': {'type': 'Dict', 'subspaces': {}}}}))
+          'speed': box, 'none': {'type': 'Dict', 'subspaces': {}},
+          'goal': {'type': 'Dict', 'subspaces': {
+              'door': box, 'say': {'type': 'Text', 'max_length': 9}}}}}))
+  with h5py.File(folder / 'data/main_data.hdf5', 'r+') as file:
+    for group in file.values():
+      group.create_group('observations/none')
+      group['observations/goal/door'] = np.full((STEPS + 1, 2), 7.0)
+      group['observations/goal/say'] = [b'open'] * (STEPS + 1)
   demo, _ = demonstrations.read(folder)
-  assert demo.obs.keys() == {'speed'}
+  assert demo.obs.keys() == {'speed', 'goal/door'}
+  assert list(demo.spaces[0]) == ['goal/door', 'goal/say', 'speed']
+  tape = demonstrations.Tape(demo)
+  assert tape.reset()[0]['goal/door'].tolist() == [7, 7]
 
 
 @pytest.mark.parametrize('text', [
