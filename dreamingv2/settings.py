@@ -190,10 +190,15 @@ def order(names):
     kind keeps its given order.
 
   Raises:
-    ValueError: Unknown block.
+    ValueError: Unknown block, or two methods.
   """
   for name in names:
     check_known('config block', name, blocks())
+  chosen = [x for x in dict.fromkeys(names) if x in methods()]
+  if len(chosen) > 1:
+    raise ValueError(
+        f'{" and ".join(chosen)} are methods, of which a run has one; leave '
+        f'the others out of --configs')
   return sorted(names, key=lambda name: (
       not {'method', 'suite'} & blocks()[name].keys(), name in RECIPES))
 

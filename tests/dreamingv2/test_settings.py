@@ -227,6 +227,14 @@ def test_order_keeps_methods_suites_and_sizes_in_turn():
     settings.order(['ur6'])
 
 
+def test_two_methods_are_refused_but_one_may_be_named_twice():
+  assert settings.load_config(
+      ['--configs', 'tpc', 'small', 'tpc']).method == 'tpc'
+  for words in (['tpc', 'small', 'dreamer'], ['tpc,dreamer']):
+    with pytest.raises(ValueError, match='tpc and dreamer are methods, of w'):
+      settings.load_config(['--configs', *words])
+
+
 @pytest.mark.parametrize('method, batch, length', [
     ('dreamerpro', 50, 51), ('dreamingv2', 16, 50), ('tpc', 150, 50)])
 def test_method_has_the_batch_of_its_source(method, batch, length):

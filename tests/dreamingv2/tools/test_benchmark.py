@@ -70,6 +70,7 @@ def test_benchmark_measures_what_it_is_asked_for(
     (['--methods', 'dreamerv3'], 'dreamerv3.*dreamerv2'),
     (['--methods', 'dreamerv2+rssm.detr=1'], 'rssm.detr.*rssm.deter'),
     (['--configs', 'smal'], 'smal.*small'),
+    (['--configs', 'small', 'tpc', '--methods', 'dreamer'], 'dreamer and tpc'),
     (['--task', 'toy_rech'], 'rech.*reach'),
     (['--rounds', '0'], '--rounds is 0; it must be >= 1')])
 def test_bad_input_is_named(argv, text, capsys):

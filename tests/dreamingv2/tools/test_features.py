@@ -129,6 +129,7 @@ def test_settings_of_a_system_and_of_distractors_reach_the_config(
     (['--tasks', 'toy_dummy'], 'toy_dummy: its simulator tells no state'),
     (['--tasks', 'toy_trous'], "Unknown toy task 'trous'"),
     (['--methods', 'dreamerv3'], 'dreamerv2'),
+    (['--configs', 'small', 'hybrid'], 'and hybrid are methods'),
     (['--distractors', 'colours=1'], 'distractors.colours'),
     (['--distractors', 'camera=0.5'], 'toy_torus cannot draw that'),
     (['--updates', '0'], '--updates is 0'),

@@ -110,6 +110,7 @@ def test_plan_begins_with_the_first_seed_of_everything(tmp_path):
     ([*GRID, '--cpus', 'nan'], '--cpus is nan'),
     ([*GRID, '--', '--seed', '3'], 'use --seeds'),
     ([*GRID, '--', '--logdir=x'], 'use --indir'),
+    ([*GRID, '--', '--configs', 'hybrid'], 'and dreamingv2 are methods'),
     ([*GRID, '--', '--rsm.deter', '3'], 'nearest: rssm.deter'),
     ([*GRID, '--', '--outputs', 'wandbb'], "'wandbb'; known: wandb"),
     ([*GRID, '--', '--method', 'mine'], 'several runs would share'),
