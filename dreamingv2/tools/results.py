@@ -460,13 +460,16 @@ def choose(curves, methods, tasks=()):
   Without names, all are returned. `Lift` also means `Lift (200 steps)`.
 
   Raises:
-    ValueError: No curve has a method or task of that name.
+    ValueError: No curve has a method or task of that name, or none has both.
   """
   for name in methods:
     configs.check_known('method', name, sorted({c['method'] for c in curves}))
   known = {x for c in curves for x in (c['task'], base(c['task']))}
   for name in tasks:
     configs.check_known('task', name, sorted(known))
-  return [
+  chosen = [
       c for c in curves if (not methods or c['method'] in methods)
       and (not tasks or {c['task'], base(c['task'])} & {*tasks})]
+  if not chosen:
+    raise ValueError(f'no run of {", ".join(methods)} on {", ".join(tasks)}')
+  return chosen

@@ -218,3 +218,9 @@ def test_tasks_are_chosen_with_or_without_their_label(tasks, expected):
           'abc', ['Lift', 'Lift (200 steps)', 'toy_reach'], strict=True)]
   assert [
       c['method'] for c in results.choose(curves, [], tasks)] == [*expected]
+
+
+def test_method_that_has_no_run_on_the_task_is_named():
+  curves = [make_curve(), make_curve(task='Door', method='tpc')]
+  with pytest.raises(ValueError, match='^no run of tpc on Lift$'):
+    results.choose(curves, ['tpc'], ['Lift'])
