@@ -71,7 +71,8 @@ def make_parser():
       help='JSON files with curves to add')
   parser.add_argument(
       '--out', type=pathlib.Path, metavar='FILE',
-      help='JSON file to write (default: only print a table)')
+      help='JSON file to write, packed if it ends in .gz (default: only print '
+      'a table)')
   return parser
 
 
@@ -219,9 +220,11 @@ def _word(value):
 
 
 def save(curves, path):
-  """Writes curves to a JSON file, one per line."""
+  """Writes curves to a JSON file, one per line; packs them for `.gz`."""
   lines = ',\n'.join(json.dumps(curve) for curve in curves)
-  files.write_text(path, f'[\n{lines}\n]\n')
+  data = f'[\n{lines}\n]\n'.encode()
+  files.write_bytes(
+      path, gzip.compress(data, mtime=0) if path.suffix == '.gz' else data)
 
 
 def table(curves):

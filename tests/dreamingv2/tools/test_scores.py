@@ -1,5 +1,6 @@
 """Collects curves from logdirs written by hand."""
 
+import gzip
 import json
 
 import numpy as np
@@ -257,6 +258,9 @@ def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
     (['--scores', 'bad.json'], 'bad.json holds no list of curves'),
     (['--scores', 'poor.json'], "KeyError('ys')"),
     (['--scores', 'uneven.json'], '2 xs, 1 ys'),
+  packed = tmp_path / 'second.json.gz'
+  scores.main(['--scores', str(second), '--out', str(packed)])
+  assert gzip.decompress(packed.read_bytes()) == second.read_bytes()
     (['--indir', 'broken'], 'metrics.jsonl: 1 damaged line left out'),
     (['--indir', 'old'], 'does not say by which commit'),
 ])
