@@ -97,13 +97,14 @@ def draw_curves(runs, notes):
     if name[1] == 'random':
       groups[name] = mine
       continue
-    for index, group in enumerate(results.setups(mine)):
-      label = name[1] + f' [{index + 1}]' * bool(index)
+    setups = results.setups(mine)
+    for index, group in enumerate(setups):
+      label = scores.numbered(name[1], index)
       groups[name[0], label] = group
       if index:
         notes.append(
-            f'{name[0]}: the runs called {name[1]} have several settings and '
-            f'are drawn apart')
+            f'{name[0]}, {label}: drawn apart from {name[1]}, with '
+            f'{results.change(setups[0], group)}')
   styles = plots.palette({label for _, label in groups} - {'random'})
   fig, axes = plots.grid(len(tasks))
   for ax, task in zip(axes, tasks, strict=True):

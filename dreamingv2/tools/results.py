@@ -247,15 +247,10 @@ def _absence(curve, steps):
 
 def _doubts(groups, method):
   """Yields warnings about a cell whose runs may not be comparable."""
-  for index, group in enumerate(groups[1:], 1):
-    keys = next(
-        x for c in groups[0] for d in group if (x := differences(c, d)))
-    shown = ', '.join(
-        f'{k} {new} instead of {old}'
-        for k, (old, new) in list(keys.items())[:4])
-    more = f' and {len(keys) - 4} more' if len(keys) > 4 else ''
+  for index, group in enumerate(groups[1:], 2):
     yield (
-        f'setup {index + 1} differs from setup 1, not averaged: {shown}{more}')
+        f'setup {index} differs from setup 1, not averaged: '
+        f'{change(groups[0], group)}')
   for group in groups:
     seeds = [str(c['seed']) for c in group]
     again = sorted({x for x in seeds if seeds.count(x) > 1})
@@ -267,6 +262,15 @@ def _doubts(groups, method):
     dirty = sorted(x for x in commits if x.endswith('-dirty'))
     if len(commits) == 1 and dirty:
       yield f'run from a tree with uncommitted changes: {dirty[0]}'
+
+
+def change(first, other):
+  """Says how the settings of one group of `setups` differ from another's."""
+  keys = next(x for c in first for d in other if (x := differences(c, d)))
+  shown = ', '.join(
+      f'{k} {new} instead of {old}'
+      for k, (old, new) in list(keys.items())[:4])
+  return shown + f' and {len(keys) - 4} more' * (len(keys) > 4)
 
 
 def differences(one, two):

@@ -230,15 +230,16 @@ def save(curves, path):
 def table(curves):
   """Returns a Markdown table with the last evaluation of every seed.
 
-  All runs of a task are compared at the last step of its shortest run. Where
-  any tells success, the last column has the rate of each seed that does.
+  All runs of a task are compared at the last step of its shortest run. Runs
+  whose settings differ have rows of their own. Where any run tells success,
+  the last column has the rate of each seed that does.
   """
   solved = any('successes' in c for c in curves)
   rows = [
       '| task | method | seeds | steps | return | each seed |'
       + ' success |' * solved, '|---|---|---|---|---|---|' + '---|' * solved]
   budgets = shortest(curves)
-  for (task, method), group in grouped(curves).items():
+  for (task, method), group in _by_setup(curves):
     random = method == 'random'
     steps = '' if random else budgets[task]
     ends = [
@@ -280,12 +281,21 @@ def shortest(curves):
   return budgets
 
 
-def grouped(curves):
-  """Returns {(task, method): list of curves}, sorted by both names."""
+def _by_setup(curves):
+  """Yields ((task, label), curves that can be averaged), sorted by names."""
+  from . import results  # Late, as results imports this module.
   groups = collections.defaultdict(list)
   for curve in curves:
     groups[curve['task'], curve['method']].append(curve)
-  return dict(sorted(groups.items()))
+  for (task, method), group in sorted(groups.items()):
+    setups = [group] if method == 'random' else results.setups(group)
+    for index, setup in enumerate(setups):
+      yield (task, numbered(method, index)), setup
+
+
+def numbered(method, index):
+  """Returns the label of one of a method's setups, which count from 0."""
+  return method + f' [{index + 1}]' * bool(index)
 
 
 if __name__ == '__main__':

@@ -119,7 +119,9 @@ def test_curves_of_several_settings_are_drawn_apart():
       make_curve(seed=i, settings={'a': i}) for i in range(2)], notes)
   labels = {x.get_label() for x in fig.axes[0].lines}
   assert {'dreamingv2', 'dreamingv2 [2]'} <= labels
-  assert 'several settings and are drawn apart' in notes[0]
+  assert notes == [
+      'Lift, dreamingv2 [2]: drawn apart from dreamingv2, with a 1 instead of '
+      '0']
 
 
 def test_limit_far_above_is_written_and_not_drawn():

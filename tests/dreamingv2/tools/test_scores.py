@@ -8,6 +8,7 @@ import pytest
 
 from dreamingv2.tools import formats
 from dreamingv2.tools import scores
+from tests.helpers import make_curve
 
 HEAD = (
     '# dreamingv2 0.1.0, commit 0123abc, 2 x A CPU, python 3.11.7\n'
@@ -175,6 +176,15 @@ def test_table_compares_after_the_steps_of_the_shortest_run():
       '| toy_reach | random | 1 |  | 0.5 | 0.5 |']
 
 
+def test_table_never_averages_runs_whose_settings_differ():
+  curves = [
+      make_curve(seed=i, ys=[0.0, i], settings={'contrastive.horizon': k})
+      for i, k in enumerate((3, 3, 0))]
+  assert [x.split(' | ')[1:] for x in scores.table(curves).splitlines()[2:]
+          ] == [['dreamingv2', '2', '1000', '0.5 +- 0.7', '0.0 1.0 |'],
+                [r'dreamingv2 \[2\]', '1', '1000', '2.0', '2.0 |']]
+
+
 def test_table_has_the_success_rates_of_those_that_tell_them():
   curve = lambda seed, **more: {
       'task': 'Lift', 'method': 'dreamingv2', 'seed': seed, 'xs': [100, 200],
@@ -248,6 +258,9 @@ def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
   scores.save([{**curves[0], 'seed': 2}], other)
   scores.main([
       '--scores', str(first), str(other), '--out', str(second)])
+  packed = tmp_path / 'second.json.gz'
+  scores.main(['--scores', str(second), '--out', str(packed)])
+  assert gzip.decompress(packed.read_bytes()) == second.read_bytes()
   assert len(curves) == 3
   assert scores.load(second, []) == curves + [{**curves[0], 'seed': 2}]
 
@@ -258,9 +271,6 @@ def test_curves_are_saved_loaded_and_added(tmp_path, capsys):
     (['--scores', 'bad.json'], 'bad.json holds no list of curves'),
     (['--scores', 'poor.json'], "KeyError('ys')"),
     (['--scores', 'uneven.json'], '2 xs, 1 ys'),
-  packed = tmp_path / 'second.json.gz'
-  scores.main(['--scores', str(second), '--out', str(packed)])
-  assert gzip.decompress(packed.read_bytes()) == second.read_bytes()
     (['--indir', 'broken'], 'metrics.jsonl: 1 damaged line left out'),
     (['--indir', 'old'], 'does not say by which commit'),
 ])
