@@ -162,7 +162,8 @@ def _panel(ax, task, groups, styles):
   _draw_limit(ax, groups)
   _draw_published(ax, task, groups, styles)
   ax.xaxis.set_major_formatter(
-      lambda x, _: f'{x / 1000:g}K' if x < 1e6 else f'{x / 1e6:g}M')
+      lambda x, _: f'{x:g}' if x < 1e3 else f'{x / 1000:g}K' if (
+          x < 1e6) else f'{x / 1e6:g}M')
 
 
 def binned(curves):

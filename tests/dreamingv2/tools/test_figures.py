@@ -113,6 +113,12 @@ def test_random_actions_alone_span_their_steps():
   assert ax.get_xlim() == (0, 5000)
 
 
+def test_steps_of_short_runs_are_written_out():
+  ax, = figures.draw_curves([make_curve(xs=[50, 1500])], []).axes
+  text = ax.xaxis.get_major_formatter()
+  assert [text(x) for x in (0, 50, 1500, 2e6)] == ['0', '50', '1.5K', '2M']
+
+
 def test_curves_of_several_settings_are_drawn_apart():
   notes = []
   fig = figures.draw_curves([
