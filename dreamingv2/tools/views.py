@@ -78,7 +78,10 @@ def reconstructions(logdirs, path, frames=6, updates=0, best=False):
 def _name(agent, logdir, taken):
   kind = 'decoder' if 'decoder' in agent.wm.heads else 'probe'
   name = f'{agent.config.method}, {kind}'
-  return name if name not in taken else f'{name} ({logdir.name})'
+  parts = logdir.absolute().parts
+  ends = ('/'.join(parts[-i:]) for i in range(1, len(parts)))
+  names = [name, *(f'{name} ({x})' for x in ends)]
+  return next((x for x in names if x not in taken), names[-1])
 
 
 def _decoder(agent, logdir, updates):

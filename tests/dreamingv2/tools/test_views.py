@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -85,6 +86,18 @@ def test_reconstructions_show_observation_model_and_error(
   error = float(re.findall(
       r'dreamerv2, decoder .*error (\S+) on', capsys.readouterr().out)[0])
   assert error == pytest.approx(np.mean((image - truth) ** 2), abs=1e-5)
+
+
+def test_every_run_has_a_row_of_its_own(tmp_path):
+  agent = types.SimpleNamespace(
+      wm=types.SimpleNamespace(heads=['decoder']),
+      config=types.SimpleNamespace(method='dreamerv2'))
+  rows = []
+  for folder in 'abc':
+    rows.append(views._name(agent, tmp_path / folder / '0', rows))
+  assert rows == [
+      'dreamerv2, decoder', 'dreamerv2, decoder (0)',
+      'dreamerv2, decoder (c/0)']
 
 
 def test_fitted_decoder_learns_what_frozen_features_hold(runs):
