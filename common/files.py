@@ -36,6 +36,28 @@ def check(path):
         f'{path} is {KINDS[kind]} and will not be replaced; name a file')
 
 
+def check_writable(path):
+  """Checks, before work begins, that its result can be written to a path.
+
+  Folders above it may be missing.
+
+  Raises:
+    OSError: The path is not that of a file (see `check`), or its folder
+      cannot be written.
+  """
+  check(path)
+  path = pathlib.Path(path)
+  folder = next(x for x in path.absolute().parents if x.exists())
+  try:
+    temporary = _temporary(folder / path.name)
+    temporary.open('xb').close()
+    temporary.unlink()
+  except OSError as error:
+    raise OSError(
+        f'{path} cannot be written to {folder} ({error.strerror}); name a '
+        f'file elsewhere') from None
+
+
 def write_atomic(path, write):
   """Writes a file so that a crash leaves either the old or the new one.
 

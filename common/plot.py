@@ -107,7 +107,8 @@ def check(path, kinds=()):
   """Checks that a picture, or a file with one of `kinds`, can be written.
 
   Raises:
-    FileExistsError: The path exists and is not a regular file.
+    OSError: The path exists and is not a regular file, or its folder cannot
+      be written.
     ValueError: The ending is not among `kinds`, by default those of pictures.
   """
   kinds = kinds or ('pdf', 'png', 'svg')
@@ -115,4 +116,4 @@ def check(path, kinds=()):
     raise ValueError(
         f'{path} cannot be written: its ending must be one of '
         f'{", ".join(kinds)}')
-  files.check(path)
+  files.check_writable(path)

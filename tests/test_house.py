@@ -64,6 +64,7 @@ OWN_WRITERS = {'save': ['_checkpoint', '_state', 'agent', 'export', 'plots']}
 WRITES = {
     'dreamingv2.common.checkpoint:write_npz': 'fills an open file',
     'dreamingv2.common.command:entry': 'the null device',
+    'dreamingv2.common.files:check_writable': 'tries a place, leaves nothing',
     'dreamingv2.common.files:link': 'is the writer',
     'dreamingv2.common.files:write_atomic': 'is the writer',
     'dreamingv2.common.guards:Lock.__init__': 'a lock is one file for all',

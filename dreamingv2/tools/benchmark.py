@@ -52,7 +52,7 @@ def main(argv=None):
   with guards.user_errors():
     configs = {x: load(x, args.configs, args.precision) for x in args.methods}
     if args.out:
-      files.check(args.out)
+      files.check_writable(args.out)
     if args.rounds < 1:
       raise ValueError(f'--rounds is {args.rounds}; it must be >= 1')
     env = args.task and suites.constructor(settings.load_config([

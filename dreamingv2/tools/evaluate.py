@@ -138,9 +138,9 @@ def check(args):
       raise ValueError('--best, --step and --export need the checkpoints of a '
                        'run; give --logdir instead of --policy')
     check_policy(args.policy)
-  for path in (args.video, args.out):
+  for path in (args.video, args.out, args.export):
     if path:
-      files.check(path)
+      files.check_writable(path)
 
 
 def is_policy(folder):

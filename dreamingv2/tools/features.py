@@ -116,7 +116,7 @@ def _check(args):
     raise ValueError(f'--episodes is {args.episodes}; it must be >= 6')
   if args.figure:
     plots.check(args.figure)
-  files.check(args.out)
+  files.check_writable(args.out)
   args.recordings = args.recordings.expanduser()
   args.size = recordings.Size(
       train=args.episodes, test=args.episodes // 3,

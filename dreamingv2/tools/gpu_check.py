@@ -53,7 +53,7 @@ def main(argv=None):
     paths = [
         args.out.with_name(f'{args.out.name}.{x}') for x in ('json', 'md')]
     for path in paths:
-      files.check(path)
+      files.check_writable(path)
     if not args.minutes > 0:
       raise ValueError(f'--minutes is {args.minutes:g}; it must be > 0')
     suites.check(settings.load_config([

@@ -46,7 +46,7 @@ def main(argv=None):
   notes = []
   with guards.user_errors():
     if args.out:
-      files.check(args.out)
+      files.check_writable(args.out)
     curves = [c for path in args.scores for c in load(path, notes)]
     curves += [c for path in args.indir for c in collect(path, notes)]
     if not curves:

@@ -60,7 +60,7 @@ def main(argv=None):
   args = make_parser().parse_args(argv)
   with guards.user_errors():
     if args.out:
-      files.check(args.out)
+      files.check_writable(args.out)
     curves, notes = results.read(args.indir, args.scores)
     curves = results.choose(curves, args.methods, args.tasks)
     if args.success:

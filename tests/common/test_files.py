@@ -28,6 +28,15 @@ def test_files_are_made_and_replaced_with_the_folders_above(tmp_path):
   assert names(path.parent) == ['file']
 
 
+def test_place_of_a_result_is_tried_before_there_is_one(tmp_path):
+  files.check_writable(tmp_path / 'new' / 'folder' / 'x')
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(OSError, match='^/proc/new/x cannot be written to /proc'):
+    files.check_writable('/proc/new/x')
+  with pytest.raises(FileExistsError, match='is a folder'):
+    files.check_writable(tmp_path)
+
+
 def test_writer_that_fails_leaves_the_old_file_alone(tmp_path):
   path = tmp_path / 'file'
   files.write_text(path, 'old')

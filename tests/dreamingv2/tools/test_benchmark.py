@@ -72,6 +72,7 @@ def test_benchmark_measures_what_it_is_asked_for(
     (['--configs', 'smal'], 'smal.*small'),
     (['--configs', 'small', 'tpc', '--methods', 'dreamer'], 'dreamer and tpc'),
     (['--task', 'toy_rech'], 'rech.*reach'),
+    (['--out', '/proc/x/y'], '/proc/x/y cannot be written to /proc'),
     (['--rounds', '0'], '--rounds is 0; it must be >= 1')])
 def test_bad_input_is_named(argv, text, capsys):
   with pytest.raises(SystemExit) as error:

@@ -164,6 +164,8 @@ def test_older_config_is_completed_with_a_warning(logdir, tmp_path, capsys):
     ('logdir', ['--episodes', '0'], '--episodes is 0'),
     ('logdir', ['--video', 'a.mp4'], 'its ending must be .gif'),
     ('logdir', ['--export', '.'], '--export . exists'),
+    ('logdir', ['--export', '/proc/x'], '/proc/x cannot be written to'),
+    ('logdir', ['--out', '/proc/x/y'], '/proc/x/y cannot be written to'),
     ('logdir', ['--out', '/dev/null'], '/dev/null is a device and will not'),
     ('logdir', ['--video', 'a.gif', '--out', '.'], '. is a folder and will n'),
     (None, ['--policy', '.', '--best'], 'give --logdir instead of --policy'),

@@ -133,6 +133,7 @@ def test_settings_of_a_system_and_of_distractors_reach_the_config(
     (['--distractors', 'colours=1'], 'distractors.colours'),
     (['--distractors', 'camera=0.5'], 'toy_torus cannot draw that'),
     (['--updates', '0'], '--updates is 0'),
+    (['--out', '/proc/x/y'], 'y cannot be written to /proc'),
     (['--seeds', '0'], '--seeds is 0'),
     (['--episodes', '5'], '--episodes is 5'),
     (['--figure', 'x.gif'], 'x.gif')])

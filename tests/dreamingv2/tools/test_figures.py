@@ -180,6 +180,7 @@ def test_profile_is_the_share_of_runs_above(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('argv, words', [
     (['curves', '--out', 'a.png'], 'no curve found'),
+    (['curves', '--out', '/proc/x/a.png'], 'cannot be written to /proc'),
     (['curves', '--indir', 'nowhere', '--out', 'a.png'], 'no folder nowhere'),
     (['curves', 'a.json', '--out', 'a.gif'], 'ending must be one of pdf, png'),
     (['curves', 'a.json', '--methods', 'x', '--out', 'a.png'], "method 'x'"),
