@@ -48,15 +48,10 @@ class Checkpoint:
 
     Args:
       directory: Where the states are; made by the first `save`.
-      keep: Number of newest states that stay.
+      keep: Number of newest states that stay, at least 1.
       check: Function that raises for a Snapshot that cannot be used. Its file
         counts as damaged.
-
-    Raises:
-      ValueError: If keep is less than 1.
     """
-    if keep < 1:
-      raise ValueError(f'keep = {keep} checkpoints: must be at least 1.')
     self._directory = pathlib.Path(directory).expanduser()
     self._keep = keep
     self._check = check

@@ -30,17 +30,9 @@ def make(
     unimix: Share of the uniform distribution in each categorical.
 
   Raises:
-    ValueError: The kind or activation is unknown, or a size is too small.
+    ValueError: The kind or activation is unknown.
   """
   check_known('rssm.latent', kind, LATENTS)
-  sizes = {'stoch': (stoch, 1), 'discrete': (discrete, 2),
-           'continuous': (continuous, 1)}
-  for key in NEEDS[kind]:
-    value, least = sizes[key]
-    if value < least:
-      raise ValueError(
-          f'rssm.{key} is {value}, but rssm.latent {kind} needs at least '
-          f'{least}')
   return LATENTS[kind](
       stoch, discrete, continuous, unimix, std_act, min_std)
 
@@ -386,9 +378,4 @@ LATENTS = {
         Gaussian(stoch, *std),
     'hybrid': lambda stoch, discrete, continuous, unimix, *std: Hybrid(
         Categorical(stoch, discrete, unimix), Gaussian(continuous, *std)),
-}
-NEEDS = {  # Sizes that each kind reads.
-    'categorical': ('stoch', 'discrete'),
-    'gaussian': ('stoch',),
-    'hybrid': ('stoch', 'discrete', 'continuous'),
 }

@@ -82,10 +82,9 @@ class Replay:
         default the newest file says which keys and shapes are right.
 
     Raises:
-      ValueError: If the numbers contradict each other, or if files are there
-        and all differ from the environment; none is moved then.
+      ValueError: If files are there and all differ from the environment; none
+        is moved then.
     """
-    _check_numbers(capacity, max_gib, minlen, maxlen)
     self._directory = pathlib.Path(directory).expanduser()
     self._directory.mkdir(parents=True, exist_ok=True)
     remove_stale(self._directory)
@@ -483,18 +482,3 @@ def count_episodes(directory):
 def save_episode(path, episode):
   """Writes arrays [T, ...] to a file, as a whole or not at all."""
   write_atomic(path, lambda file: write_npz(file, episode, level=1))
-
-
-def _check_numbers(capacity, max_gib, minlen, maxlen):
-  if max_gib < 0:
-    raise ValueError(
-        f'replay.max_gib = {max_gib}: must be 0 (no limit) or more.')
-  if capacity < 0:
-    raise ValueError(
-        f'replay.capacity = {capacity}: must be 0 (no limit) or more.')
-  if minlen < 1:
-    raise ValueError(f'replay.minlen = {minlen}: must be at least 1.')
-  if maxlen and maxlen < minlen:
-    raise ValueError(
-        f'replay.maxlen = {maxlen}: must be 0 (no limit) or at least '
-        f'replay.minlen = {minlen}.')

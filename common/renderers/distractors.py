@@ -41,13 +41,9 @@ def validate(options):
   """Checks the options without a simulator.
 
   Raises:
-    ValueError: A number is not in 0..1, or no background can be read.
+    ValueError: No background can be read.
     ImportError: Videos are given, but no package that reads them is installed.
   """
-  for key in ('colors', 'camera'):
-    if not 0 <= options[key] <= 1:
-      raise ValueError(
-          f'distractors.{key} is {options[key]}; it must be in 0..1')
   if options['background']:
     find_files(options['background'])
 

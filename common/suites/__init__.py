@@ -275,8 +275,6 @@ def make(
     ValueError: See `validate`.
   """
   validate(suite, task, options)
-  if action_repeat < 1:
-    raise ValueError(f'action_repeat is {action_repeat}; it must be >= 1')
   env = _module(suite).make(
       task, seed=seed, size=tuple(size), action_repeat=action_repeat,
       **options)

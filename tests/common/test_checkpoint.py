@@ -254,11 +254,6 @@ def test_checkpoint_never_unpickles(tmp_path):
     assert Checkpoint(tmp_path).load() is None
 
 
-def test_checkpoint_refuses_to_keep_none(tmp_path):
-  with pytest.raises(ValueError, match='keep = 0'):
-    Checkpoint(tmp_path, keep=0)
-
-
 def test_assign_report_is_empty_if_all_fits():
   assert assign_report({'a': (3, 4)}, {'a': np.zeros((3, 4))}) == ''
 

@@ -387,16 +387,6 @@ def test_replay_refuses_arrays_of_unequal_lengths_and_objects(tmp_path):
     replay.add_step({'action': np.zeros(2), 'is_last': False})
 
 
-@pytest.mark.parametrize('kwargs, text', [
-    ({'minlen': 0}, 'replay.minlen = 0'),
-    ({'minlen': 50, 'maxlen': 40}, 'replay.maxlen = 40'),
-    ({'capacity': -1}, 'replay.capacity = -1'),
-])
-def test_replay_refuses_impossible_numbers(tmp_path, kwargs, text):
-  with pytest.raises(ValueError, match=text):
-    Replay(tmp_path, **kwargs)
-
-
 def test_replay_keeps_an_episode_that_the_disk_refuses(tmp_path, monkeypatch):
   replay = Replay(tmp_path, capacity=20)
 

@@ -218,15 +218,12 @@ def test_video_that_is_cut_off_plays_its_frames(tmp_path):
   assert 5 < len(distractors.read_frames(path, (8, 8))) < 90
 
 
-@pytest.mark.parametrize('options, text', [
-    ({'colors': 1.5}, 'distractors.colors is 1.5; it must be in 0..1'),
-    ({'camera': -0.1}, 'distractors.camera is -0.1'),
-    ({'background': '/nowhere'}, 'background /nowhere is no image')])
-def test_bad_options_are_named(options, text):
+def test_bad_options_are_named():
+  options = {'distractors': {**OFF, 'background': '/nowhere'}}
   for suite, task in (
       ('dmc', 'walker_walk'), ('ur5', 'reach'), ('toy', 'reach')):
-    with pytest.raises(ValueError, match=text):
-      suites.validate(suite, task, {'distractors': {**OFF, **options}})
+    with pytest.raises(ValueError, match='background /nowhere is no image'):
+      suites.validate(suite, task, options)
   with pytest.raises(ValueError, match="'distractors'"):
     suites.validate('gym', 'CartPole-v1', {'distractors': OFF})
 

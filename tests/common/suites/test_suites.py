@@ -237,7 +237,6 @@ def test_parse_lists_the_suites(suite, task, words):
     ('robosuite', 'Lift', {'render': 'fast'}, 'robosuite.render.*full'),
     ('robosuite', 'Lift', {'robots': 'Pandda'}, "'Pandda'; known: Panda,"),
     ('robosuite', 'Lift', {'controller': 'OSC'}, "'OSC'.*OSC_POSE"),
-    ('robosuite', 'Lift', {'horizon': 0}, 'robosuite.horizon is 0'),
     ('robosuite', 'Lift', {'reward_shapin': 1}, 'known: reward_shaping'),
     ('mujoco', 'Lift', {}, "'mujoco'; known: .*robosuite"),
     ('toy', 'reach', {'camra': 0}, "'camra'; known: camera"),

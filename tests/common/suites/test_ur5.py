@@ -118,13 +118,9 @@ def test_targets_stay_in_sight():
   assert min(in_worker(look, 'ur5')) >= 3  # Pixels of 64 x 64.
 
 
-@pytest.mark.parametrize('options, text', [
-    ({'horizon': 0}, 'ur5.horizon is 0; it must be positive'),
-    ({'control_freq': -1}, 'ur5.control_freq is -1'),
-    ({'render': 'nice'}, "ur5.render 'nice'; known: ")])
-def test_bad_options_are_named(options, text):
-  with pytest.raises(ValueError, match=text):
-    suites.validate('ur5', 'reach', options)
+def test_bad_options_are_named():
+  with pytest.raises(ValueError, match="ur5.render 'nice'; known: "):
+    suites.validate('ur5', 'reach', {'render': 'nice'})
   with pytest.raises(ValueError, match="ur5 task 'push'; known: reach"):
     ur5.validate('push', ur5.OPTIONS)
 
