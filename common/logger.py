@@ -273,9 +273,8 @@ class TensorBoardOutput:
   share their charts.
   """
 
-  def __init__(self, logdir, fps=20):
+  def __init__(self, logdir):
     self._logdir = str(logdir)
-    self._fps = fps
     self._writer = None
 
   def __call__(self, step, entries):
@@ -299,46 +298,32 @@ class TensorBoardOutput:
     _, height, width, channels = video.shape
     image = tf.compat.v1.Summary.Image(
         height=height, width=width, colorspace=channels,
-        encoded_image_string=encode_gif(video, self._fps))
+        encoded_image_string=encode_gif(video))
     value = tf.compat.v1.Summary.Value(tag=name, image=image)
     summary = tf.compat.v1.Summary(value=[value])
     tf.summary.experimental.write_raw_pb(summary.SerializeToString())
 
 
 class GIFOutput:
-  """Writes videos to logdir/videos/<name>_<step>.gif.
+  """Writes videos to logdir/videos/<name>_<step>.gif."""
 
-  Args:
-    logdir: Folder of the run.
-    fps: Frames per second.
-    keep: Number of newest videos to keep for each name; 0 keeps all.
-  """
-
-  def __init__(self, logdir, fps=20, keep=0):
+  def __init__(self, logdir):
     self._folder = pathlib.Path(logdir) / 'videos'
-    self._fps = fps
-    self._keep = keep
 
   def __call__(self, step, entries):
     for name, value in entries:
       if np.ndim(value) == 4:
         stem = re.sub(r'[^A-Za-z0-9_.-]', '_', name)
-        path = self._folder / f'{stem}_{step}.gif'
-        write_bytes(path, encode_gif(value, self._fps))
-        self._remove_oldest(stem)
-
-  def _remove_oldest(self, stem):
-    steps = {}
-    for path in self._folder.iterdir():
-      match = re.fullmatch(re.escape(stem) + r'_(\d+)\.gif', path.name)
-      if match:
-        steps[int(match[1])] = path
-    for step in sorted(steps)[:-self._keep] if self._keep else ():
-      steps[step].unlink()
+        write_bytes(self._folder / f'{stem}_{step}.gif', encode_gif(value))
 
 
-def encode_gif(video, fps):
-  """Encodes a uint8 video [T, H, W, C] as a GIF that repeats forever."""
+def encode_gif(video, fps=20):
+  """Encodes a uint8 video [T, H, W, C] as a GIF that repeats forever.
+
+  Args:
+    video: Frames.
+    fps: Frames per second.
+  """
   frames = [PIL.Image.fromarray(
       frame[..., 0] if frame.shape[-1] == 1 else frame)
             for frame in to_picture(video)]

@@ -99,11 +99,10 @@ class WandbOutput:
     config: Config of the run; it also gives the run's name and group.
   """
 
-  def __init__(self, logdir, config, fps=20):
+  def __init__(self, logdir, config):
     self.run = ''
     self._logdir = pathlib.Path(logdir)
     self._config = config
-    self._fps = fps
     self._open = None
 
   def __call__(self, step, entries):
@@ -130,7 +129,7 @@ class WandbOutput:
     if np.ndim(value) == 3:
       return wandb.Image(np.squeeze(value))
     return wandb.Video(
-        io.BytesIO(loggers.encode_gif(value, self._fps)), format='gif')
+        io.BytesIO(loggers.encode_gif(value)), format='gif')
 
 
 class MLflowOutput:
@@ -139,16 +138,14 @@ class MLflowOutput:
   Images and videos become artifacts named <name>/<step>.
 
   Args:
-    logdir: Unused, because the server stores everything.
     config: Config of the run; gives its parameters and its name.
   """
 
   CHUNK = 100  # Most parameters that MLflow takes in one request.
 
-  def __init__(self, logdir, config, fps=20):
+  def __init__(self, config):
     self.run = ''
     self._config = config
-    self._fps = fps
     self._client = None
 
   def __call__(self, step, entries):
@@ -201,7 +198,7 @@ class MLflowOutput:
         write_atomic(path, lambda file, image=image: image.save(file, 'png'))
       else:
         path = path.with_suffix('.gif')
-        write_bytes(path, loggers.encode_gif(value, self._fps))
+        write_bytes(path, loggers.encode_gif(value))
       self._client.log_artifact(self.run, str(path), name)
 
 
@@ -213,7 +210,7 @@ def _names(config):
 OUTPUTS = {
     'gif': lambda logdir, config: loggers.GIFOutput(logdir),
     'jsonl': lambda logdir, config: loggers.JSONLOutput(logdir),
-    'mlflow': lambda logdir, config: Service(MLflowOutput(logdir, config)),
+    'mlflow': lambda logdir, config: Service(MLflowOutput(config)),
     'tensorboard': lambda logdir, config: loggers.TensorBoardOutput(logdir),
     'terminal': lambda logdir, config: loggers.TerminalOutput(
         loggers.TERMINAL),

@@ -443,7 +443,7 @@ def write_video(played, cameras, path):
       np.concatenate([x, np.repeat(x[-1:], length - len(x), 0)])
       for x in videos]
   video = np.concatenate(padded, 2).repeat(SCALE, 1).repeat(SCALE, 2)
-  files.write_bytes(path, loggers.encode_gif(video, fps=20))
+  files.write_bytes(path, loggers.encode_gif(video))
   print(f'{path}: {len(videos)} episodes side by side')
 
 

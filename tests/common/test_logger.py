@@ -189,15 +189,12 @@ def test_gif_encodes_one_channel():
   np.testing.assert_array_equal(np.array(gif.convert('L')), VIDEO[3, ..., 0])
 
 
-def test_gif_output_keeps_the_newest_of_each_name(tmp_path):
-  output = loggers.GIFOutput(tmp_path, keep=2)
-  for step in (5, 900, 1000):
-    output(step, [('eval/policy', VIDEO), ('other', VIDEO), ('x', 1.0)])
-  output(2000, [('eval/policy_2', VIDEO)])
+def test_gif_output_writes_a_file_for_each_name_and_step(tmp_path):
+  output = loggers.GIFOutput(tmp_path)
+  for step in (5, 900):
+    output(step, [('eval/policy', VIDEO), ('x', 1.0)])
   names = sorted(path.name for path in (tmp_path / 'videos').iterdir())
-  assert names == [
-      'eval_policy_1000.gif', 'eval_policy_2_2000.gif', 'eval_policy_900.gif',
-      'other_1000.gif', 'other_900.gif']
+  assert names == ['eval_policy_5.gif', 'eval_policy_900.gif']
 
 
 def test_tensorboard_reads_back_scalars_images_and_videos(tmp_path):

@@ -138,8 +138,8 @@ def test_mlflow_keeps_numbers_pictures_and_settings(
   mlflow = pytest.importorskip('mlflow')
   monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
   monkeypatch.setenv('MLFLOW_TRACKING_URI', str(tmp_path))
-  run = log_run(outputlib.MLflowOutput('', CONFIG), (1, 2), capsys)
-  resumed = outputlib.MLflowOutput('', CONFIG)
+  run = log_run(outputlib.MLflowOutput(CONFIG), (1, 2), capsys)
+  resumed = outputlib.MLflowOutput(CONFIG)
   resumed.run = run
   assert log_run(resumed, (3,), capsys) == run
   client = mlflow.MlflowClient()
