@@ -46,7 +46,7 @@ class Driver:
   stored.
   """
 
-  def __init__(self, envs, timer=None, seed=None, longest=0, **kwargs):
+  def __init__(self, envs, timer=None, seed=None, longest=0):
     """Sets up the driver; no environment is stepped yet.
 
     Args:
@@ -55,13 +55,11 @@ class Driver:
         sections 'env' and 'policy'.
       seed: Tuple of integers, or None to leave seeds to the environments.
       longest: Steps after which an episode that does not end is cut; 0: never.
-      **kwargs: Passed to the policy and to every callback.
     """
     self._envs = envs
     self._section = timer.section if timer else _unmeasured
     self._seed = seed
     self._longest = longest
-    self._kwargs = kwargs
     self.begun = [0] * len(envs)  # Episodes that each environment began.
     self._losses = [0] * len(envs)
     self._on_steps = []
@@ -297,24 +295,24 @@ class Driver:
   def _act(self, policy):
     keys = [k for k in self._obs[0] if not k.startswith('log_')]
     batch = {k: np.stack([obs[k] for obs in self._obs]) for k in keys}
-    outputs, self._state = policy(batch, self._state, **self._kwargs)
+    outputs, self._state = policy(batch, self._state)
     return {k: np.asarray(v) for k, v in outputs.items()}
 
   def _hand_on_reset(self, worker, transition):
     self._eps[worker] = [transition]
     for callback in self._on_resets:
-      callback(transition, worker=worker, **self._kwargs)
+      callback(transition, worker=worker)
 
   def _hand_on_step(self, worker, transition):
     self._eps[worker].append(transition)
     for callback in self._on_steps:
-      callback(transition, worker=worker, **self._kwargs)
+      callback(transition, worker=worker)
 
   def _hand_on_episode(self, worker):
     rows, self._eps[worker] = self._eps[worker], None
     episode = _stack(rows)
     for callback in self._on_episodes:
-      callback(episode, **self._kwargs)
+      callback(episode)
 
 
 def _attempt(fn, *args):

@@ -192,20 +192,6 @@ def test_driver_copies_observations_that_an_environment_fills_anew():
   assert list(episodes[0]['image'][:, 0, 0, 0]) == [0, 1, 2, 3]
 
 
-def test_driver_hands_its_keywords_to_policy_and_callbacks():
-  driver = Driver([CountEnv(1)], mode='eval')
-  seen = []
-
-  def moded(obs, state, mode):
-    seen.append(mode)
-    return policy(obs, state)
-  driver.on_reset(lambda row, worker, mode: seen.append(mode))
-  driver.on_step(lambda row, worker, mode: seen.append(mode))
-  driver.on_episode(lambda episode, mode: seen.append(mode))
-  driver(moded, episodes=1)
-  assert seen == ['eval'] * 4
-
-
 def test_driver_measures_env_and_policy():
   class Timer:
     names = []
