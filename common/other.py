@@ -50,15 +50,13 @@ class RandomAgent:
     self._rng.bit_generator.advance(number << 64)
 
 
-def static_scan(fn, inputs, start, unroll=False):
+def static_scan(fn, inputs, start):
   """Applies a recurrent function over the first axis of `inputs`.
 
   Args:
     fn: Maps (state, inputs of one step) to the next state.
     inputs: Dict of [T, ...].
     start: Dict, state before the first step; has the keys of what fn returns.
-    unroll: Write T copies of `fn` into the graph. It runs a little faster on
-      a CPU, but takes several times as long to trace.
 
   Returns:
     Dict of states stacked to [T, ...].
@@ -66,7 +64,7 @@ def static_scan(fn, inputs, start, unroll=False):
   lengths = {k: v.shape[0] for k, v in inputs.items()}
   assert len({*lengths.values()}) == 1, f'lengths of inputs: {lengths}'
   length = next(iter(lengths.values()))
-  if unroll or tf.executing_eagerly():
+  if tf.executing_eagerly():
     states, state = [], start
     parts = {k: tf.unstack(v) for k, v in inputs.items()}
     for t in range(length):
@@ -94,10 +92,6 @@ def _linear(step, start, end, duration):
   return (1 - mix) * start + mix * end
 
 
-def _warmup(step, duration, value):
-  return value * tf.clip_by_value(step / max(duration, 1), 0, 1)
-
-
 def _exp(step, start, end, halflife):
   return (start - end) * 0.5 ** (step / halflife) + end
 
@@ -107,7 +101,8 @@ def _horizon(step, start, end, duration):
 
 
 SCHEDULES = {
-    'exp': _exp, 'horizon': _horizon, 'linear': _linear, 'warmup': _warmup}
+    'exp': _exp, 'horizon': _horizon, 'linear': _linear,
+    'warmup': lambda step, duration, value: _linear(step, 0, value, duration)}
 
 
 def schedule(string, step):

@@ -12,7 +12,7 @@ from tests.helpers import normal
 pytestmark = pytest.mark.usefixtures('seed')
 
 
-def run_scan(inputs, start, weight, unroll):
+def run_scan(inputs, start, weight):
   """Returns states of h' = tanh(h w + x y), n' = n + 1, and gradients."""
   def step(state, x):
     h = tf.tanh(state['h'] @ weight + x['x'] * x['y'])
@@ -21,7 +21,7 @@ def run_scan(inputs, start, weight, unroll):
   start = {'h': start, 'n': tf.constant(0)}
   with tf.GradientTape() as tape:
     tape.watch([inputs['x'], start['h'], weight])
-    states = other.static_scan(step, inputs, start, unroll)
+    states = other.static_scan(step, inputs, start)
     loss = tf.reduce_sum(states['h'] ** 2 * tf.range(1.0, 6)[:, None, None])
   return states, tape.gradient(loss, [inputs['x'], start['h'], weight])
 
@@ -35,7 +35,7 @@ def make_scan_inputs():
 
 def test_scan_equals_a_loop():
   inputs, start, weight = make_scan_inputs()
-  states, _ = run_scan(inputs, start, weight, False)
+  states, _ = run_scan(inputs, start, weight)
   h = start.numpy()
   for t in range(5):
     h = np.tanh(h @ weight.numpy() + inputs['x'][t] * inputs['y'][t])
@@ -43,11 +43,10 @@ def test_scan_equals_a_loop():
   np.testing.assert_array_equal(states['n'], [1, 2, 3, 4, 5])
 
 
-@pytest.mark.parametrize('unroll', [False, True])
-def test_scan_in_a_graph_equals_eager_with_its_gradients(unroll):
+def test_scan_in_a_graph_is_a_loop_and_equals_eager_with_its_gradients():
   args = make_scan_inputs()
-  eager = run_scan(*args, False)
-  function = tf.function(lambda *x: run_scan(*x, unroll), autograph=False)
+  eager = run_scan(*args)
+  function = tf.function(run_scan, autograph=False)
   graph = function(*args)
   for a, b in zip(
       tf.nest.flatten(eager), tf.nest.flatten(graph), strict=True):
@@ -56,7 +55,7 @@ def test_scan_in_a_graph_equals_eager_with_its_gradients(unroll):
   ops = {
       op.type for op in function.get_concrete_function(
           *args).graph.get_operations()}
-  assert bool(ops & {'While', 'StatelessWhile'}) != unroll
+  assert ops & {'While', 'StatelessWhile'}
 
 
 def test_scan_knows_the_static_shapes_in_a_graph():
