@@ -57,11 +57,6 @@ class Checkpoint:
     self._check = check
     remove_stale(self._directory)
 
-  @property
-  def latest_step(self):
-    """Returns the step of the newest file, good or not, or None."""
-    return max((int(path.stem) for path in self._paths()), default=None)
-
   def save(self, step, arrays, meta=None, best=False):
     """Writes one state, then removes the oldest ones beyond keep.
 

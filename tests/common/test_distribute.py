@@ -150,7 +150,7 @@ def test_processes_without_a_checkpoint_in_common_are_refused(
 def test_processes_begin_anew_if_one_was_killed_before_it_saved(
     tmp_path, steps, answers):
   store = save(tmp_path, steps)  # Without an update.
-  assert Pair(*answers).load(store) is None and store.latest_step is None
+  assert Pair(*answers).load(store) is None and store.load() is None
 
 
 def test_run_gives_up_without_another_process_but_not_alone():
