@@ -42,8 +42,6 @@ class OneHotDist:
   def __init__(self, logits):
     self._logits = tf.cast(logits, tf.float32)
     self._dist = tfd.OneHotCategorical(self._logits)
-    self.batch_shape = self._dist.batch_shape
-    self.event_shape = self._dist.event_shape
 
   def mode(self):
     """Returns the most likely one-hot, with the gradient of a sample."""
@@ -88,8 +86,6 @@ class SymlogDist:
 
   def __init__(self, x, dims):
     self._x, self._axes = x, list(range(-dims, 0))
-    self.batch_shape = x.shape[:x.shape.rank - dims]
-    self.event_shape = x.shape[x.shape.rank - dims:]
 
   def mode(self):
     """Returns the predicted number."""
@@ -122,9 +118,6 @@ class TwoHotDist:
 
   def __init__(self, logits, dims):
     self._logits, self._axes = logits, list(range(-dims, 0))
-    shape = logits.shape[:-1]
-    self.batch_shape = shape[:shape.rank - dims]
-    self.event_shape = shape[shape.rank - dims:]
     # Equal to the bit on both sides of 0, unlike values of linspace.
     half = np.linspace(0, self.EDGE, self.BINS // 2 + 1)[1:]
     self._upper = np.expm1(half).astype(np.float32)
@@ -186,8 +179,6 @@ class TruncNormalDist:
 
   def __init__(self, mean, std):
     self._mean, self._std = mean, std
-    self.batch_shape = mean.shape[:-1]
-    self.event_shape = mean.shape[-1:]
 
   def sample(self, seed=None):
     """Samples actions [..., A], reparameterised.
@@ -251,8 +242,6 @@ class TanhNormal:
 
   def __init__(self, mean, std):
     self._normal = tfd.Independent(tfd.Normal(mean, std), 1)
-    self.batch_shape = self._normal.batch_shape
-    self.event_shape = self._normal.event_shape
 
   def sample(self, seed=None):
     """Samples actions [..., A], reparameterised."""
