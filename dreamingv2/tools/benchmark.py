@@ -35,6 +35,7 @@ from ..common import files
 from ..common import guards
 from ..common import machine
 from ..common import suites
+from . import text
 
 ACTIONS = 6
 VECTOR = 24  # Size of the observation where there is no image.
@@ -145,7 +146,7 @@ def measure(configs, rounds, parts=False, env=None):
       for name, system in systems.items():
         for part, values in results[name]['parts'].items():
           values['times'].append(system('part', part))
-  median = lambda xs: statistics.median(xs)
+  median = statistics.median
   return {
       'peaks': {k: median(x[k] for x in rates) for k in rates[0]},
       'environment': median(steps) if env else None, 'systems': results}
@@ -157,33 +158,31 @@ def table(results):
   floor = lambda x: sum(n / peaks[k] for k, n in x['operations'].items())
   middle = lambda x, i: statistics.median(y[i] for y in x['updates'])
   base = middle(next(iter(systems.values())), 0)
-  lines = _row('system', *COLUMNS) + _row(*['---'] * (1 + len(COLUMNS)))
+  rows = []
   for name, x in systems.items():
     cpu, wall = middle(x, 0), middle(x, 1)
-    lines += _row(
+    rows.append([
         name, f'{cpu:.3g}', f'{cpu / base:.2f}', f'{cpu / floor(x):.2f}',
         f'{1 / wall:.2g}', f"{x['first']:.1f}", f"{x['bytes'] / 1e9:.2f}",
-        f"{x['parameters'] / 1e6:.2f} M")
+        f"{x['parameters'] / 1e6:.2f} M"])
+  lines = text.table(['system', *COLUMNS], rows)
   if any(x['parts'] for x in systems.values()):
     lines += ['', 'CPU-ms of each part (floors):', '']
-    lines += _row('part', *systems) + _row(*['---'] * (1 + len(systems)))
+    rows = []
     for part in PARTS:
-      cells = []
+      cells = [part]
       for x in systems.values():
         ms = 1e3 * statistics.median(x['parts'][part]['times'])
         least = 1e3 * floor(x['parts'][part])
         cells.append(f'{ms:.3g}' + (f' ({ms / least:.1f})' if least else ''))
-      lines += _row(part, *cells)
+      rows.append(cells)
+    lines += text.table(['part', *systems], rows)
   lines += ['', 'Peaks: ' + ', '.join(
       f'{k} {v / 1e9:.0f} GFLOP/CPU-s' for k, v in peaks.items()) + '.']
   if results['environment']:
     lines += [f"Environment: {1e3 * results['environment']:.1f} CPU-ms per "
               f'agent step.']
   return '\n'.join(lines)
-
-
-def _row(*cells):
-  return ['| ' + ' | '.join(cells) + ' |']
 
 
 class _Process:

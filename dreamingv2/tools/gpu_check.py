@@ -27,6 +27,7 @@ from ..common import machine
 from ..common import suites
 from . import benchmark
 from . import gpu_parts
+from . import text as texts
 
 PRECISIONS = ('32', '16', 'bf16')
 # Systems that are timed in turns; those that compile for long come last.
@@ -236,11 +237,7 @@ def row(results):
       'skipped': f"{updates.get('skipped', 0):.0f}",
       'copies': f"{sum(profile.get('copies', {}).values()):.0f}",
       'env steps/s': ', '.join(f'{x:.0f}' for x in envs)}
-  return _table([*cells], [[*cells.values()]])
-
-
-def _table(head, rows):
-  return [f"| {' | '.join(x)} |" for x in (head, ['---'] * len(head), *rows)]
+  return texts.table([*cells], [[*cells.values()]])
 
 
 def _tensorflow(x):
@@ -261,8 +258,9 @@ def _precisions(x):
         f"{y['losses'][worst]:.2g}", worst])
   return ['One update, against float32 on the CPU with the same batch: cosine '
           'of the gradients; largest relative difference of a loss or norm.',
-          '', *_table(['precision', 'model', 'actor', 'critic', 'difference',
-                       'of'], rows)]
+          '', *texts.table(
+              ['precision', 'model', 'actor', 'critic', 'difference', 'of'],
+              rows)]
 
 
 def _placement(x):
@@ -288,18 +286,19 @@ def _updates(x):
 def _profile(x):
   rows = [[name[:60], f'{ms:.3g}'] for name, ms in x['longest']]
   copies = ', '.join(f'{v:g} {k}' for k, v in x['copies'].items())
-  return [*_table(['operation', 'ms per update'], rows), '',
+  return [*texts.table(['operation', 'ms per update'], rows), '',
           f'Copies per update: {copies}.']
 
 
 def _environments(x):
-  return _table(['workers', 'environment steps/s'], [
+  return texts.table(['workers', 'environment steps/s'], [
       [str(k), f'{v:.1f}' if v else ''] for k, v in x.items()])
 
 
 def _times(x):
   base = x.get('dreamerv2', {}).get('seconds')
-  return _table(['system', 's per update', '/ dreamerv2', 'first call, s'], [
+  head = ['system', 's per update', '/ dreamerv2', 'first call, s']
+  return texts.table(head, [
       [k, f"{v['seconds']:.3g}", f"{v['seconds'] / base:.2f}" if base else '',
        f"{v['first']:.1f}"] for k, v in x.items()])
 

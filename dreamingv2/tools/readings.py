@@ -177,13 +177,12 @@ def table(rows):
     seeds = max(map(len, systems.values()))
     lines = [
         f'{task}, distractors {kind}, {updates} updates, mean of {seeds} '
-        f'seed{"s" * (seeds > 1)}' + ' (95% interval)' * (seeds > 1) + ':', '',
-        *_row('measure', *map(text.markdown, systems)),
-        *_row(*['---'] * (1 + len(systems)))]
-    for label, path in _measures(systems):
-      cells = [summarize(x, path) for x in systems.values()]
-      if any(cells):
-        lines += _row(label, *map(_cell, cells))
+        f'seed{"s" * (seeds > 1)}' + ' (95% interval)' * (seeds > 1) + ':', '']
+    measured = [
+        (label, [summarize(x, path) for x in systems.values()])
+        for label, path in _measures(systems)]
+    lines += text.table(['measure', *map(text.markdown, systems)], [
+        [label, *map(_cell, x)] for label, x in measured if any(x)])
     blocks.append('\n'.join(lines))
   return '\n\n'.join(blocks)
 
@@ -212,10 +211,6 @@ def _cell(values):
 def _digits(x):
   return f'{x:.2f}' if abs(x) < 10 else f'{x:.1f}' if abs(x) < 100 else (
       f'{x:.0f}')
-
-
-def _row(*cells):
-  return ['| ' + ' | '.join(cells) + ' |']
 
 
 def draw(rows):

@@ -1,7 +1,7 @@
 """Makes text from other people's files safe to show.
 
 A name in a score file may contain line breaks, a formula or a tag, and an
-error message may quote it. Each function returns a string.
+error message may quote it. Each function but `table` returns a string.
 """
 
 LENGTH = 300  # characters of a line
@@ -54,3 +54,8 @@ def plot(text):
   """Escapes `$`, which starts mathematics in Matplotlib, and a leading `_`."""
   text = printable(text).replace('$', r'\$')
   return f' {text}' if text.startswith('_') else text
+
+
+def table(head, rows):
+  """Returns the lines of a Markdown table; cells stay as they are."""
+  return [f"| {' | '.join(x)} |" for x in (head, ['---'] * len(head), *rows)]
