@@ -40,6 +40,9 @@ from dreamingv2.common import suites
 from dreamingv2.common import when
 from dreamingv2.common import worker
 
+# Jobs that are due every so many environment steps, as NAME_every says.
+PERIODIC = ('log', 'eval', 'save')
+
 
 @command.entry()
 def main(argv=None):
@@ -219,7 +222,7 @@ class Run:
 
   def _make_schedules(self):
     self._every = {'train': when.Every(self.config.train_every)}
-    for name in ('log', 'eval', 'save'):
+    for name in PERIODIC:
       every = self.config[f'{name}_every']  # 0 means never.
       self._every[name] = when.Every(every and max(1, every // self._repeat))
       self._every[name].restore(0)  # Fire at multiples, but not at 0.
@@ -295,7 +298,7 @@ class Run:
     """Adds those of the named jobs that are due at this step."""
     due = [name for name in names if self._every[name](self.step)]
     if self.prefilled and self.env_step >= int(self.config.steps):
-      due = [x for x in due if x == 'train'] + ['log', 'eval', 'save']
+      due = [x for x in due if x == 'train'] + [*PERIODIC]
     for name in due:
       self._due += [name] * (self.config.train_steps if name == 'train' else 1)
 
@@ -369,8 +372,8 @@ class Run:
     if not self.prefilled:
       # Steps with random actions count, even if no checkpoint has them.
       self.step.restore(int(self.step) + self.replay.later_steps)
-      for every in list(self._every.values())[1:]:
-        every(self.step)
+      for name in PERIODIC:
+        self._every[name](self.step)
     if meta:
       self._console.resumed(meta, self.replay.stats, self._parts['drivers'])
     elif self._state.lost:
@@ -412,7 +415,7 @@ class Run:
         self._act(self._random_agent)
         if int(self.step) == self.config.prefill:
           self._console.waiting(self.replay.stats['total_episodes'])
-        for name in ('log', 'eval', 'save'):
+        for name in PERIODIC:
           self._every[name](self.step)  # Nothing is learned yet.
         self._check()
     self._driver.reset()
