@@ -172,7 +172,6 @@ def split(fn, draw):
   Args:
     fn: Maps a batch and a state, dicts of [B, ...], to the next state and
       scalar metrics.
-      metrics, scalars.
     draw: Function that draws a seed; each replica derives its own from it.
 
   Returns:

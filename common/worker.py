@@ -75,7 +75,7 @@ class Restarting:
     self._host = self._start()
     self._restarts = restarts
     self._times = collections.deque()
-    self._proven = self._stepped = False
+    self._proven = self._stepped = False  # A reset, a step has succeeded.
 
   @property
   def waiting(self):

@@ -10,7 +10,8 @@ from .common import own
 from .common import wrappers
 from .common.worker import Lost
 
-# Maps the ends of log_keys_* to what they do with values [T, ...].
+# Maps the ends of log_keys_* to what they do with values [T, ...]. As in
+# DreamerV2, 'max' is the mean over entries of the largest value of each.
 TOTALS = {
     'sum': np.nansum, 'mean': np.nanmean,
     'max': lambda x: np.nanmean(np.fmax.reduce(x, 0))}

@@ -168,7 +168,10 @@ class ModelLoss(tfutils.Module):
     self._behavior.build(outputs['feat'][:, 0])
 
   def train(self, start, context, data):
-    """Trains the head on the batch, then the behaviour in imagination."""
+    """Trains the head on the batch, then the behaviour in imagination.
+
+    Takes and returns the same as Plan2Explore.train.
+    """
     target = tf.stop_gradient(context[self.config.expl_model_loss])
     with tf.GradientTape() as tape:
       dist = self._head(tf.stop_gradient(context['feat']))
@@ -179,6 +182,8 @@ class ModelLoss(tfutils.Module):
     return metrics
 
   def _intr_reward(self, seq):
+    """Computes rewards [H+1, N]: the loss that the head predicts of a state.
+    """
     value = self._head(seq['feat']).mode()
     reward = self.config.expl_intr_scale * self._intr_norm(value)[0]
     if self.config.expl_extr_scale:
@@ -196,7 +201,7 @@ def make(config, task_behavior, act_space, wm, tfstep, reward):
     act_space: Space of actions.
     wm: World model to imagine with.
     tfstep: Variable with the agent step.
-    reward: Maps imagined sequences to rewards.
+    reward: Maps imagined sequences to rewards [H+1, N].
 
   Raises:
     ValueError: Unknown name.

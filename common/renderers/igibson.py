@@ -128,7 +128,7 @@ class Renderer(base.Renderer):
     renderer.add_instance_group(
         [number], poses_trans=[np.eye(4, dtype=np.float32)],
         poses_rot=[np.eye(4, dtype=np.float32)], use_pbr_mapping=False,
-        class_id=511 * moving)
+        class_id=511 * moving)  # 'seg' draws 511 almost white, 0 black.
     renderer.instances[-1].metalness = part.surface.metallic
     renderer.instances[-1].roughness = part.surface.roughness
 

@@ -131,6 +131,7 @@ def find_texture(model, matid):
   height, width, channels, begin = (
       int(getattr(model, f'tex_{x}')[texid])
       for x in ('height', 'width', 'nchannel', 'adr'))
+  # A cube map has six square faces below each other; the first one is taken.
   height = min(height, width) if height == 6 * width else height
   image = model.tex_data[begin: begin + height * width * channels].reshape(
       height, width, channels)
@@ -177,7 +178,15 @@ def plane(size):
 
 
 def lathe(radii, heights):
-  """Returns the triangles of the surface that a line sweeps around z."""
+  """Returns the triangles of the surface that a line sweeps around z.
+
+  Args:
+    radii: Distances of the line's points from the axis in m, [P].
+    heights: Their heights in m, [P].
+
+  Returns:
+    Corners [N, 3, 3] in m.
+  """
   angles = np.linspace(0, 2 * np.pi, SECTORS + 1)
   turn = np.stack([np.cos(angles), np.sin(angles)], -1)
   rings = np.concatenate([

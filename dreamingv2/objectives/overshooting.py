@@ -1,4 +1,7 @@
-"""Multi-step predictions from every state of a batch."""
+"""Multi-step predictions from every state of a batch.
+
+Shapes: B batch, T time, N = B*T, Z flat latent (S*C for categoricals).
+"""
 
 import tensorflow as tf
 
@@ -17,7 +20,13 @@ class RSSM(tfutils.Module):
     pass
 
   def __call__(self, stoch, action, states):
-    """Returns the samples in the RSSM's states of the same step."""
+    """Returns the next samples [N, Z]: those that the RSSM has drawn.
+
+    Args:
+      stoch: Samples [N, Z] before the step.
+      action: Actions [N, A] of the step.
+      states: States [N, ...] that the RSSM predicts for after the step.
+    """
     return states['stoch']
 
 
@@ -33,7 +42,7 @@ class Linear(tfutils.Module):
     self._layer = layers.Dense(latent.size, bias=False)
 
   def __call__(self, stoch, action, states):
-    """Returns the next samples [N, S*C] after `stoch` and `action`."""
+    """Returns the next samples [N, Z]; see RSSM."""
     x = tf.concat([stoch, tfutils.cast(action)], -1)
     return self._latent.from_vector(self._layer(x))
 
