@@ -114,12 +114,12 @@ def load_config(argv):
   """
   selected, remaining = _select(argv)
   config = flags.Flags(selected).parse(remaining, help_exists=False)
+  named = lambda words: {
+      x[2:].partition('=')[0] for x in words if x.startswith('--')}
   # Patterns may match keys of all systems.
-  named = {x[2:].partition('=')[0] for x in remaining if x.startswith('--')}
-  check_readers(config, named & set(config.diff(selected)))
+  check_readers(config, named(remaining) & set(config.diff(selected)))
   if config.offline:
-    config = _offline(config, 'task' in {
-        x[2:].partition('=')[0] for x in argv if x.startswith('--')})
+    config = _offline(config, 'task' in named(argv))
   check(config)
   return config
 

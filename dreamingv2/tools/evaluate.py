@@ -250,11 +250,11 @@ def start_env(config, folder):
     ImportError, RuntimeError, ValueError: It cannot be started here.
   """
   made = identity.read(folder)
-  if made.get('source', 'suite') != 'suite' and not made['make']:
-    raise ValueError(
-        f'{folder} was trained on {made["task"]}, which only Python can make; '
-        f'give it to dreamingv2.api.evaluate(folder, env)')
   if made.get('source', 'suite') != 'suite':
+    if not made['make']:
+      raise ValueError(
+          f'{folder} was trained on {made["task"]}, which only Python can '
+          f'make; give it to dreamingv2.api.evaluate(folder, env)')
     config = config.update(identity.settings(made))
   (env,) = suites.start(config, [config.seed])
   return env

@@ -405,15 +405,14 @@ def iqm(*samples, axis=-1):
   return stats.trim_mean(np.concatenate(samples, axis), 0.25, axis)
 
 
-def interval(samples, statistic, level=0.95):
-  """Returns a stratified bootstrap interval of a statistic.
+def interval(samples, statistic):
+  """Returns a stratified bootstrap interval of 95% of a statistic.
 
   Every resample draws, for each task, as many runs as the task has.
 
   Args:
     samples: One array of scores per task.
     statistic: Function such as `iqm`.
-    level: Share of the resamples that lie inside the interval.
 
   Returns:
     Low and high end; None if a task has fewer than two runs.
@@ -421,7 +420,7 @@ def interval(samples, statistic, level=0.95):
   if min(map(len, samples)) < 2:
     return None
   bootstrap = stats.bootstrap(
-      samples, statistic, n_resamples=RESAMPLES, confidence_level=level,
+      samples, statistic, n_resamples=RESAMPLES, confidence_level=0.95,
       method='percentile', vectorized=True, rng=np.random.default_rng(0))
   return tuple(map(float, bootstrap.confidence_interval))
 
