@@ -10,7 +10,8 @@ its method `images()` draws the current state again.
 A package can bring a suite: a module with this interface, under the entry
 point group `dreamingv2.suites`.
 
-`start` is the one way from a config to running environments.
+`constructor` is the one way from a config to an environment; `start` runs
+several, each in a process of its own.
 """
 
 import functools
