@@ -14,7 +14,7 @@ import pathlib
 import gymnasium
 
 from . import files
-from . import spaces
+from . import spacedata
 
 FILE = 'environment.json'
 FILE_BYTES = 2 ** 24
@@ -67,8 +67,8 @@ def describe(env) -> dict:
   return {
       'task': f'{PREFIX}{name}' if name else known, 'class': known,
       **_recipe(env, spec), 'left_out': {},
-      'observations': spaces.to_data(observed),
-      'action': spaces.to_data(action)}
+      'observations': spacedata.to_data(observed),
+      'action': spacedata.to_data(action)}
 
 
 def _recipe(env, spec):
@@ -138,8 +138,8 @@ def write(folder, made: dict, obs_space: dict, act_space: dict) -> None:
     obs_space, act_space: Spaces that the agent sees.
   """
   data = {**made, 'agent': {
-      'observations': {k: spaces.to_data(v) for k, v in obs_space.items()},
-      'action': spaces.to_data(act_space['action'])}}
+      'observations': {k: spacedata.to_data(v) for k, v in obs_space.items()},
+      'action': spacedata.to_data(act_space['action'])}}
   files.write_text(
       pathlib.Path(folder) / FILE, json.dumps(data, indent=1) + '\n')
 
@@ -173,5 +173,5 @@ def agent_spaces(data: dict) -> tuple[dict, dict]:
   """
   agent = data['agent']
   return (
-      {k: spaces.from_data(v) for k, v in agent['observations'].items()},
-      {'action': spaces.from_data(agent['action'])})
+      {k: spacedata.from_data(v) for k, v in agent['observations'].items()},
+      {'action': spacedata.from_data(agent['action'])})

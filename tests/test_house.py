@@ -22,8 +22,8 @@ FLOORS = [
      'common.ridge', 'common.when'],
     ['common.distribute', 'common.envs', 'common.identity', 'common.logger',
      'common.machine', 'common.outputs', 'common.own', 'common.plot',
-     'common.spaces', 'common.tfutils', 'common.truth', 'common.worker',
-     'common.wrappers'],
+     'common.spacedata', 'common.spaces', 'common.tfutils', 'common.truth',
+     'common.worker', 'common.wrappers'],
     ['common.augment', 'common.dists', 'common.losses'],
     ['common.checkpoint', 'common.conformance', 'common.driver',
      'common.episodes', 'common.guards', 'common.latents', 'common.layers',
@@ -50,8 +50,8 @@ NO_TENSORFLOW = [
     'checkpoint', 'command', 'comments', 'config', 'conformance', 'counter',
     'driver', 'envs', 'episodes', 'files', 'flags', 'guards', 'identity',
     'logdir', 'logger', 'machine', 'outputs', 'own', 'renderers',
-    'renderers.*', 'replay', 'ridge', 'spaces', 'suites', 'suites.*', 'truth',
-    'when', 'worker', 'wrappers']
+    'renderers.*', 'replay', 'ridge', 'spacedata', 'spaces', 'suites',
+    'suites.*', 'truth', 'when', 'worker', 'wrappers']
 
 # Methods that write to a given path, and objects whose `save` does not.
 WRITERS = {

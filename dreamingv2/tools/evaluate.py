@@ -33,7 +33,7 @@ from ..common import logdir as logdirs
 from ..common import logger as loggers
 from ..common import machine
 from ..common import own
-from ..common import spaces as spacelib
+from ..common import spacedata
 from ..common import suites
 from ..common import worker
 
@@ -280,7 +280,7 @@ def check_spaces(folder, env):
            for k, v in obs_space.items() if not k.startswith('log_')]
   if made['class']:  # Else the run learned from stored episodes alone.
     pairs.append(('action', *(
-        str(spacelib.from_data(x['action']))
+        str(spacedata.from_data(x['action']))
         for x in (made, identity.of(env)))))
   wrong = [f'{k!r} is {was} there, but {now} here'
            for k, was, now in pairs if was != now]

@@ -17,6 +17,7 @@ import numpy as np
 from ..common import envs
 from ..common import identity
 from ..common import own
+from ..common import spacedata
 from ..common import spaces
 from . import evaluate
 
@@ -116,7 +117,8 @@ class Restored:
     Args:
       observation: Dict with the keys of `observation_space`, each value as the
         environment observes it, without a batch axis; other keys are ignored.
-        If it has one key, the value alone will do.
+        A Dict within a Dict may be given as it is. If it has one key, the
+        value alone will do.
       state: What the last call returned; None begins an episode.
       mode: 'eval' as in evaluations, or 'train' or 'explore' with noise.
 
@@ -143,6 +145,9 @@ class Restored:
     space = self.observation_space
     if not hasattr(observation, 'keys') and len(space) == 1:
       observation = dict.fromkeys(space, observation)
+    paths = self._stand_in.paths
+    observation = spaces.pick(
+        observation, {k: paths.get(k, (k,)) for k in space})
     if not hasattr(observation, 'keys') or not space.keys() <= {*observation}:
       came = (', '.join(map(str, observation)) if hasattr(observation, 'keys')
               else type(observation).__name__)
@@ -163,22 +168,26 @@ class StandIn(gymnasium.Env):
 
   Attributes:
     declared: Spaces of all observations by name, as the environment has them.
+    paths: Where each is in an observation of the environment, if that is a
+      Dict; see spaces.leaves.
     values: Observations by name.
     action: The last action.
   """
 
   def __init__(self, made):
-    observed = spaces.from_data(made['observations'])
-    self.action_space = spaces.from_data(made['action'])
+    observed = spacedata.from_data(made['observations'])
+    self.action_space = spacedata.from_data(made['action'])
     if hasattr(self.action_space, 'discrete'):  # Of stored episodes.
       self.action_space = gymnasium.spaces.Discrete(
           self.action_space.shape[0])
     self.action = None
     seen = identity.agent_spaces(made)[0]
-    parts = dict(getattr(observed, 'spaces', {}))
-    self._ours = 'reward' in parts  # A reserved name elsewhere.
+    leaves = spaces.leaves(observed) if (
+        spaces.kind(observed) == 'Dict') else {}
+    self._ours = 'reward' in leaves  # A reserved name elsewhere.
+    self.paths = {k: path for k, (path, _) in leaves.items()}
     parts = {
-        k: v for k, v in parts.items()
+        k: v for k, (_, v) in leaves.items()
         if k not in envs.FLAGS and spaces.kind(v) != 'Text'}
     self._key = None
     self.observation_space = gymnasium.spaces.Dict(parts)

@@ -200,3 +200,22 @@ def test_observations_of_a_dict_need_only_what_is_read(tmp_path):
   np.testing.assert_allclose(policy.seen[0]['pose'], np.ones((1, 6)))
   with pytest.raises(ValueError, match=r"'grip': declared int64 \[\], came f"):
     agent.act({'grip': 2.5, 'pose': np.ones((2, 3))})
+
+
+def test_dict_within_a_dict_may_be_given_as_it_is(tmp_path):
+  space = gymnasium.spaces.Dict({
+      'pixels': gymnasium.spaces.Dict(top=Box(0, 255, (64, 64, 3), np.uint8)),
+      'pose': Box(-1, 1, (2,))})
+  policy, agent = restore(
+      test_api.Env(space, Box(0, 10, (1,), np.float32)),
+      ['pixels/top', 'pose'], [0], tmp_path, **{'encoder.mlp_keys': '.*'})
+  assert agent.observation_space['pixels/top'] == space['pixels']['top']
+  given = space.sample()
+  flat = {'pixels/top': given['pixels']['top'], 'pose': given['pose']}
+  for observation in (given, flat):
+    np.testing.assert_allclose(agent.act(observation)[0], [5])
+    seen = policy.seen.pop()
+    np.testing.assert_array_equal(seen['pixels/top'][0], flat['pixels/top'])
+    np.testing.assert_array_equal(seen['pose'][0], flat['pose'])
+  with pytest.raises(ValueError, match='dict with pixels/top, pose; came p'):
+    agent.act({'pixels': given['pixels']})
