@@ -43,6 +43,9 @@ IDENTITY = ('task', 'distractors', 'system', 'seed', 'updates', 'recording')
 ELSEWHERE = re.compile(
     r'(actor|critic|reward_norm)\..*|discount_lambda|prefill|pretrain|steps'
     r'|(actor|critic|disag|eval|expl|imag|log|return|save|slow|train)_.*')
+# Settings of the whole measurement, and the flags that make them.
+OURS = {'distractors': '--distractors', 'seed': '--seeds', 'task': '--tasks',
+        'time_limit': '--length'}
 # Suites whose episodes never end, so that no head learns the discount.
 ENDLESS = ('dmc', 'robosuite', 'toy', 'ur5')
 
@@ -130,6 +133,12 @@ def plan(args):
     ValueError, ImportError: A method, task or setting is unknown or does not
       fit.
   """
+  for method in args.methods:
+    for key in (x.partition('=')[0] for x in method.split('+')[1:]):
+      if ours := OURS.get(key.partition('.')[0]):
+        raise ValueError(
+            f'{method} sets {key}, which is the same for all systems; use '
+            f'{ours}')
   jobs = []
   for task, kind, seed, method in itertools.product(
       args.tasks, args.distractors, range(args.seeds), args.methods):

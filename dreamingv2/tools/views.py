@@ -222,6 +222,10 @@ def latents(
   if 'logit' not in agent.wm.rssm.initial(1):
     raise ValueError(
         f'{logdir} has rssm.latent {kind}, which has no categoricals')
+  if phases > agent.config.rssm.stoch:
+    raise ValueError(
+        f'--phases is {phases}, but each has a categorical of its own, of '
+        f'which {logdir} has {agent.config.rssm.stoch}')
   # The first row of an episode is the reset, which has no reward.
   observe = observer(agent)
   classes = []

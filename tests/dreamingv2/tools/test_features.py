@@ -130,6 +130,8 @@ def test_settings_of_a_system_and_of_distractors_reach_the_config(
     (['--tasks', 'toy_trous'], "Unknown toy task 'trous'"),
     (['--methods', 'dreamerv3'], 'dreamerv2'),
     (['--configs', 'small', 'hybrid'], 'and hybrid are methods'),
+    (['--methods', 'tpc+task=Door'], 'sets task, which is the same for all'),
+    (['--methods', 'tpc+distractors.colors=1'], 'use --distractors'),
     (['--distractors', 'colours=1'], 'distractors.colours'),
     (['--distractors', 'camera=0.5'], 'toy_torus cannot draw that'),
     (['--updates', '0'], '--updates is 0'),

@@ -137,15 +137,18 @@ def test_drawing_from_a_checkpoint_hides_what_tensorflow_says(
   assert (done.returncode, done.stderr) == (0, '')
 
 
-@pytest.mark.parametrize('name, kind, words', [
-    ('none', 'reconstructions', 'has no decoder; train with --probe True, or'),
-    ('none', 'latents', 'has rssm.latent gaussian, which has no categor')])
+@pytest.mark.parametrize('name, argv, words', [
+    ('none', ['reconstructions'],
+     'has no decoder; train with --probe True, or'),
+    ('none', ['latents', '--episodes', '1'],
+     'has rssm.latent gaussian, which has no categor'),
+    ('probe', ['latents', '--episodes', '1', '--phases', '5'],
+     '--phases is 5, but each has a categorical of its own, of which')])
 def test_models_without_what_is_drawn_are_named(
-    name, kind, words, runs, tmp_path, capsys):
+    name, argv, words, runs, tmp_path, capsys):
   with pytest.raises(SystemExit):
     figures.main([
-        kind, '--logdir', str(runs / name), '--out',
-        str(tmp_path / 'a.png'), *['--episodes', '1'][:2 * (kind[0] == 'l')]])
+        *argv, '--logdir', str(runs / name), '--out', str(tmp_path / 'a.png')])
   assert words in capsys.readouterr().err
 
 
