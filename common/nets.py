@@ -249,13 +249,20 @@ class EnsembleRSSM(Module):
     return stats, dist.mode() if noise is None else dist.sample(noise)
 
   def _prior(self, deter):
-    """Computes the statistics of a random member, drawn at each call."""
+    """Computes the statistics of a random member, drawn for every step.
+
+    Takes deterministic states of one step, [N, D], or of all, [B, T, D].
+    """
     stats = self.prior_ensemble(deter)
     if self._ensemble == 1:
       return stats[0]
-    index = tf.random.stateless_uniform(
-        [], tfutils.next_seed(), 0, self._ensemble, tf.int32)
-    return {k: tf.stack([s[k] for s in stats])[index] for k in stats[0]}
+    axis = deter.shape.rank - 1
+    member = tf.broadcast_to(tf.random.stateless_uniform(
+        deter.shape[1:-1], tfutils.next_seed(), 0, self._ensemble, tf.int32),
+        deter.shape[:-1])
+    return {
+        k: tf.gather(tf.stack([s[k] for s in stats], axis), member,
+                     axis=axis, batch_dims=axis) for k in stats[0]}
 
   def prior_ensemble(self, deter):
     """Computes the prior statistics of every member of the ensemble."""

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -367,7 +369,7 @@ def test_kl_loss_sends_no_gradient_within_the_free_nats(discrete):
 
 
 @KINDS
-def test_ensemble_prior_is_that_of_a_member_drawn_anew(discrete):
+def test_ensemble_prior_is_that_of_a_member_drawn_for_every_step(discrete):
   rssm, data = make_rssm(discrete, ensemble=3)
   key = 'logit' if discrete else 'mean'
 
@@ -379,7 +381,12 @@ def test_ensemble_prior_is_that_of_a_member_drawn_anew(discrete):
     assert len(members) == 3 and len(found) == 1
     return found[0]
 
-  find_member(rssm.observe(**data)[1])
+  priors = [rssm.observe(**data)[1] for _ in range(5)]
+  members = [[
+      find_member({k: v[:, t] for k, v in prior.items()}) for t in range(T)]
+      for prior in priors]
+  assert any(len({*steps}) > 1 for steps in members)  # As in DreamerV2.
+  assert {0, 1, 2} == {*itertools.chain(*members)}
   action = data['action'][:, 0]
   # 20 draws find each of the three in 999 of 1000 cases.
   assert {0, 1, 2} == {
