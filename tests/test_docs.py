@@ -130,7 +130,8 @@ def parse_tool(name, words, monkeypatch):
 @pytest.fixture(scope='module')
 def tool_sources():
   return ''.join(
-      x.read_text() for x in (ROOT / 'dreamingv2/tools').glob('*.py'))
+      x.read_text() for folder in ('dreamingv2/tools', 'scripts')
+      for x in (ROOT / folder).glob('*.py'))
 
 
 @pytest.mark.parametrize('path', PAGES, ids=short)
