@@ -110,18 +110,18 @@ def own_task(cameras=1, **observed):
   from dm_control import mujoco
   from dm_control.rl import control
 
-  class Task(control.Task):
-    initialize_episode = before_step = lambda self, *args: None
-    action_spec = lambda self, physics: mujoco.action_spec(physics)
-    get_reward = lambda self, physics: 1.0
-    get_observation = lambda self, physics: {
-        'qpos': physics.data.qpos.copy(), **observed}
-
+  task = type('Task', (control.Task,), {
+      'initialize_episode': lambda self, physics: None,
+      'before_step': lambda self, action, physics: None,
+      'action_spec': lambda self, physics: mujoco.action_spec(physics),
+      'get_reward': lambda self, physics: 1.0,
+      'get_observation': lambda self, physics: {
+          'qpos': physics.data.qpos.copy(), **observed}})
   physics = mujoco.Physics.from_xml_string(
       '<mujoco><worldbody>' + '<camera pos="0 0 2"/>' * cameras + '<body>'
       '<joint name="j"/><geom size="1"/></body></worldbody><actuator>'
       '<motor joint="j" ctrlrange="-1 1"/></actuator></mujoco>')
-  env = control.Environment(physics, Task())
+  env = control.Environment(physics, task())
   return dmc.DMC(env, 0, (16, 16), 1, **dmc.OPTIONS)
 
 
