@@ -50,15 +50,22 @@ def leaves(space):
   """Returns {name: (path, space)} of the parts of a Dict, however deep.
 
   The names of a path are joined by '/', as in pixels/top.
+
+  Raises:
+    ValueError: Two parts have the same name.
   """
   parts = {}
   for key, part in space.spaces.items():
+    inner = {key: ((key,), part)}
     if kind(part) == 'Dict':
-      parts.update({
+      inner = {
           f'{key}/{name}': ((key, *path), leaf)
-          for name, (path, leaf) in leaves(part).items()})
-    else:
-      parts[key] = (key,), part
+          for name, (path, leaf) in leaves(part).items()}
+    for name in inner.keys() & parts.keys():
+      raise ValueError(
+          f'Two observations are called {name!r}; rename one in the '
+          f'environment')
+    parts.update(inner)
   return parts
 
 

@@ -202,3 +202,10 @@ def test_pixel_that_is_not_finite_is_told_in_every_step(value):
 def test_name_that_is_no_text_is_told():
   with pytest.raises(ValueError, match='observation 0 is int, not text'):
     spaces.check_reserved({'image': 1, 0: 2})
+
+
+def test_two_parts_of_one_name_are_told():
+  inner = gymnasium.spaces.Dict({'top': Box(0, 1, (2,))})
+  space = gymnasium.spaces.Dict({'pixels': inner, 'pixels/top': Box(0, 1)})
+  with pytest.raises(ValueError, match="Two observations.*'pixels/top'"):
+    spaces.leaves(space)
