@@ -399,7 +399,7 @@ def _origin(logdir):
   heads = [x[2:] for x in data.splitlines() if x[:2] == '# ']
   match = re.search(
       r'commit (.+?), (.+?), python', heads[-2] if len(heads) > 1 else '')
-  if not match:
+  if not match or not heads[-1].strip():
     raise ValueError(f'{path} does not say by which commit it was run')
   commit, machine, words = map(
       texts.printable, (match[1], match[2], command(heads[-1])))
@@ -407,12 +407,15 @@ def _origin(logdir):
 
 
 def command(line):
-  """Returns a command line without its --logdir."""
-  words = shlex.split(line)
+  """Returns the command that a run wrote down, without its --logdir."""
+  program, *words = shlex.split(line)
   while '--logdir' in words:
     index = words.index('--logdir')
     del words[index: index + 2]
-  return shlex.join(['python', *words])
+  words = [x for x in words if not x.startswith('--logdir=')]
+  if program == '__main__.py':
+    return shlex.join(['python', '-m', 'dreamingv2', *words])
+  return shlex.join(['python'] * program.endswith('.py') + [program, *words])
 
 
 def _read_upstream(*keys):

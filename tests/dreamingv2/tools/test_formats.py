@@ -46,6 +46,16 @@ task: {task}
 """
 
 
+@pytest.mark.parametrize('line, command', [
+    ('train.py --configs small --logdir a/b --steps 5',
+     'python train.py --configs small --steps 5'),
+    ('my_train.py', 'python my_train.py'),
+    ('dreamingv2 train --logdir=a/b --steps 5', 'dreamingv2 train --steps 5'),
+    ('__main__.py train', 'python -m dreamingv2 train')])
+def test_command_of_a_run_can_be_run(line, command):
+  assert formats.command(line) == command
+
+
 def write_lines(path, lines):
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
 
