@@ -2,6 +2,7 @@
 
 import ast
 import fnmatch
+import functools
 import io
 import itertools
 import pathlib
@@ -349,10 +350,12 @@ def test_every_module_has_a_test_file():
   assert not missing
 
 
+@functools.lru_cache(None)
 def read_blocks():
   return configs.read_yaml(ROOT / 'configs.yaml')
 
 
+@functools.lru_cache(None)
 def block_keys(name):
   """Returns the dotted keys that a block of configs.yaml sets."""
   blocks = read_blocks()

@@ -15,8 +15,9 @@ PAPER = ruamel.yaml.YAML(typ='safe').load(
     pathlib.Path(__file__).parents[3] / 'dreamingv2' / 'tasks.yaml')
 # Those whose robot another task has as well.
 SLOW = (
-    'dmc_acrobot_swingup', 'dmc_cartpole_two_poles', 'dmc_quadruped_escape',
-    'dmc_quadruped_walk', 'robosuite_Door')
+    'dmc_acrobot_swingup', 'dmc_cartpole_two_poles', 'dmc_finger_turn_hard',
+    'dmc_quadruped_escape', 'dmc_quadruped_walk', 'dmc_reacher_hard',
+    'robosuite_Door')
 
 
 def marked(name, *values):
