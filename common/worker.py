@@ -321,6 +321,10 @@ def _stop(process, pipe):
 def serve(fd):
   """Runs the environment whose constructor arrives first on socket `fd`."""
   pipe, env, failure = connection.Connection(fd), None, None
+  # A process that the environment starts may outlive this one. Held there too,
+  # the socket would not tell the run that this process has died.
+  os.set_inheritable(fd, False)
+  os.register_at_fork(after_in_child=pipe.close)
   try:
     constructor = pipe.recv()
     try:

@@ -1,5 +1,6 @@
 """Tests restarts of environments that crash, hang or raise."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -153,6 +154,36 @@ def test_worker_ignores_signals_that_are_meant_for_the_run(start, number):
   os.kill(env._host._host._process.pid, number)
   time.sleep(0.05)
   assert not env.step(act(0))()['is_first']
+
+
+class Parent(envs.Dummy):
+  """Starts processes that outlive it, as some simulators do."""
+
+  def __init__(self):
+    super().__init__()
+    child = multiprocessing.get_context('fork').Process(
+        target=time.sleep, args=(30,))
+    child.start()
+    program = os.posix_spawn('/bin/sleep', ['sleep', '30'], os.environ)
+    self._children = [child.pid, program]
+
+  def success(self):
+    return self._children
+
+
+def test_death_of_a_process_is_seen_although_its_children_live_on(start):
+  env = start(Parent)
+  env.reset()()
+  children = env.success()()
+  begin = time.monotonic()
+  os.kill(env._host._host._process.pid, signal.SIGKILL)
+  try:
+    with pytest.raises(worker.GaveUp, match='died with signal SIGKILL'):
+      env.reset()()
+    assert time.monotonic() - begin < 15
+  finally:
+    for child in children:
+      os.kill(child, signal.SIGKILL)
 
 
 class Chatty(envs.Dummy):
