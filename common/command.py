@@ -6,6 +6,7 @@ This module imports little, because nothing handles SIGINT during imports.
 import argparse
 import contextlib
 import os
+import pathlib
 import select
 import sys
 
@@ -66,6 +67,14 @@ def fail(text):
   sys.exit(2)
 
 
+def path(text):
+  """Returns the path that an argument names.
+
+  `~` means the home folder: shells leave it as it is in --out=~/x.
+  """
+  return pathlib.Path(os.path.expanduser(text))
+
+
 class Parser(argparse.ArgumentParser):
   """Parses the arguments of a program; the program's docstring is its help.
 
@@ -94,11 +103,13 @@ class Parser(argparse.ArgumentParser):
       if not flag.startswith('-'):
         self.error(f'unexpected argument {flag!r}')
       from .config import check_known
+      hint = '; flags of the run follow --' * any(
+          x.dest == 'flags' for x in self._actions)
       try:
         check_known('flag', flag, [
             x for action in self._actions for x in action.option_strings])
       except ValueError as error:
-        self.error(str(error))
+        self.error(f'{error}{hint}')
     return parsed, unknown
 
   def error(self, message):

@@ -149,9 +149,15 @@ def _offline(config, named):
 def _select(argv):
   """Returns the config of --configs and --task, and the other words."""
   for word, following in itertools.pairwise([*argv, '--']):
-    if word in ('--configs', '--configs=') and following.startswith('--'):
+    # An empty word is a variable of the shell that is not set.
+    if word in ('--configs', '--configs=') and (
+        not following or following.startswith('--')):
       raise ValueError(
           f'--configs needs the name of a block\n{list_blocks()}')
+    if word == '--task=' or word == '--task' and not following:
+      raise ValueError(
+          '--task is empty, but must name a task, such as --task Lift; '
+          'dreamingv2 train --list prints those of the paper')
   chosen, remaining = flags.Flags(configs=['defaults'], task='').parse(
       argv, known_only=True)
   task, names = expand(chosen.task, chosen.configs)

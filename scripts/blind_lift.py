@@ -10,11 +10,11 @@ same episodes.
 
 import argparse
 import functools
-import pathlib
 
 import numpy as np
 
 from dreamingv2 import api
+from dreamingv2.common import command
 from dreamingv2.common import envs
 from dreamingv2.common import suites
 from dreamingv2.common.suites import scripted
@@ -26,7 +26,7 @@ FIRST = 1000  # Seed of the first episode.
 def main(argv=None):
   """Plays as many episodes as the command line says."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--policy', type=pathlib.Path, required=True,
+  parser.add_argument('--policy', type=command.path, required=True,
                       help='logdir of a run on Lift, or exported policy')
   parser.add_argument('--episodes', type=int, default=20)
   args = parser.parse_args(argv)

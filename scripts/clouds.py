@@ -8,16 +8,17 @@ them fainter: 0.3 times as bright, on black.
 """
 
 import argparse
-import pathlib
 
 import numpy as np
 import PIL.Image
+
+from dreamingv2.common import command
 
 
 def main(argv=None):
   """Writes as many files as the command line says."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--out', type=pathlib.Path, required=True)
+  parser.add_argument('--out', type=command.path, required=True)
   parser.add_argument('--number', type=int, default=20)
   parser.add_argument('--frames', type=int, default=50)
   parser.add_argument('--size', type=int, default=64)

@@ -9,13 +9,13 @@ them as it does for a person's.
 
 import argparse
 import json
-import pathlib
 import shutil
 import sys
 import tempfile
 
 import numpy as np
 
+from dreamingv2.common import command
 from dreamingv2.common.suites import scripted
 
 SIZE = 4  # Entries of an action of OSC_POSITION: the hand's way, the gripper.
@@ -24,7 +24,7 @@ SIZE = 4  # Entries of an action of OSC_POSITION: the hand's way, the gripper.
 def main(argv=None):
   """Records as many episodes as the command line says."""
   parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--out', type=pathlib.Path, required=True)
+  parser.add_argument('--out', type=command.path, required=True)
   parser.add_argument('--episodes', type=int, default=20)
   parser.add_argument('--horizon', type=int, default=200)
   parser.add_argument('--repeat', type=int, default=2)

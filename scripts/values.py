@@ -21,10 +21,10 @@ critic knows the newest one, so small differences mean nothing.
 """
 
 import argparse
-import pathlib
 
 import numpy as np
 
+from dreamingv2.common import command
 from dreamingv2.common import guards
 from dreamingv2.common import identity
 from dreamingv2.tools import evaluate
@@ -39,7 +39,7 @@ def main(argv=None):
   """Prints the table of a run."""
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-  parser.add_argument('--logdir', type=pathlib.Path, required=True)
+  parser.add_argument('--logdir', type=command.path, required=True)
   parser.add_argument('--episodes', type=int, default=10)
   args = parser.parse_args(argv)
   if args.episodes < 1:

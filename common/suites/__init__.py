@@ -81,8 +81,9 @@ def parse(suite: str, task: str) -> tuple[str, str]:
   if suite:
     return suite, task
   raise ValueError(
-      f'Task {task!r} does not begin with a suite; use SUITE_TASK, '
-      f'MODULE:FUNCTION, or set --suite to one of: {", ".join(sorted(names))}')
+      f'Task {task!r} is none of the paper\'s (dreamingv2 train --list) and '
+      f'does not begin with a suite; use SUITE_TASK, MODULE:FUNCTION, or set '
+      f'--suite to one of: {", ".join(sorted(names))}')
 
 
 def check(config: Config) -> tuple[str, str]:

@@ -18,7 +18,6 @@ import functools
 import json
 import multiprocessing
 import os
-import pathlib
 import re
 import resource
 import statistics
@@ -86,7 +85,7 @@ def make_parser():
   add('--parts', action=argparse.BooleanOptionalAction, default=True,
       help='also time the parts of an update (default: yes)')
   add('--task', help='also time the steps of this environment')
-  add('--out', metavar='FILE', type=pathlib.Path,
+  add('--out', metavar='FILE', type=command.path,
       help='JSON file to write, with all measurements')
   return parser
 

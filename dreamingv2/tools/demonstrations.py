@@ -5,7 +5,6 @@ import functools
 import io
 import json
 import math
-import pathlib
 import re
 
 import gymnasium
@@ -52,7 +51,6 @@ def read(path):
     ImportError: h5py is not installed.
     ValueError: There is nothing that can be read.
   """
-  path = pathlib.Path(path).expanduser()
   if not path.exists():
     raise ValueError(f'--data {path} does not exist')
   if path.is_dir():

@@ -126,7 +126,7 @@ def _slurm_executor(args):
     options[key] = int(value) if value.isdigit() else value
   # Reaching a time limit is not a failure: the job is queued again each time.
   executor = submitit.SlurmExecutor(
-      args.indir.expanduser().absolute() / 'slurm', max_num_timeout=10 ** 6)
+      args.indir.absolute() / 'slurm', max_num_timeout=10 ** 6)
   try:
     executor.update_parameters(job_name='dreamingv2', **options)
   except (TypeError, ValueError) as error:

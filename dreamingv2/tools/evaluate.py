@@ -11,7 +11,6 @@ you trust.
 """
 
 import json
-import pathlib
 import sys
 
 import numpy as np
@@ -92,10 +91,10 @@ def make_parser():
   parser = command.Parser('dreamingv2 evaluate', __doc__)
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument(
-      '--logdir', type=pathlib.Path, metavar='FOLDER',
+      '--logdir', type=command.path, metavar='FOLDER',
       help='folder of the run')
   source.add_argument(
-      '--policy', type=pathlib.Path, metavar='FOLDER',
+      '--policy', type=command.path, metavar='FOLDER',
       help='folder written by --export; it is a program, so only one that you '
       'trust')
   which = parser.add_mutually_exclusive_group()
@@ -113,14 +112,14 @@ def make_parser():
       '--seed', type=int, default=0, metavar='N',
       help='seed of environment and agent; an exported policy has its own')
   parser.add_argument(
-      '--video', type=pathlib.Path, metavar='FILE',
+      '--video', type=command.path, metavar='FILE',
       help=f'GIF file to write, with the first {COLUMNS} episodes and the '
       'cameras that log_keys_video names')
   parser.add_argument(
-      '--export', type=pathlib.Path, metavar='FOLDER',
+      '--export', type=command.path, metavar='FOLDER',
       help='new folder to write, with the policy as a SavedModel')
   parser.add_argument(
-      '--out', type=pathlib.Path, metavar='FILE',
+      '--out', type=command.path, metavar='FILE',
       help='JSON file to write, with all numbers')
   return parser
 

@@ -100,12 +100,12 @@ def make_parser():
       help='most agent steps of an episode')
   add('--episodes', type=int, default=recordings.Size.train, metavar='N',
       help='episodes to train on; a third as many are held out')
-  add('--recordings', type=pathlib.Path, metavar='DIR',
+  add('--recordings', type=command.path, metavar='DIR',
       default=pathlib.Path('logdir/recordings'),
       help='folder of the recorded episodes')
-  add('--out', type=pathlib.Path, default=pathlib.Path('features.json'),
+  add('--out', type=command.path, default=pathlib.Path('features.json'),
       metavar='FILE', help='JSON file of all rows')
-  add('--figure', type=pathlib.Path, metavar='FILE',
+  add('--figure', type=command.path, metavar='FILE',
       help='picture to draw as well')
   return parser
 
@@ -120,7 +120,6 @@ def _check(args):
   if args.figure:
     plots.check(args.figure)
   files.check_writable(args.out)
-  args.recordings = args.recordings.expanduser()
   args.size = recordings.Size(
       train=args.episodes, test=args.episodes // 3,
       rest=4 * args.episodes, rest_test=args.episodes)

@@ -11,7 +11,6 @@ latents use the episodes and the checkpoint in a logdir; they need no
 simulator.
 """
 
-import pathlib
 
 import numpy as np
 
@@ -62,7 +61,7 @@ def make_parser():
     for flag, options in FLAGS[name].items():
       sub.add_argument(flag, **options)
     sub.add_argument(
-        '--out', type=pathlib.Path, required=True, metavar='FILE',
+        '--out', type=command.path, required=True, metavar='FILE',
         help='HTML file to write' if name == 'dashboard' else
         'picture to write: its ending is .png, .pdf or .svg')
   return parser
@@ -317,12 +316,12 @@ KINDS = {
     'curves': curves, 'dashboard': dashboard, 'latents': latents,
     'profiles': profiles, 'reconstructions': reconstructions}
 INDIR = {'--indir': dict(
-    nargs='*', default=[], type=pathlib.Path, metavar='FOLDER',
+    nargs='*', default=[], type=command.path, metavar='FOLDER',
     help='folders in which to look for runs, at any depth')}
 FILES = {
     **INDIR,
     'scores': dict(
-        nargs='*', type=pathlib.Path, metavar='FILE',
+        nargs='*', type=command.path, metavar='FILE',
         help='JSON files with curves, written by dreamingv2 scores')}
 CURVES = {
     **FILES,
@@ -347,7 +346,7 @@ FLAGS = {
     'dashboard': FILES,
     'latents': {
         '--logdir': dict(
-            type=pathlib.Path, required=True, metavar='FOLDER',
+            type=command.path, required=True, metavar='FOLDER',
             help='folder of the run'), **BEST,
         '--episodes': dict(
             type=int, default=10, metavar='N',
@@ -365,7 +364,7 @@ FLAGS = {
             '"common": the last one that all runs of a task have reached')},
     'reconstructions': {
         '--logdir': dict(
-            type=pathlib.Path, required=True, nargs='+', metavar='FOLDER',
+            type=command.path, required=True, nargs='+', metavar='FOLDER',
             help='folders of runs'), **BEST,
         '--frames': dict(
             type=int, default=6, metavar='N',

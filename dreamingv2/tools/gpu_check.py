@@ -71,7 +71,7 @@ def make_parser():
   """Returns the parser of the command line."""
   parser = command.Parser('dreamingv2 gpu-check', __doc__)
   add = parser.add_argument
-  add('--out', metavar='PATH', type=pathlib.Path,
+  add('--out', metavar='PATH', type=command.path,
       default=pathlib.Path('gpu_check'),
       help='where to write PATH.json and PATH.md (default: gpu_check)')
   add('--configs', nargs='*', metavar='BLOCK',

@@ -15,7 +15,6 @@ Train with them by --replay.seed_from FOLDER, or on them alone by
 
 import argparse
 import functools
-import pathlib
 import warnings
 
 import numpy as np
@@ -60,10 +59,10 @@ def make_parser():
       'dreamingv2 import', __doc__,
       usage='dreamingv2 import --data DATA --out FOLDER [-- FLAGS]')
   parser.add_argument(
-      '--data', type=pathlib.Path, required=True, metavar='DATA',
+      '--data', type=command.path, required=True, metavar='DATA',
       help='HDF5 file, or folder of a Minari dataset')
   parser.add_argument(
-      '--out', type=pathlib.Path, required=True, metavar='FOLDER',
+      '--out', type=command.path, required=True, metavar='FOLDER',
       help='new folder to write, with a file for each episode')
   parser.add_argument('flags', nargs='*', help=argparse.SUPPRESS)
   return parser

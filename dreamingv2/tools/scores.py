@@ -21,7 +21,6 @@ import gzip
 import io
 import json
 import math
-import pathlib
 import shlex
 import sys
 import zlib
@@ -64,13 +63,13 @@ def make_parser():
   """Returns the parser of the command line."""
   parser = command.Parser('dreamingv2 scores', __doc__)
   parser.add_argument(
-      '--indir', nargs='*', default=[], type=pathlib.Path, metavar='FOLDER',
+      '--indir', nargs='*', default=[], type=command.path, metavar='FOLDER',
       help='folders in which to look for runs, at any depth')
   parser.add_argument(
-      '--scores', nargs='*', default=[], type=pathlib.Path, metavar='FILE',
+      '--scores', nargs='*', default=[], type=command.path, metavar='FILE',
       help='JSON files with curves to add')
   parser.add_argument(
-      '--out', type=pathlib.Path, metavar='FILE',
+      '--out', type=command.path, metavar='FILE',
       help='JSON file to write, packed if it ends in .gz (default: only print '
       'a table)')
   return parser

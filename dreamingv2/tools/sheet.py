@@ -10,7 +10,6 @@ frame alone: CPU time of all threads of the process, and wall time.
 """
 
 import functools
-import pathlib
 import time
 
 import numpy as np
@@ -106,7 +105,7 @@ def make_parser():
       '--steps', type=int, default=20, metavar='N',
       help='environment steps to time')
   parser.add_argument(
-      '--out', default='tasks.png', type=pathlib.Path, metavar='FILE',
+      '--out', default='tasks.png', type=command.path, metavar='FILE',
       help='PNG file to write')
   return parser
 

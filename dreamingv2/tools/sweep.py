@@ -60,7 +60,7 @@ def main(argv=None):
         args.cpus, args.first_seed)
     if args.dry:
       return progress.show_plan(jobs, args.fps)
-    args.indir.expanduser().mkdir(parents=True, exist_ok=True)
+    args.indir.mkdir(parents=True, exist_ok=True)
     sweep = Sweep(jobs, args.retries)
     engine = engines.make(args) if sweep.missing else None
   try:
@@ -89,7 +89,7 @@ def make_parser():
       help='seeds of each method and task')
   add('--first_seed', type=int, default=0, metavar='N',
       help='the first of these seeds; the others follow it')
-  add('--indir', type=pathlib.Path, default='logdir', metavar='FOLDER',
+  add('--indir', type=command.path, default='logdir', metavar='FOLDER',
       help='folder that holds all runs')
   add('--cpus', type=float, default=1, metavar='N',
       help='CPU cores for each run')
@@ -232,7 +232,7 @@ def plan(methods, tasks, seeds, indir, extra=(), cpus=1, first=0):
   for seed in range(first, first + seeds):
     for argv, config, suite, task in groups:
       config = config.update({'seed': seed})
-      logdir = indir.expanduser().absolute() / logdirs.name(
+      logdir = indir.absolute() / logdirs.name(
           config, suite, task)
       argv = [*argv, '--seed', str(seed), '--logdir', str(logdir)]
       jobs.append(Job(argv, config, logdir, cpus))

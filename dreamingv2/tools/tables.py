@@ -14,7 +14,6 @@ import csv
 import dataclasses
 import io
 import math
-import pathlib
 import re
 
 from ..common import command
@@ -76,10 +75,10 @@ def make_parser():
   """Returns the parser of the command line."""
   parser = command.Parser('dreamingv2 tables', __doc__)
   parser.add_argument(
-      'scores', nargs='*', type=pathlib.Path, metavar='FILE',
+      'scores', nargs='*', type=command.path, metavar='FILE',
       help='JSON files with curves, written by dreamingv2 scores')
   parser.add_argument(
-      '--indir', nargs='*', default=[], type=pathlib.Path, metavar='FOLDER',
+      '--indir', nargs='*', default=[], type=command.path, metavar='FOLDER',
       help='folders in which to look for runs, at any depth')
   parser.add_argument(
       '--methods', nargs='*', default=[], metavar='METHOD',
@@ -99,7 +98,7 @@ def make_parser():
       '--format', default='markdown', choices=sorted(FORMATS),
       help='format of the tables')
   parser.add_argument(
-      '--out', type=pathlib.Path, metavar='FILE',
+      '--out', type=command.path, metavar='FILE',
       help='file to write (default: only print)')
   return parser
 

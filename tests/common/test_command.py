@@ -94,6 +94,21 @@ def test_mistake_is_one_line_that_names_the_help(argv, words, capsys):
   assert line.endswith('; see tool make --help')
 
 
+def test_home_folder_is_found_where_the_shell_leaves_its_sign(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  names = {'~/runs': '/home/me/runs', 'a/~b': 'a/~b', '~none/a': '~none/a'}
+  for text, path in names.items():
+    assert command.path(text) == pathlib.Path(path)
+
+
+def test_tools_and_scripts_take_paths_in_one_way():
+  root = pathlib.Path(__file__).parents[2]
+  files = [*root.glob('dreamingv2/tools/*.py'), *root.glob('scripts/*.py')]
+  assert len(files) > 20
+  for path in files:
+    assert 'type=pathlib.Path' not in path.read_text(), path
+
+
 @pytest.mark.parametrize('unbuffered', ['', '1'])
 @pytest.mark.parametrize('body', [
     'print("a")', 'print("a" * 10 ** 6)', 'print("a"); sys.exit(0)',

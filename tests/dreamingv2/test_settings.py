@@ -134,7 +134,8 @@ def test_blocks_are_listed_by_kind_with_a_line_each():
 
 @pytest.mark.parametrize('argv', [
     ['--configs'], ['--configs='], ['--task', 'Lift', '--configs'],
-    ['--configs', '--task', 'Lift'], ['--help', '--configs']])
+    ['--configs', '--task', 'Lift'], ['--help', '--configs'],
+    ['--configs', '', '--task', 'Lift']])
 def test_configs_without_a_name_lists_the_blocks(argv, capsys):
   with pytest.raises(SystemExit) as ending:
     train.main(argv)
@@ -143,6 +144,12 @@ def test_configs_without_a_name_lists_the_blocks(argv, capsys):
   assert err == (
       'Error: --configs needs the name of a block\n'
       f'{settings.list_blocks()}\n')
+
+
+@pytest.mark.parametrize('words', [['--task', ''], ['--task=']])
+def test_empty_task_is_not_the_one_of_the_defaults(words):
+  with pytest.raises(ValueError, match='--task is empty.*--list'):
+    settings.load_config(['--configs', 'small', *words, '--seed', '1'])
 
 
 def test_examples_of_the_help_are_understood():

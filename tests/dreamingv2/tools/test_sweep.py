@@ -114,6 +114,9 @@ def test_plan_begins_with_the_first_seed_of_everything(tmp_path):
     ([*GRID, '--', '--rsm.deter', '3'], 'nearest: rssm.deter'),
     ([*GRID, '--', '--outputs', 'wandbb'], "'wandbb'; known: wandb"),
     ([*GRID, '--', '--method', 'mine'], 'several runs would share'),
+    ([*GRID, '--configs', 'small'], 'flags of the run follow --; see'),
+    ([*GRID, ''], '--task is empty'),
+    ([*GRID, 'lift'], "'lift' is none of the paper's"),
     ([*GRID, 'toy_reach'], 'several runs would share'),
     ([*GRID, '--slurm'], 'no sbatch'),
 ])
