@@ -28,6 +28,7 @@ REQUIRED = ('action', 'is_first', 'is_last')
 NAME = re.compile(
     r'(\d{8}T\d{6})(\d{0,6})-([^-]+)-(\d{1,9})\.npz', re.ASCII)
 LAST_YEAR = 9000  # Names of new episodes count on from the newest one.
+LARGEST = 1.001  # Of an action's entries, with what rounding adds.
 WIDEST = 8  # Bytes of a value in other programs' files, where we have one.
 
 
@@ -183,8 +184,8 @@ def read_folder(folder, signature=None):
 
   Args:
     folder: Folder with files *.npz, or a logdir, whose `train_episodes` count.
-    signature: {key: (shape of a row, dtype)} to which they must fit; None
-      takes all keys as they are.
+    signature: {key: (shape of a row, dtype)} to which they must fit; by
+      default that of the first file.
 
   Raises:
     ValueError: There is none, or one cannot be read, or does not fit.
@@ -201,12 +202,18 @@ def read_folder(folder, signature=None):
     try:
       if isinstance(values, Exception):
         raise values
-      values = fit(values, signature) if signature else storable(values)
+      signature = signature or _signature(storable(values))
+      values = fit(values, signature)
       check_rows(values)
+      check_actions(values['action'])
       check_values(Episode(values), len(values['action']))
     except Exception as error:  # Flipped bits raise almost anything.
       raise ValueError(f'{path} does not fit: {error}') from None
     yield values
+
+
+def _signature(values):
+  return {k: (v.shape[1:], v.dtype) for k, v in values.items()}
 
 
 def spaces(stream):
@@ -223,12 +230,12 @@ def spaces(stream):
   """
   signature, onehot, terminal = {}, True, False
   for episode in stream:
-    own = {k: (v.shape[1:], v.dtype) for k, v in episode.items()}
-    signature = signature or own
+    signature = signature or _signature(episode)
     fit(episode, signature)
     rows = episode['action'][1:]
     onehot &= np.isin(rows, (0, 1)).all() and (rows.sum(-1) == 1).all()
-    terminal |= episode['is_terminal'].any()
+    # What is absent is told by the replay, which needs it.
+    terminal |= np.any(episode.get('is_terminal', False))
   ends = {np.dtype(np.uint8): (0, 255), np.dtype(bool): (0, 1)}
   box = gymnasium.spaces.Box
   obs = {
@@ -307,6 +314,19 @@ def check_rows(episode):
       raise ValueError(
           f'Episode key {key!r} has {length} rows where action has '
           f'{lengths["action"]}')
+
+
+def check_actions(actions):
+  """Raises ValueError for actions that are not those of an agent."""
+  if actions.ndim != 2 or actions.dtype != np.float32:
+    came = describe((actions.shape[1:], actions.dtype))
+  elif actions.size and not np.abs(actions).max() <= LARGEST:
+    came = f'in {actions.min():g}..{actions.max():g}'
+  else:
+    return
+  raise ValueError(
+      f"'action' is {came} there, but must be float32[n]: one-hot, or scaled "
+      f'from the bounds of the environment to -1..1')
 
 
 def check_values(episode, steps):

@@ -21,7 +21,7 @@ def make_episode(steps=10, number=1, **values):
   return {
       'image': np.full((rows, 4, 4, 3), number, np.uint8),
       'number': np.full(rows, number, np.int32),
-      'action': np.full((rows, 2), number, np.float32),
+      'action': np.full((rows, 2), number / 100, np.float32),
       'reward': np.ones(rows, np.float32),
       'is_first': np.arange(rows) == 0,
       'is_last': np.arange(rows) == steps,
@@ -442,7 +442,9 @@ def test_seeds_alone_can_be_sampled(tmp_path):
     (rewrite(lambda x: x.update(image=np.zeros((11, 8, 8, 3), np.uint8))),
      r"'image' is uint8\[8, 8, 3\] there, but uint8\[4, 4, 3\] here"),
     (rewrite(lambda x: x['reward'].__setitem__(3, np.nan)),
-     "'reward' is not finite")])
+     "'reward' is not finite"),
+    (rewrite(lambda x: x['action'].__setitem__(3, -2)),
+     r"'action' is in -2\.\.0\.01 there, but must be")])
 def test_seeds_that_do_not_fit_are_named_and_stay(damage, words, tmp_path):
   fill(tmp_path / 'demos', [1])
   path, = (tmp_path / 'demos').glob('*.npz')
@@ -471,3 +473,27 @@ def test_spaces_of_episodes_are_those_of_their_arrays():
   assert not hasattr(act['action'], 'discrete') and obs['is_terminal'].high
   with pytest.raises(episodes.Foreign, match="'action' is float32"):
     episodes.spaces([make_episode(), make_episode(action=onehot)])
+
+
+def test_odd_file_among_stored_episodes_is_named(tmp_path):
+  np.savez(tmp_path / '0.npz', **make_episode())
+  np.savez(tmp_path / '1.npz', **make_episode(image=np.zeros((11, 2, 2, 3))))
+  with pytest.raises(ValueError, match="1.npz does not fit: 'image' is"):
+    list(episodes.read_folder(tmp_path))
+
+
+@pytest.mark.parametrize('action', [
+    np.arange(11), np.ones((11, 2, 2), 'f4'), np.full((11, 2), 3, 'f4'),
+    np.ones((11, 2), int)])
+def test_stored_actions_must_be_those_of_an_agent(action, tmp_path):
+  np.savez(tmp_path / '0.npz', **make_episode(action=action))
+  with pytest.raises(ValueError, match=r"0\.npz does not fit: 'action' is"):
+    list(episodes.read_folder(tmp_path))
+
+
+def test_stored_episodes_without_a_needed_key_are_named(tmp_path):
+  np.savez(tmp_path / '0.npz', **make_episode())
+  rewrite(lambda x: x.pop('is_terminal'))(tmp_path / '0.npz')
+  obs, act = episodes.spaces(episodes.read_folder(tmp_path))
+  with pytest.raises(ValueError, match="0.npz .*'is_terminal' is absent"):
+    Replay(tmp_path / 'own', spaces={**obs, **act}, seed_from=tmp_path)
