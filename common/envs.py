@@ -99,12 +99,17 @@ class GymWrapper(Wrapper):
 
   Raises:
     BadReturn: The environment returned what its spaces do not declare.
-    ValueError: An observation or action space is not supported.
+    ValueError: An observation or action space is not supported, or it is a
+      vector of environments.
   """
 
   def __init__(
       self, env, obs_key='image', act_key='action', seed=None, always=False):
     super().__init__(env)
+    if {x.__name__ for x in type(env).__mro__} & {'VectorEnv', 'VecEnv'}:
+      raise ValueError(
+          f'{type(env).__name__} is several environments in one; give a '
+          f'function that makes one of them, and set --envs to their number')
     self._act_key = act_key
     self._seed = seed
     space = env.observation_space

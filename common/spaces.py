@@ -301,8 +301,14 @@ def observation(key, space) -> Codec:
   if name == 'Discrete' and space.n <= MOST_CHOICES:
     start = int(getattr(space, 'start', 0))
     eye = np.eye(int(space.n), dtype=np.float32)
-    return Codec(key, space, Box(0, 1, (len(eye),), np.float32), (
-        lambda x: eye[int(x) - start]))
+
+    def choose(x):
+      if not 0 <= int(x) - start < len(eye):  # -1 would be the last choice.
+        raise BadReturn(
+            f'Observation {key!r}: declared {space}, came {int(x)}; {HELP}')
+      return eye[int(x) - start]
+
+    return Codec(key, space, Box(0, 1, (len(eye),), np.float32), choose)
   if name in NUMBERS and name != 'Discrete' and len(space.shape) < 3:
     shape = space.shape
     low = np.broadcast_to(getattr(space, 'low', -np.inf), shape).ravel()

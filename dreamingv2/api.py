@@ -175,7 +175,7 @@ def check(env, config: Config | None = None, steps: int = 300):
   if _makes(env):
     env, repeat = module.build(
         env, 'The constructor', config.seed, tuple(config.render_size),
-        config.action_repeat, {})
+        config.action_repeat, suites.parse_args(config.env_args))
     config = config.update({'action_repeat': repeat})
   return conformance.check(env, config, steps)
 

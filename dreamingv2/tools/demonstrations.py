@@ -109,16 +109,19 @@ def read_minari(folder):
   if not meta.exists():
     raise ValueError(
         f'{folder} is no Minari dataset: it has no metadata.json')
-  meta = json.loads(meta.read_text())
-  if meta.get('data_format', 'hdf5') != 'hdf5':
+  try:
+    meta = dict(json.loads(meta.read_text()))
+    if meta.get('data_format', 'hdf5') != 'hdf5':
+      raise ValueError(
+          f'it is stored as {meta["data_format"]}; only hdf5 is read')
+    observed, action = (
+        _to_space(json.loads(meta[x]))
+        for x in ('observation_space', 'action_space'))
+  except KeyError as error:
+    raise ValueError(f'{folder}/metadata.json has no {error}') from None
+  except (AssertionError, TypeError, ValueError) as error:
     raise ValueError(
-        f'{folder} is stored as {meta["data_format"]}; only hdf5 is read')
-  declared = []
-  for key in ('observation_space', 'action_space'):
-    if key not in meta:
-      raise ValueError(f'{folder}/metadata.json has no {key!r}')
-    declared.append(_to_space(json.loads(meta[key])))
-  observed, action = declared
+        f'{folder}/metadata.json cannot be read: {error}') from None
   names = observed
   if isinstance(observed, gymnasium.spaces.Dict):
     names = gymnasium.spaces.Dict({

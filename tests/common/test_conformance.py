@@ -79,6 +79,8 @@ def test_fault_is_told_in_one_line_with_its_number(give, words, count):
 @pytest.mark.parametrize('env, words', [
     (Env(Dict(reward=VECTOR)), "'reward' has a reserved name"),
     (Env(gymnasium.spaces.Text(3)), 'Text.*not supported'),
+    (gymnasium.make_vec('CartPole-v1', 1, vectorization_mode='sync'),
+     'SyncVectorEnv is several environments.*--envs'),
     (object(), 'returned object, which is no environment')])
 def test_environment_that_cannot_be_wrapped_is_a_fault(env, words):
   (fault,) = check(env).faults

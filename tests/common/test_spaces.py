@@ -209,3 +209,11 @@ def test_two_parts_of_one_name_are_told():
   space = gymnasium.spaces.Dict({'pixels': inner, 'pixels/top': Box(0, 1)})
   with pytest.raises(ValueError, match="Two observations.*'pixels/top'"):
     spaces.leaves(space)
+
+
+@pytest.mark.parametrize('value', [1, 5])
+def test_discrete_observation_that_is_no_choice_is_told(value):
+  codec = spaces.observation('phase', gymnasium.spaces.Discrete(3, start=2))
+  assert codec(np.int64(4)).tolist() == [0, 0, 1]
+  with pytest.raises(spaces.BadReturn, match=f"'phase': declared .*{value}; "):
+    codec(np.int64(value))

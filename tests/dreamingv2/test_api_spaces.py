@@ -95,6 +95,15 @@ def test_check_reports_on_an_environment_as_it_would_be_trained(config):
   assert api.check(make(), config.update({'action_bound': 3})).ok
 
 
+def test_check_calls_a_constructor_as_the_training_does(config):
+  def make(side):
+    return test_api.Env(Box(0, 255, (side, side, 3), np.uint8), Discrete(2))
+
+  assert api.check(make, config.update({'env_args': '{side: 48}'})).ok
+  with pytest.raises(ValueError, match="'side'; set --env_args"):
+    api.check(make, config)
+
+
 def test_vector_of_bytes_is_a_vector(config):
   env = test_api.Env(Box(0, 255, (12,), np.uint8), Discrete(2))
   assert api.wrap(env, config).obs_space['vector'].shape == (12,)

@@ -194,6 +194,13 @@ def test_file_without_what_is_needed_is_named(change, words, tmp_path):
     (lambda x: (x / 'metadata.json').write_text('{}'), "'observation_space'"),
     (lambda x: (x / 'metadata.json').write_text('{"data_format": "arrow"}'),
      'stored as arrow; only hdf5'),
+    *[(lambda x, text=text: (x / 'metadata.json').write_text(text),
+       f'door.data.metadata.json {words}') for text, words in {
+           '{"a": ': 'cannot be read: Expecting', '[1]': 'cannot be read',
+           '{"observation_space": {}}': 'cannot be read: the JSON',
+           '{"observation_space": "{}"}': "has no 'type'",
+           '{"observation_space": "{\\"type\\": \\"Tuple\\"}"}':
+           "cannot be read: Unknown space of Minari 'Tuple'"}.items()],
     (lambda x: (x / 'main_data.hdf5').unlink(), 'is not an HDF5 file'),
     (lambda x: damage(
         x / 'main_data.hdf5', lambda f: f['episode_0'].pop('rewards')),
