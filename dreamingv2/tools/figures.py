@@ -11,7 +11,6 @@ latents use the episodes and the checkpoint in a logdir; they need no
 simulator.
 """
 
-
 import numpy as np
 
 from ..common import command

@@ -176,6 +176,14 @@ def test_table_compares_after_the_steps_of_the_shortest_run():
       '| toy_reach | random | 1 |  | 0.5 | 0.5 |']
 
 
+def test_table_averages_the_seeds_whose_evaluation_is_finite():
+  text = scores.table([
+      make_curve(ys=[0.0, 4.0]), make_curve(seed=1, ys=[0.0, 6.0]),
+      make_curve(seed=2, ys=[0.0, np.nan])])
+  assert text.splitlines()[2].split(' | ')[2:] == [
+      '3', '1000', '5.0 +- 1.4', '4.0 6.0 nan |']
+
+
 def test_table_never_averages_runs_whose_settings_differ():
   curves = [
       make_curve(seed=i, ys=[0.0, i], settings={'contrastive.horizon': k})
