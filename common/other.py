@@ -93,11 +93,18 @@ def _linear(step, start, end, duration):
 
 
 def _exp(step, start, end, halflife):
+  _check_positive(halflife)
   return (start - end) * 0.5 ** (step / halflife) + end
 
 
 def _horizon(step, start, end, duration):
+  _check_positive(start, end)
   return 1 - 1 / _linear(step, start, end, duration)
+
+
+def _check_positive(*divisors):
+  if min(divisors) <= 0:
+    raise ValueError(divisors)
 
 
 SCHEDULES = {
@@ -132,7 +139,8 @@ def schedule(string, step):
     raise ValueError(
         f"schedule '{string}' is not understood; write a number, "
         f'linear(start,end,duration), warmup(duration,value), '
-        f'exp(start,end,halflife) or horizon(start,end,duration)') from None
+        f'exp(start,end,halflife) or horizon(start,end,duration), with a '
+        f'halflife and horizons above 0') from None
 
 
 def lambda_return(reward, value, pcont, bootstrap, lambda_):

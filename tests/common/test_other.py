@@ -136,7 +136,7 @@ def test_schedule_follows_its_formula(text, step, value):
 
 @pytest.mark.parametrize('text', [
     'fast', 'lineal(1,2,3)', 'linear(1,2)', 'linear(1,2,x)', 'linear(1,2,3',
-    ''])
+    '', 'exp(1,0,0)', 'exp(1,0,-5)', 'horizon(0,100,1e5)'])
 def test_schedule_names_what_it_understands(text):
   with pytest.raises(ValueError, match=r'schedule .*linear\(start,end') as e:
     other.schedule(text, tf.constant(0))
