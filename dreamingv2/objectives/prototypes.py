@@ -77,8 +77,10 @@ class Prototypes(Objective):
     terms = {
         'swav': cross(target[::-1], logp(frame)),
         'temporal': cross(target, logp(feat))}
+    # The gradient of the length of a zero vector would not be finite.
+    length = lambda x: tf.sqrt(tf.reduce_sum(x ** 2, -1) + 1e-12)
     norm = tf.add_n([
-        tf.reduce_mean((tf.norm(x, axis=-1) - 1) ** 2) for x in (frame, feat)])
+        tf.reduce_mean((length(x) - 1) ** 2) for x in (frame, feat)])
     if c.norm:
       terms['norm'] = c.norm * norm
     share = tf.reduce_mean(target, [0, 1])

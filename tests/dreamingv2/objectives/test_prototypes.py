@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dreamingv2.common import tfutils
 
@@ -76,6 +77,13 @@ def test_norm_counts_only_if_weighted(small_model):
   _, _, _, metrics = wm.loss(data)
   np.testing.assert_allclose(
       metrics['norm_loss'], 0.5 * float(metrics['prototype_norm']), rtol=1e-5)
+
+
+def test_norm_of_a_zero_projection_has_a_finite_gradient(small_model):
+  """Vectors of zeros have such a projection until biases have moved."""
+  wm, data = small_model(prototypes__norm=1.0)
+  metrics = wm.train({**data, 'state': tf.zeros_like(data['state'])})[2]
+  assert np.isfinite(metrics['model_grad_norm'])
 
 
 def test_prototypes_do_not_move_before_the_freeze_ends(small_model):
