@@ -45,12 +45,12 @@ def name(config, suite, task):
 
 
 def prepare(
-    config, suite, task, reads=lambda objective, key: True, defaults=None):
+    config, suite, task, reads=lambda config, key: True, defaults=None):
   """Makes the logdir and checks that it can serve this config.
 
   Args:
-    reads: Function that says whether an objective depends on a dotted key; a
-      key on which it does not may change.
+    reads: Function that says whether a dotted key counts, given the config; a
+      key that does not may change.
     defaults: As in `check`.
 
   Raises:
@@ -62,7 +62,7 @@ def prepare(
   _check_links(logdir)
   learned = _learned(logdir)
   check(config, logdir, lambda key: (
-      key not in RESUMABLE and reads(config.objective, key) and (
+      key not in RESUMABLE and reads(config, key) and (
           learned or key.split('.')[0] in DATA)), defaults=defaults)
   try:
     logdir.mkdir(parents=True, exist_ok=True)

@@ -423,7 +423,8 @@ class DistLayer(Module):
     shape: Event shape.
     dist: Entry of DISTS.
     min_std: Smallest standard deviation.
-    init_std: Approximate standard deviation when the layer's output is zero.
+    init_std: Added to the output that gives the standard deviation, before it
+      is made positive.
     unimix: Share of the uniform distribution in a one-hot one.
 
   Raises:

@@ -45,29 +45,62 @@ dreamingv2 train --configs dreamerv2 --task Reacher-hard --seed 1
 dreamingv2 train --configs dmc_vision --task dmc_hopper_hop --rssm.deter 600
 dreamingv2 train --help --configs small  # Its defaults.'''
 
-# Keys or groups of keys that only some objectives read. The longest key that
-# matches counts.
+# Objectives by what they read.
+BALANCED = (
+    'barlow_twins', 'byol', 'contrastive', 'cross_modal', 'cvrl', 'forward',
+    'prototypes', 'r2dreamer', 'reconstruction')
+DIVERGENCE = ('bootstrap', *BALANCED)
 MULTI_STEP = ('barlow_twins', 'byol', 'contrastive')
+# Keys or groups of keys that count only with some values of another key. The
+# longest key that matches decides.
 READERS = {
-    'barlow_twins': ('barlow_twins',),
-    'bootstrap': ('bootstrap',),
-    'byol': ('byol',),
-    'contrastive': MULTI_STEP,
-    'contrastive.aux_negatives': ('contrastive',),
-    'contrastive.momentum': ('byol', 'contrastive'),
-    'contrastive.negatives': ('contrastive',),
-    'contrastive.slow_critic': ('contrastive',),
-    'contrastive.symmetric': ('contrastive',),
-    'contrastive.temperature': ('contrastive',),
-    'contrastive.vmf': ('contrastive',),
-    'cross_modal': ('cross_modal',),
-    'cvrl': ('cvrl',),
-    'forward': ('forward',),
-    'loss_scales.byol': ('byol',),
-    'loss_scales.overshooting': MULTI_STEP,
-    'predictive': ('predictive',),
-    'prototypes': ('prototypes',),
-    'r2dreamer': ('r2dreamer',),
+    'objective': {
+        'barlow_twins': ('barlow_twins',),
+        'bootstrap': ('bootstrap',),
+        'byol': ('byol',),
+        'contrastive': MULTI_STEP,
+        'contrastive.aux_negatives': ('contrastive',),
+        'contrastive.momentum': ('byol', 'contrastive'),
+        'contrastive.negatives': ('contrastive',),
+        'contrastive.slow_critic': ('contrastive',),
+        'contrastive.symmetric': ('contrastive',),
+        'contrastive.temperature': ('contrastive',),
+        'contrastive.vmf': ('contrastive',),
+        'cross_modal': ('cross_modal',),
+        'cvrl': ('cvrl',),
+        'forward': ('forward',),
+        'kl': DIVERGENCE,
+        'kl.balance': BALANCED,
+        'kl.forward': BALANCED,
+        'kl.rep': BALANCED,
+        'loss_scales.byol': ('byol',),
+        'loss_scales.kl': DIVERGENCE,
+        'loss_scales.overshooting': MULTI_STEP,
+        'predictive': ('predictive',),
+        'prototypes': ('prototypes',),
+        'r2dreamer': ('r2dreamer',),
+    },
+    'rssm.latent': {
+        'rssm.continuous': ('hybrid',),
+        'rssm.discrete': ('categorical', 'hybrid'),
+        'rssm.min_std': ('gaussian', 'hybrid'),
+        'rssm.std_act': ('gaussian', 'hybrid'),
+        'rssm.unimix': ('categorical', 'hybrid'),
+    },
+    'expl_behavior': {
+        'disag_action_cond': ('Plan2Explore',),
+        'disag_log': ('Plan2Explore',),
+        'disag_models': ('Plan2Explore',),
+        'disag_offset': ('Plan2Explore',),
+        'disag_target': ('Plan2Explore',),
+        'expl_extr_scale': ('ModelLoss', 'Plan2Explore'),
+        'expl_head': ('ModelLoss', 'Plan2Explore'),
+        'expl_intr_scale': ('ModelLoss', 'Plan2Explore'),
+        'expl_model_loss': ('ModelLoss',),
+        'expl_opt': ('ModelLoss', 'Plan2Explore'),
+        'expl_reward_norm': ('ModelLoss', 'Plan2Explore'),
+        'expl_until': ('ModelLoss', 'Plan2Explore', 'Random'),
+    },
 }
 
 
@@ -110,17 +143,18 @@ def load_config(argv):
 
   Raises:
     ValueError: Unknown block or key, a value of a wrong type or outside its
-      range, or a flag for another system.
+      range, or a flag without effect.
   """
   selected, remaining = _select(argv)
   config = flags.Flags(selected).parse(remaining, help_exists=False)
   named = lambda words: {
       x[2:].partition('=')[0] for x in words if x.startswith('--')}
   # Patterns may match keys of all systems.
-  check_readers(config, named(remaining) & set(config.diff(selected)))
+  chosen = named(remaining) & set(config.diff(selected))
   if config.offline:
     config = _offline(config, 'task' in named(argv))
   check(config)
+  check_readers(config, chosen)
   return config
 
 
@@ -210,33 +244,46 @@ def order(names):
 
 
 def check_readers(config, keys):
-  """Checks that the objective of a config reads all keys that were set.
+  """Checks that all keys that were set count with the rest of a config.
 
   Args:
     config: Config.
     keys: Dotted keys that were set.
 
   Raises:
-    ValueError: The objective does not read one of the keys.
+    ValueError: One of the keys has no effect.
   """
   for key in sorted(keys):
-    if not reads(config.objective, key):
-      raise ValueError(
-          f'--{key} {config[key]} has no effect on objective '
-          f"'{config.objective}'; it belongs to {', '.join(_readers(key))}: "
-          f'leave it out or select another method with --configs')
+    for other, values in _readers(key).items():
+      if config[other] not in values:
+        place = 'a method with --configs' if other == 'objective' else (
+            f'one with --{other}')
+        raise ValueError(
+            f'--{key} {config[key]} has no effect with {other} '
+            f"'{config[other]}', only with {', '.join(values)}: leave it out "
+            f'or select {place}')
 
 
-def reads(objective, key):
-  """Says whether an objective, by its name, can depend on a dotted key."""
-  readers = _readers(key)
-  return not readers or objective in readers
+def reads(config, key):
+  """Says whether anything can depend on a dotted key, given the others.
+
+  Args:
+    config: Config, or the values by dotted key, of which some may be absent.
+    key: Dotted key.
+  """
+  return all(
+      config[other] in values for other, values in _readers(key).items()
+      if other in config)
 
 
 def _readers(key):
+  """Returns {other key: its values with which a dotted key counts}."""
   parts = key.split('.')
-  names = ('.'.join(parts[:i]) for i in range(len(parts), 0, -1))
-  return next((READERS[x] for x in names if x in READERS), ())
+  names = ['.'.join(parts[:i]) for i in range(len(parts), 0, -1)]
+  found = {
+      other: next((rows[x] for x in names if x in rows), None)
+      for other, rows in READERS.items()}
+  return {k: v for k, v in found.items() if v}
 
 
 def check(config):

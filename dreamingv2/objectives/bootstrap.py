@@ -38,9 +38,10 @@ class Bootstrap(Objective):
     """Computes KL(sg(slow posterior) || prior); see the base class."""
     slow = self._target(data, post)
     prior = {k: prior[k] for k in slow}
-    config = wm.config.kl.update(
-        {'forward': False, 'balance': 1.0, 'rep': 0.0})
-    return wm.rssm.kl_loss(slow, prior, **config)
+    c = wm.config.kl
+    return wm.rssm.kl_loss(
+        slow, prior, forward=False, balance=1.0, free=c.free,
+        free_avg=c.free_avg, dyn=c.dyn, rep=0.0)
 
   def terms(self, wm, data, embed, post, prior):
     """Returns no losses; see the base class."""

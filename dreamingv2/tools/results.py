@@ -287,7 +287,7 @@ def differences(one, two):
     return {  # Older code wrote some values as numbers that are strings now.
         k: (one[k], two[k]) for k in one
         if k in two and one[k] != two[k] and str(one[k]) != str(two[k])
-        and ('objective' not in one or settings.reads(one['objective'], k))}
+        and settings.reads(one, k)}
   if 'command' in one and 'command' in two:
     # Two commits may give a block of configs.yaml different values.
     one, two = (

@@ -269,7 +269,7 @@ def _check_folders(jobs):
       logdirs.check(
           job.config, logdir, lambda key, config=job.config: (
               key not in (*logdirs.RESUMABLE, 'seed')
-              and settings.reads(config.objective, key)), '--indir',
+              and settings.reads(config, key)), '--indir',
           settings.defaults())
 
 

@@ -61,7 +61,8 @@ def test_setting_that_the_objective_does_not_read_may_change(config):
   logdirs.save_config(config, folder, ['versions'])
   (folder / 'checkpoints').mkdir()
   (folder / 'checkpoints' / '1.npz').touch()
-  reads = lambda objective, key: key != 'byol.units' or objective == 'byol'
+  reads = lambda config, key: (
+      key != 'byol.units' or config.objective == 'byol')
   other = config.update({'byol.units': 9})
   assert logdirs.prepare(other, 'robosuite', 'Lift', reads) == folder
   both = other.update({'rssm.deter': 600})

@@ -264,10 +264,20 @@ def test_name_of_a_system_that_lacks_its_behaviour_offers_the_new_one(
 @pytest.mark.parametrize('flags, words', [
     ('--prototypes.count 100', 'prototypes.count 100 .*contrastive.*prototyp'),
     ('--configs tpc --contrastive.horizon 1', "'predictive'.*byol, contr"),
-    ('--configs byol --contrastive.vmf=True', "'byol'; it belongs to contr"),
+    ('--configs byol --contrastive.vmf=True', "'byol', only with contr"),
     ('--configs dreamer --loss_scales.overshooting 0.5', 'reconstruction'),
-    ('--configs barlow_twins --loss_scales.byol 2', 'barlow_twins')])
-def test_flag_for_another_system_is_refused(flags, words):
+    ('--configs barlow_twins --loss_scales.byol 2', 'barlow_twins'),
+    ('--configs tpc --kl.free 2', "'predictive', only with .*contrastive"),
+    ('--configs tpc --loss_scales.kl 0.1', "'predictive', only with"),
+    ('--configs blast_kl --kl.balance 0.5', "'bootstrap', only with"),
+    ('--configs dreamer --rssm.discrete 8',
+     "rssm.latent 'gaussian', only with categorical, hybrid: .*--rssm.latent"),
+    ('--rssm.min_std 0.2', "rssm.latent 'categorical', only with gaussian"),
+    ('--disag_models 5',
+     "'greedy', only with Plan2Explore: .* one with --expl_behavior"),
+    ('--expl_behavior ModelLoss --disag_log True', "'ModelLoss', only with"),
+    ('--expl_head.units 9', "expl_behavior 'greedy'")])
+def test_flag_without_effect_is_refused(flags, words):
   with pytest.raises(ValueError, match=words):
     settings.load_config(flags.split())
 
@@ -277,6 +287,10 @@ def test_flag_for_another_system_is_refused(flags, words):
     '--configs byol --contrastive.horizon 1 --byol.units 9',
     '--objective prototypes --prototypes.count 100',
     '--prototypes.count 2500',  # Unchanged.
+    '--configs blast_kl --kl.free 2',
+    '--configs dreamer --rssm.min_std 0.2',
+    '--expl_behavior Plan2Explore --disag_models 5 --expl_head.units 9',
+    '--expl_behavior Random --expl_until 500',
     r'--.*\.units 100',  # Of other systems as well.
     '--configs dreamerv2 small'])
 def test_flag_that_is_read_or_a_pattern_is_taken(flags):
