@@ -34,9 +34,7 @@ LOSSES = {
 OWN = {x: settings.load_config(['--configs', x]).rssm.latent for x in LOSSES}
 SYSTEMS = [
     *((method, 'own') for method in sorted(LOSSES)),
-    *(pytest.param(
-        method, latent,
-        marks=[] if method == 'dreamerv2' else pytest.mark.slow)
+    *(pytest.param(method, latent, marks=pytest.mark.slow)
       for method in sorted(LOSSES)
       for latent in ('categorical', 'gaussian', 'hybrid')
       if method not in ('dreamer', 'dreaming', 'hybrid', 'tpc')
@@ -169,8 +167,9 @@ def test_load_of_another_model_is_one_line(change, make_config, make_agent):
 
 
 @pytest.mark.parametrize('method', [
-    'dreamingv2', 'tpc', *(pytest.param(x, marks=pytest.mark.slow) for x in (
-        'barlow_twins', 'blast_kl', 'dreamerpro', 'dreamerv2', 'hybrid'))])
+    'dreamingv2', *(pytest.param(x, marks=pytest.mark.slow) for x in (
+        'barlow_twins', 'blast_kl', 'dreamerpro', 'dreamerv2', 'hybrid',
+        'tpc'))])
 def test_eager_and_graph_agree(method, make_config, make_agent, make_batch):
   results = []
   for jit in (False, True):
