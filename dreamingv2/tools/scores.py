@@ -246,12 +246,12 @@ def table(curves):
     rates = [
         f'{x:.0%}' for c in group if 'successes' in c and not random
         if np.isfinite(x := _last(c, 'successes', steps))]
-    known = [x for x in ends if np.isfinite(x)]  # As tables has it.
+    known = [x for x in ends if np.isfinite(x)]
     spread = f' +- {np.std(known, ddof=1):.1f}' if len(known) > 1 else ''
     rows.append(
         f'| {texts.markdown(task)} | {texts.markdown(method)} | '
         f'{len(group)} | {steps} | '
-        f'{mean(known):.1f}{spread} | '
+        f'{mean(ends):.1f}{spread} | '
         f'{" ".join(f"{x:.1f}" for x in ends)} |'
         + f' {" ".join(rates)} |' * solved)
   return '\n'.join(rows)
